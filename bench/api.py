@@ -1,0 +1,103 @@
+"""What Python users call: `bench.run` and `bench.load`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import StoreError, UsageError
+from bench.hyperparameters import split
+from bench.protocol import RunRequest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.variant import Variant
+
+
+def run(
+    variants: str | Iterable[str] = (),
+    dataset: str | Iterable[str] = (),
+    *,
+    seeds: int | Iterable[int] = 1,
+    set: Mapping[str, Any] | Iterable[str] = (),
+    progress: bool = True,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Train and score variants on datasets, as `bench run` does; one line of the table a cell.
+
+    Args:
+        variants: selectors such as 'vae' or 'beta[beta=1|4]'; all that are installed by default.
+        dataset: one or several names; the embedded one by default.
+        seeds: how many (3 is 0, 1, 2), or which.
+        set: hyperparameters, as {'beta.beta': 10} or ['beta.beta=10'].
+        progress: show progress on stderr.
+        settings: the other fields of `bench.protocol.RunRequest`: steps, epochs, out, device, limit, ...
+
+    Raises:
+        BenchError: what `bench run` would print.
+    """
+    from bench import runner, tables
+    from bench.console import Console
+
+    try:
+        request = RunRequest(
+            variants=_texts(variants),
+            datasets=_texts(dataset),
+            seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
+            set=tuple(f"{k}={v}" for k, v in set.items()) if isinstance(set, Mapping) else tuple(set),
+        )
+        request = replace(request, **settings)
+    except TypeError as error:
+        raise UsageError(f"bench.run doesn't take that: {error}") from None
+    rows = runner.run(request, Console() if progress else lambda _: None)
+    return tables.frame(rows)
+
+
+def _texts(value: str | Iterable[str]) -> tuple[str, ...]:
+    return tuple(split(value)) if isinstance(value, str) else tuple(value)
+
+
+def load(cell: str | Path) -> Variant:
+    """The trained model of a finished cell, on the CPU, in eval mode.
+
+    It samples, encodes and decodes by the abilities it has (`bench.abilities`). Only safetensors and JSON are read.
+
+    Raises:
+        StoreError: no finished cell lies there, or its weights don't fit.
+        PluginError, UnknownName: its variant isn't installed.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from bench.grid import Config
+    from bench.hyperparameters import check
+    from bench.store import read_json
+    from bench.variant import VARIANTS, Spec
+
+    folder = Path(cell)
+    done = folder if folder.name == "done" else folder / "done"
+    if not (done / "cell.json").is_file():
+        raise StoreError(
+            f"{folder} isn't a finished cell",
+            cause="It has no done/cell.json.",
+            fix="Finished cells lie in results/<run>/cells/.",
+        )
+    document = read_json(done / "cell.json")
+    data, name = document["data"], document["variant"]
+    spec = Spec(
+        tuple(data["shape"]), data["classes"], data["train_images"], data["latent_dim"], document["likelihood"]
+    )  # fmt: skip
+    given = check(name, VARIANTS.load(name), {k: v for k, v in document["hyperparameters"].items() if v is not None})
+    model = Config(name, tuple(sorted(given.items()))).build(spec)
+    try:
+        model.load_state_dict(load_file(done / "weights.safetensors"))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise StoreError(
+            f"the weights of {folder} don't fit its variant",
+            cause=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            fix="The variant's code has changed since, or the file is damaged.",
+        ) from None
+    return model.eval()

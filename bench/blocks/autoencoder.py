@@ -1,0 +1,54 @@
+"""What models with an encoder and a decoder over flat codes share: networks, likelihood, and the label's way in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from torch import Tensor
+
+from bench.blocks.backbone import BACKBONES
+from bench.hyperparameters import Plugin, Range
+from bench.variant import Spec, Variant
+
+
+class Autoencoder(Variant):
+    """An encoder of (B, C, H, W) to (B, `code_width`) and a decoder of z (B, latent_dim) to raw outputs.
+
+    Subclasses say what the encoder's outputs mean, and what is descended.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        latent_dim: Annotated[int | None, Range(1, 1_000_000), "size of z"] = None,
+        backbone: Annotated[str, Plugin("bench.backbones"), "networks"] = "mlp",
+        hidden: Annotated[tuple[int, ...] | None, "widths of the dense layers; none: a linear map"] = None,
+    ) -> None:
+        super().__init__(spec)
+        self.latent_dim = latent_dim or spec.latent_dim
+        self.backbone, self.hidden = backbone, hidden
+        self.likelihood = spec.make_likelihood()
+        networks = BACKBONES.load(backbone)
+        common: dict[str, Any] = {"context": self.context_width(spec), "hidden": hidden}
+        self.encoder = networks.encoder(spec.shape, self.code_width(), **common)
+        self.decoder = networks.decoder(self.latent_dim, spec.shape, **common)
+
+    def code_width(self) -> int:
+        """Outputs of the encoder."""
+        return self.latent_dim
+
+    def context_width(self, spec: Spec) -> int:
+        """Size of what `context` returns; 0 for nothing."""
+        return 0
+
+    def context(self, y: Tensor) -> Tensor | None:
+        """What both networks see beside their input: (B,) labels to (B, context_width), or None."""
+        return None
+
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        return self.likelihood.mean(self.decoder(z, self.context(y)))
+
+    def log_px(self, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
+        """log p(x|z), (B, C, H, W) and (B, d) to (B,), in nats."""
+        return self.likelihood.log_prob(x, self.decoder(z, self.context(y)))

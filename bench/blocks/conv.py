@@ -1,0 +1,111 @@
+"""The convolutional backbone: 32-64-128 channels, two stride-2 steps (28 -> 14 -> 7), dense 500; and its mirror image.
+
+Images beyond 32 pixels a side get further stride-2 steps, so that the grid behind them is at most 8 x 8.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from bench.blocks.backbone import Backbone, Shape
+from bench.blocks.mlp import mlp
+from bench.errors import Unsuitable
+
+
+def _plan(shape: Shape, halvings: int | None) -> list[tuple[int, int, Shape]]:
+    """(channels, stride, the shape that a layer sees) for each convolution."""
+    if halvings is None:
+        halvings = max(2, math.ceil(math.log2(max(shape[1:]) / 8)))
+    if min(shape[1:]) < 2**halvings:
+        raise Unsuitable(f"images of {shape[1]} x {shape[2]} are too small for {halvings} stride-2 convolutions")
+    strides = [2] * halvings + [1] * max(0, 3 - halvings)
+    widths = [32, 64] + [128] * (len(strides) - 2)
+    layers, current = [], shape
+    for width, stride in zip(widths, strides, strict=True):
+        layers.append((width, stride, current))
+        current = (width, current[1] // stride, current[2] // stride)
+    return [*layers, (0, 0, current)]
+
+
+class Down(nn.Sequential):
+    """Convolutions with an activation behind each: (B, C, H, W) to (B, 128, h, w), in `grid` = (128, h, w).
+
+    `halvings` is the number of stride-2 steps (two up to 32 pixels by default).
+    """
+
+    def __init__(self, shape: Shape, *, halvings: int | None = None, context: int = 0, slope: float = 0.0) -> None:
+        layers: list[nn.Module] = []
+        *plan, (_, _, self_grid) = _plan(shape, halvings)
+        for width, stride, (c, _, _) in plan:
+            kernel = 4 if stride == 2 else 3
+            conv = nn.Conv2d(c + (0 if layers else context), width, kernel, stride, padding=1)
+            layers += [conv, nn.LeakyReLU(slope) if slope else nn.ReLU()]
+        super().__init__(*layers)
+        self.grid = self_grid
+
+
+class Up(nn.Sequential):
+    """The mirror image of `Down`: (B, 128, h, w) to raw outputs (B, C, H, W), odd sizes included."""
+
+    def __init__(self, shape: Shape, *, halvings: int | None = None) -> None:
+        layers: list[nn.Module] = []
+        *plan, (_, _, self_grid) = _plan(shape, halvings)
+        for width, stride, (c, h, w) in reversed(plan):
+            if stride == 2:
+                odd = (h % 2, w % 2)
+                layer: nn.Module = nn.ConvTranspose2d(width, c, 4, 2, padding=1, output_padding=odd)
+            else:
+                layer = nn.ConvTranspose2d(width, c, 3, 1, padding=1)
+            layers += [layer, nn.ReLU()]
+        super().__init__(*layers[:-1])
+        self.grid = self_grid
+
+
+class ConvEncoder(nn.Module):
+    """(B, C, H, W), (B, context) to (B, out). Context enters as constant planes. `slope` > 0: leaky ReLU."""
+
+    def __init__(
+        self, shape: Shape, out: int, context: int = 0, hidden: tuple[int, ...] = (500,), slope: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.down = Down(shape, context=context, slope=slope)
+        dense = mlp(math.prod(self.down.grid), *hidden, out)
+        if slope:
+            dense = nn.Sequential(*[nn.LeakyReLU(slope) if isinstance(m, nn.ReLU) else m for m in dense])
+        self.dense = dense
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        if c is not None:
+            planes = c[:, :, None, None].expand(-1, -1, *x.shape[-2:])
+            x = torch.cat([x, planes], 1)
+        out: Tensor = self.dense(self.down(x).flatten(1))
+        return out
+
+
+class ConvDecoder(nn.Module):
+    """(B, latent), (B, context) to raw outputs (B, C, H, W)."""
+
+    def __init__(self, latent: int, shape: Shape, context: int = 0, hidden: tuple[int, ...] = (500,)) -> None:
+        super().__init__()
+        self.up = Up(shape)
+        self.dense = nn.Sequential(mlp(latent + context, *reversed(hidden), math.prod(self.up.grid)), nn.ReLU())
+
+    def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        h = self.dense(z if c is None else torch.cat([z, c], 1))
+        out: Tensor = self.up(h.unflatten(1, self.up.grid))
+        return out
+
+
+class Conv(Backbone):
+    """32-64-128 channels, two stride-2 steps, dense 500."""
+
+    @staticmethod
+    def encoder(shape: Shape, out: int, *, context: int = 0, hidden: tuple[int, ...] | None = None) -> nn.Module:
+        return ConvEncoder(shape, out, context, (500,) if hidden is None else hidden)
+
+    @staticmethod
+    def decoder(latent: int, shape: Shape, *, context: int = 0, hidden: tuple[int, ...] | None = None) -> nn.Module:
+        return ConvDecoder(latent, shape, context, (500,) if hidden is None else hidden)

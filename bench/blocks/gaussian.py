@@ -1,0 +1,86 @@
+"""The Gaussian VAE (Kingma & Welling 2014; Rezende et al. 2014), which most variants extend.
+
+q(z|x) = N(mu(x), diag exp(logvar(x))),   p(z) = N(0, I),   ELBO = E_q[log p(x|z)] - KL(q(z|x) || p(z))
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
+
+from bench.blocks.autoencoder import Autoencoder
+from bench.hyperparameters import Range
+from bench.variant import Batch, Loss, Spec
+
+
+def gaussian_kl(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mu, diag exp(logvar)) || N(0, I)) for each dimension, in nats. Kingma & Welling 2014, appendix B."""
+    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
+
+
+class GaussianVAE(Autoencoder):
+    """Descends rec + weight * KL, both in nats per image; `weight` is 1 here, behind a linear warm-up if any."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        warmup: Annotated[float, Range(0, 0.25), "share of the steps over which the KL's weight rises from 0"] = 0.0,
+        **networks: Any,
+    ) -> None:
+        super().__init__(spec, **networks)
+        self.warmup = warmup
+
+    def code_width(self) -> int:
+        return 2 * self.latent_dim
+
+    def encode_terms(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and logvar of q(z|x), both (B, d)."""
+        mu, logvar = self.encoder(x, self.context(y)).chunk(2, -1)
+        return mu, logvar
+
+    def ramp(self, progress: Tensor) -> Tensor | float:
+        """The warm-up's share of the KL weight: 0 to 1."""
+        return (progress / self.warmup).clamp(max=1) if self.warmup else 1.0
+
+    def weigh(self, kl: Tensor) -> Tensor:
+        """The KL's part of the objective: what most variants change."""
+        return kl
+
+    def loss(self, batch: Batch) -> Loss:
+        mu, logvar = self.encode_terms(batch.x, batch.y)
+        z = mu + torch.randn_like(mu) * (0.5 * logvar).exp()
+        rec = -self.log_px(batch.x, z, batch.y).mean()
+        kl = gaussian_kl(mu, logvar).sum(-1).mean()
+        return rec + self.ramp(batch.progress) * self.weigh(kl), {"rec": rec, "kl": kl}
+
+    def posterior(self, x: Tensor, y: Tensor) -> Distribution:
+        mu, logvar = self.encode_terms(x, y)
+        return Independent(Normal(mu, (0.5 * logvar).exp(), validate_args=False), 1, validate_args=False)
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
+
+    def encode(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.encode_terms(x, y)[0]
+
+    def sample(self, y: Tensor, temperature: float = 1.0) -> Tensor:
+        z = temperature * torch.randn(len(y), self.latent_dim, device=y.device)
+        return self.decode(z, y)
+
+    def elbo_terms(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        mu, logvar = self.encode_terms(x, y)
+        z = mu + torch.randn_like(mu) * (0.5 * logvar).exp()
+        return self.log_px(x, z, y), gaussian_kl(mu, logvar)
+
+    def log_weights(self, x: Tensor, y: Tensor, k: int) -> Tensor:
+        q = self.posterior(x, y)
+        z = q.rsample((k,))  # (k, B, d)
+        many = y.expand(k, -1).flatten()
+        out = self.decoder(z.flatten(0, 1), self.context(many)).unflatten(0, (k, -1))
+        log_q: Tensor = q.log_prob(z)
+        return self.likelihood.log_prob(x, out) + self.log_prior(z) - log_q

@@ -1,0 +1,57 @@
+"""The multilayer perceptron of Kingma & Welling 2014, with ReLU: 784-400-20-400-784."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from bench.blocks.backbone import Backbone, Shape
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers of these widths with ReLU between them."""
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths):
+        layers += [nn.Linear(a, b), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class MLPEncoder(nn.Module):
+    """(B, C, H, W), (B, context) to (B, out)."""
+
+    def __init__(self, shape: Shape, out: int, context: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = mlp(math.prod(shape) + context, *hidden, out)
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        flat = x.flatten(1)
+        out: Tensor = self.layers(flat if c is None else torch.cat([flat, c], 1))
+        return out
+
+
+class MLPDecoder(nn.Module):
+    """(B, latent), (B, context) to (B, C, H, W)."""
+
+    def __init__(self, latent: int, shape: Shape, context: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.layers = mlp(latent + context, *reversed(hidden), math.prod(shape))
+
+    def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        out: Tensor = self.layers(z if c is None else torch.cat([z, c], 1))
+        return out.view(-1, *self.shape)
+
+
+class MLP(Backbone):
+    """One hidden layer of 400 on each side; `hidden=none` makes both networks linear."""
+
+    @staticmethod
+    def encoder(shape: Shape, out: int, *, context: int = 0, hidden: tuple[int, ...] | None = None) -> nn.Module:
+        return MLPEncoder(shape, out, context, (400,) if hidden is None else hidden)
+
+    @staticmethod
+    def decoder(latent: int, shape: Shape, *, context: int = 0, hidden: tuple[int, ...] | None = None) -> nn.Module:
+        return MLPDecoder(latent, shape, context, (400,) if hidden is None else hidden)

@@ -1,0 +1,297 @@
+"""The verbs of `bench`: parse, call, print. What they call is imported in them, so --help costs nothing.
+
+Exit codes: 0 all cells ok or skipped; 1 a mistake of ours; 2 a request that can't be carried out; 3 cells
+failed; 4 a results folder that can't be used; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from bench.errors import BenchError
+from bench.options import Names, Seeds, read_config
+
+if TYPE_CHECKING:
+    from bench.row import Row
+
+UNFINISHED, INTERRUPTED = 3, 130
+
+
+def _config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None:
+        ctx.default_map = {**(ctx.default_map or {}), **read_config(path)}
+    return path
+
+
+def _debug(_: click.Context, __: click.Parameter, on: bool) -> None:
+    if on:
+        os.environ["BENCH_DEBUG"] = "1"
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Examples:
+  bench run                                            all variants on the embedded dataset
+  bench run --variants vae,beta,vqvae --dataset fashion
+  bench table results/monday --format md
+  bench compare results/monday results/tuesday
+  bench info vqvae""",
+)
+@click.version_option(package_name="vaebench", prog_name="bench")
+@click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks (or BENCH_DEBUG=1)."
+)
+def cli() -> None:
+    """Train variational autoencoders under one protocol, score them with one evaluator, compare them honestly."""
+
+
+@cli.command(
+    epilog="""\b
+Examples:
+  bench run --variants vae,beta,vqvae --dataset fashion --seeds 3
+  bench run --variants "beta[beta=1|4|10],vae" --dataset mnist,fashion
+  bench run --set beta.beta=10 --set '*.latent_dim=8' --backbone conv
+  bench run --dataset folder:./my-images --image-size 64 --dry-run
+  bench run --config results/monday/run.json --seeds 5
+
+A run that was interrupted is finished by the same command; more variants, seeds or metrics extend it."""
+)
+@click.option("--variants", type=Names(), default=(), help="Names or selectors, by commas. All by default.")
+@click.option(
+    "--dataset", "datasets", type=Names(), default=(), help="Names, folder:PATH or npz:PATH, by commas."
+)
+@click.option("--seeds", type=Seeds(), default="1", help="3 means 0,1,2.  [default: 1]")
+@click.option("--steps", type=int, help="Optimiser steps of a stage. By default the dataset's budget.")
+@click.option(
+    "--epochs", type=float, help="The budget in passes over the training split, instead of --steps."
+)
+@click.option("--batch-size", type=int, default=128, show_default=True)
+@click.option(
+    "--set", multiple=True, metavar="VARIANT.NAME=VALUE", help="A hyperparameter; '*' is all variants."
+)
+@click.option("--backbone", help="The networks of all variants that take one, such as mlp or conv.")
+@click.option(
+    "--likelihood", help="p(x|z) for all variants. By default bernoulli for grey, logistic for colour."
+)
+@click.option("--limit", type=int, help="Train on a random subset of this size; marked in every row.")
+@click.option("--validation", type=int, default=0, help="Images to carve out of the training split.")
+@click.option("--image-size", type=int, help="Side to which the images of a folder are brought.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+@click.option(
+    "--data-root", type=str, metavar="DIR", help="Where datasets lie; else BENCH_DATA, else the user's cache."
+)
+@click.option(
+    "--baseline/--no-baseline", default=True, help="Whether the untuned anchor joins.  [default: it does]"
+)
+@click.option("--metrics", type=Names(), default=(), help="Those alone; or all but some: --metrics=-fid,-fd.")
+@click.option(
+    "--out", metavar="DIR", help="The run's folder. By default one under results/, named by the request."
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    callback=_config,
+    help="Settings from a JSON or YAML file; what is typed beside it wins.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be done; train nothing.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the rows as JSON to stdout, and nothing else there."
+)
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.pass_context
+def run(
+    ctx: click.Context, /, config: Path | None, dry_run: bool, as_json: bool, quiet: bool, **settings: Any
+) -> int:
+    """Train and score variants; what is on disk already isn't done again."""
+    from bench import runner
+    from bench.console import Console, print_plan
+    from bench.protocol import RunRequest
+
+    request = RunRequest(**_settle(ctx, settings))
+    if dry_run:
+        print_plan(runner.plan(request))
+        return 0
+    with Console(quiet=quiet) as display:
+        rows = runner.run(request, display)
+    _print_rows(rows, as_json, display.folder)
+    status = {row.status for row in rows}
+    return INTERRUPTED if "interrupted" in status else UNFINISHED if status - {"ok", "skipped"} else 0
+
+
+def _settle(ctx: click.Context, settings: dict[str, Any]) -> dict[str, Any]:
+    """Typed settings win over a configuration's: --steps also over its epochs, --epochs over its steps."""
+    typed = {n for n in ("steps", "epochs") if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE}
+    if len(typed) == 1:
+        settings[({"steps", "epochs"} - typed).pop()] = None
+    from bench.protocol import RunRequest
+
+    known = {f.name for f in fields(RunRequest)}
+    return {name: value for name, value in settings.items() if name in known}
+
+
+def _print_rows(rows: Sequence[Row], as_json: bool, folder: str = "") -> None:
+    from bench import console, tables
+
+    if as_json:
+        _print_json(tables.records(rows))
+    else:
+        console.summary(rows, folder)
+
+
+def _print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+@cli.command("list")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON array.")
+def list_(as_json: bool) -> None:
+    """Show the installed variants, datasets, metrics and backbones."""
+    from bench import catalogue, console
+
+    _print_json(catalogue.records()) if as_json else catalogue.print_list(console.out())
+
+
+@cli.command(epilog="\b\nExamples:\n  bench info vqvae\n  bench info fashion\n  bench info fd")
+@click.argument("name")
+def info(name: str) -> None:
+    """Show what a variant, dataset, metric or backbone is, and its hyperparameters."""
+    from bench import catalogue, console
+
+    for found in catalogue.describe(name):
+        catalogue.print_description(found, console.out())
+
+
+def _rows(paths: Sequence[str]) -> list[Row]:
+    from bench.store import Run
+
+    return [row for path in paths for row in Run(Path(path)).rows()]
+
+
+@cli.command(
+    epilog="\b\nExamples:\n  bench table results/monday\n  bench table results/a results/b --format latex"
+)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--format", "form", type=click.Choice(["md", "csv", "latex"]), help="Text for other programs.")
+@click.option("--json", "as_json", is_flag=True, help="The rows as one JSON array.")
+def table(runs: tuple[str, ...], form: Any, as_json: bool) -> None:
+    """Show the table of one run or several, over seeds."""
+    rows = _rows(runs)
+    if form is None:
+        _print_rows(rows, as_json)
+    else:
+        from bench.render import render
+
+        click.echo(render(rows, form), nl=False)
+
+
+@cli.command(epilog="\b\nExamples:\n  bench compare results/monday results/tuesday")
+@click.argument("a")
+@click.argument("b")
+@click.option("--json", "as_json", is_flag=True, help="The differences as JSON.")
+def compare(a: str, b: str, as_json: bool) -> None:
+    """Show what differs from run A to run B, and in which direction.
+
+    Rows are paired by label, dataset and seed. Rows made under different conditions are refused.
+    """
+    from bench import console
+    from bench.compare import compare as pair
+
+    found = pair(_rows([a]), _rows([b]))
+    _print_json(found.to_json()) if as_json else console.comparison(found)
+
+
+@cli.group(epilog="\b\nExamples:\n  bench data status\n  bench data fetch mnist fashion")
+def data() -> None:
+    """Bring datasets to this machine, or see what is there."""
+
+
+_root = click.option(
+    "--data-root", metavar="DIR", help="Where datasets lie; else BENCH_DATA, else the user's cache."
+)
+
+
+@data.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@_root
+def fetch(names: tuple[str, ...], data_root: str | None) -> None:
+    """Download what is missing, checked by size and sha256."""
+    from bench import data as datasets
+    from bench.progress import downloads
+
+    root = datasets.data_root(data_root)
+    wanted = [(name, datasets.parse(name)) for name in names]
+    for name, dataset in wanted:
+        with downloads() as on_progress:
+            files = datasets.fetch(dataset, root, on_progress)
+        click.echo(f"{name}: {f'{len(files)} files fetched into' if files else 'all there, in'} {root}")
+
+
+@data.command()
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+@_root
+def status(names: tuple[str, ...], data_root: str | None) -> None:
+    """Show which datasets are there."""
+    from bench import console
+    from bench import data as datasets
+
+    console.print_data(names, datasets.data_root(data_root))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; every outcome is an exit code and at most one screen of message."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to stop
+    try:
+        code = cli.main(args=argv, prog_name="bench", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
+        return 1
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo(
+            "\ninterrupted: every finished cell is on disk, and the same command does the rest", err=True
+        )
+        return INTERRUPTED
+    except Exception as error:
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    from bench.console import print_error
+
+    if os.environ.get("BENCH_DEBUG", "") not in ("", "0"):
+        import traceback
+
+        traceback.print_exc()
+    if isinstance(error, BenchError):
+        print_error(error)
+        return error.exit_code
+    first = (str(error).splitlines() or [""])[0][:500]
+    print_error(
+        BenchError(
+            f"unexpected {type(error).__name__}: {first}",
+            cause="That is a mistake in the suite or in a plugin. Finished cells are safe.",
+            fix="bench --debug ... shows where; a cell's own log is in its folder.",
+        )
+    )
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

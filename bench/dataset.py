@@ -1,0 +1,137 @@
+"""The contract of a dataset: where its files come from, and the splits they hold.
+
+    class Digits(Dataset):
+        def load(self, root: Path) -> Splits: ...
+
+The keyword arguments of `__init__` are its options (`folder[image_size=32]:PATH`, `--image-size`); a first positional
+argument is what the user types behind the colon (`folder:PATH`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from bench.errors import UsageError
+from bench.images import Images
+from bench.registry import Registry
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that a dataset is made of: `path` under the data root, where to get it, and what it must be."""
+
+    path: str
+    urls: tuple[str, ...]
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The source's own splits. Training uses all of `train`; `test` is what is scored."""
+
+    train: Images
+    test: Images
+
+
+class Dataset(ABC):
+    """A source of images.
+
+    `load` reads what is under `root` and uses no network; `bench.data.fetch` brings `files` there first. Raise
+    `DataError` for what is missing or damaged.
+    """
+
+    title: ClassVar[str] = ""  #: one line for `bench list`
+    license: ClassVar[str] = ""
+    files: ClassVar[tuple[File, ...]] = ()  #: what must be under the data root; () for embedded or the user's own
+    latent_dim: ClassVar[int | None] = None  #: size of z for all variants; None: by image shape
+    steps: ClassVar[int | None] = None  #: training budget; None: by image shape
+
+    def ready(self, root: Path) -> bool:
+        """Whether `load` will find all it needs under `root`, without a download."""
+        return all((root / file.path).exists() for file in self.files)
+
+    @abstractmethod
+    def load(self, root: Path) -> Splits:
+        """Read the splits under the data `root`.
+
+        Raises:
+            DataError: something is missing, damaged or not as it should be.
+        """
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset as a run uses it."""
+
+    name: str  #: as the user typed it
+    train: Images  #: what is trained on
+    test: Images  #: what is scored
+    source: Images  #: the source's whole training split: references and feature networks come from it
+    latent_dim: int
+    steps: int
+    likelihood: str
+    limit: int | None = None
+    validation: int = 0
+
+    @property
+    def classes(self) -> int:
+        return len(self.train.classes)
+
+
+def _is_dataset(obj: object) -> str | None:
+    return None if isinstance(obj, type) and issubclass(obj, Dataset) else "not a subclass of bench.Dataset"
+
+
+DATASETS: Registry[type[Dataset]] = Registry("bench.datasets", "dataset", _is_dataset)
+
+
+def defaults(shape: tuple[int, int, int]) -> tuple[int, int, str]:
+    """Latent size, steps and likelihood for images of `shape`, where the dataset names none of its own."""
+    c, h, w = shape
+    side = max(h, w)
+    if side <= 16:
+        latent_dim, steps = 8, 2_000
+    elif side <= 28 or c == 1:
+        latent_dim, steps = 20, 4_690
+    else:
+        latent_dim, steps = (128, 20_000) if side < 64 else (64, 20_000)
+    return latent_dim, steps, "bernoulli" if c == 1 else "logistic"
+
+
+def prepare(name: str, dataset: Dataset, splits: Splits, *, limit: int | None = None, validation: int = 0) -> Data:
+    """Apply `--limit` and `--validation` to the training split, by a fixed seed, and settle the defaults.
+
+    Raises:
+        UsageError: more images asked for than there are.
+    """
+    latent_dim, steps, likelihood = defaults(splits.train.shape)
+    train, n = splits.train, len(splits.train)
+    if validation + (limit or 1) > n:
+        raise UsageError(
+            f"{name!r} has {n:,} training images: --limit {limit or 'all'} and --validation {validation} ask for more",
+            fix=f"Ask for at most {n:,} together.",
+        )
+    if limit is not None or validation:
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+        keep = order[validation:] if limit is None else order[validation : validation + limit]
+        train = train.subset(keep.sort().values)
+    return Data(
+        name,
+        train,
+        splits.test,
+        splits.train,
+        dataset.latent_dim or latent_dim,
+        dataset.steps or steps,
+        likelihood,
+        limit,
+        validation,
+    )
+
+
+__all__ = ["DATASETS", "Data", "Dataset", "File", "Splits", "defaults", "prepare"]

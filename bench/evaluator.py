@@ -1,0 +1,85 @@
+"""The one evaluator: resolves what metrics request, each piece once, and lets each say its number or why not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from bench.dataset import Data
+from bench.errors import NotAvailable
+from bench.metric import Context, Metric, Request, Score
+from bench.protocol import Scoring, seed_for
+from bench.trainer import seeded
+from bench.variant import Variant
+
+T = TypeVar("T")
+
+
+class Evaluator(Context):
+    """A trained model beside its data.
+
+    Args:
+        model: in eval mode, on the device where it'll be asked.
+        scoring: the protocol: sample counts, chunk size.
+        cache: a folder for reference statistics and feature networks.
+    """
+
+    def __init__(self, model: Variant, data: Data, scoring: Scoring, cache: Path) -> None:
+        self.model, self.data, self.scoring, self.cache = model.eval(), data, scoring, cache
+        self.device = next(model.parameters()).device
+        self._known: dict[Request[Any], Any] = {}
+
+    def get(self, request: Request[T]) -> T:
+        if request not in self._known:
+            try:
+                self._known[request] = request.resolve(self)
+            except NotAvailable as reason:
+                self._known[request] = reason
+        found = self._known[request]
+        if isinstance(found, NotAvailable):
+            raise found
+        known: T = found
+        return known
+
+    def chunks(self, n: int, purpose: str) -> Iterator[slice]:
+        for i, start in enumerate(range(0, n, self.scoring.chunk)):
+            torch.manual_seed(seed_for("score", purpose, i))
+            yield slice(start, min(start + self.scoring.chunk, n))
+
+    def kept(self, requests: tuple[Request[Any], ...]) -> dict[str, Tensor]:
+        """What these requests keep on disk as evidence; those that aren't available keep nothing."""
+        kept: dict[str, Tensor] = {}
+        with torch.inference_mode(), seeded(0, self.device):
+            for request in requests:
+                try:
+                    kept |= request.keep(self.get(request))
+                except NotAvailable:
+                    continue
+        return kept
+
+    def score(self, metric: Metric) -> tuple[Score | NotAvailable, float]:
+        """The metric's score or the reason why there is none, and the seconds that it took.
+
+        A metric that raises, or returns no score, costs its own number and nothing else.
+        """
+        began = time.perf_counter()
+        with torch.inference_mode(), seeded(0, self.device):
+            try:
+                score: Score | NotAvailable = metric(*[self.get(need) for need in metric.needs])
+                if not isinstance(score, Score):
+                    score = NotAvailable(f"the metric returned {type(score).__name__}, not a Score")
+            except NotAvailable as reason:
+                score = reason
+            except Exception as error:
+                score = NotAvailable(f"the metric raised {type(error).__name__}: {error}")
+        return score, time.perf_counter() - began
+
+
+def requests_of(metrics: Mapping[str, Metric]) -> tuple[Request[Any], ...]:
+    """The union of what the metrics request."""
+    return tuple(dict.fromkeys(need for metric in metrics.values() for need in metric.needs))

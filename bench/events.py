@@ -1,0 +1,69 @@
+"""What the runner says while it works. The display, logs and loggers read nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from bench.row import Row
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """The run begins: how many cells it has, and where its results lie."""
+
+    cells: int
+    steps: int  #: optimiser steps of all cells that will be trained
+    folder: str
+    notes: tuple[str, ...] = ()  #: what the user should know beforehand: estimates, what one seed can't show
+
+
+@dataclass(frozen=True)
+class CellStarted:
+    """Training of a cell begins; `steps` of each stage."""
+
+    cell: str
+    label: str
+    dataset: str
+    seed: int
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Sent about ten times a second at most: `step` of the cell's total, and the terms averaged since the last."""
+
+    cell: str
+    step: int
+    stage: int
+    terms: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A metric is being computed."""
+
+    cell: str
+    metric: str
+
+
+@dataclass(frozen=True)
+class CellEnded:
+    """The cell is on disk, whatever its status. `reused`: it was there already."""
+
+    cell: str
+    row: Row
+    reused: bool = False
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """All cells are on disk, and the derived tables are written."""
+
+    folder: str
+    rows: tuple[Row, ...]
+    seconds: float
+
+
+Event = RunStarted | CellStarted | Step | Scoring | CellEnded | RunEnded
+Listener = Callable[[Event], None]

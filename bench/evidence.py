@@ -1,0 +1,253 @@
+"""The evidence that metrics request: what the core can draw from a model and its data, each resolved once a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import abilities
+from bench.abilities import require
+from bench.dataset import Data
+from bench.errors import NotAvailable
+from bench.images import Images, to_float, to_uint8
+from bench.metric import Context, Request
+from bench.protocol import seed_for
+from bench.variant import Spec
+
+Sampler = Literal["prior", "gmm"]
+
+
+class BoundTerms(NamedTuple):
+    """The two halves of one bound at beta = 1, for each test image, in nats: both (N,) float64."""
+
+    log_likelihood: Tensor
+    rate: Tensor
+
+
+class LabelledCodes(NamedTuple):
+    """Codes (N, d) float32 and class indices (N,)."""
+
+    codes: Tensor
+    labels: Tensor
+
+
+class Indices(NamedTuple):
+    """Discrete codes (N, L) of the test split, and the size K of their codebook."""
+
+    codes: Tensor
+    size: int
+
+
+@dataclass(frozen=True)
+class TheSpec(Request[Spec]):
+    """What the model was built for."""
+
+    def resolve(self, context: Context) -> Spec:
+        return context.model.spec
+
+
+@dataclass(frozen=True)
+class TheData(Request[Data]):
+    """The dataset, with all its splits."""
+
+    def resolve(self, context: Context) -> Data:
+        return context.data
+
+
+@dataclass(frozen=True)
+class TestImages(Request[Images]):
+    """The test split."""
+
+    __test__ = False
+
+    def resolve(self, context: Context) -> Images:
+        return context.data.test
+
+
+def _batches(context: Context, images: Images, n: int, purpose: str) -> Iterator[tuple[Tensor, Tensor]]:
+    for part in context.chunks(n, purpose):
+        index = torch.arange(part.start, part.stop)
+        yield to_float(images.take(index, context.device)), images.labels(index, context.device)
+
+
+@dataclass(frozen=True)
+class Terms(Request[BoundTerms]):
+    """Both halves of the bound on the test split. No label of a test image reaches the model."""
+
+    def resolve(self, context: Context) -> BoundTerms:
+        model = require(context.model, abilities.Bound)
+        images, pairs = context.data.test, []
+        for x, y in _batches(context, images, len(images), "bound"):
+            pairs.append(model.elbo_terms(x, torch.full_like(y, -1)))
+        return _terms(pairs)
+
+    def keep(self, value: BoundTerms) -> dict[str, Tensor]:
+        return {"rate": value.rate.float()}
+
+
+@dataclass(frozen=True)
+class ConditionalTerms(Request[BoundTerms]):
+    """Both halves of the bound on log p(x|y), given the test labels."""
+
+    def resolve(self, context: Context) -> BoundTerms:
+        model = require(context.model, abilities.ConditionalBound)
+        images = context.data.test
+        return _terms([
+            model.conditional_elbo_terms(x, y) for x, y in _batches(context, images, len(images), "conditional")
+        ])  # fmt: skip
+
+
+def _terms(pairs: list[tuple[Tensor, Tensor]]) -> BoundTerms:
+    log_px = torch.cat([a.double().cpu() for a, _ in pairs])
+    rate = torch.cat([(b.flatten(1).sum(1) if b.ndim > 1 else b).double().cpu() for _, b in pairs])
+    return BoundTerms(log_px, rate)
+
+
+@dataclass(frozen=True)
+class LogLikelihood(Request[Tensor]):
+    """log p(x|z) of each test image at the model's own z: (N,) float64, in nats."""
+
+    def resolve(self, context: Context) -> Tensor:
+        if abilities.why_not(context.model, abilities.Bound) is None:
+            return context.get(Terms()).log_likelihood
+        model = require(context.model, abilities.Reconstructs)
+        images = context.data.test
+        found = [model.log_likelihood(x, y) for x, y in _batches(context, images, len(images), "log-likelihood")]
+        return torch.cat([v.double().cpu() for v in found])
+
+    def keep(self, value: Tensor) -> dict[str, Tensor]:
+        return {"distortion": -value.float()}
+
+
+@dataclass(frozen=True)
+class Codes(Request[LabelledCodes]):
+    """Codes of the first `n` images of a split (all by default)."""
+
+    split: Literal["train", "test"] = "test"
+    n: int | None = None
+
+    def resolve(self, context: Context) -> LabelledCodes:
+        model = require(context.model, abilities.Encodes)
+        images = context.data.train if self.split == "train" else context.data.test
+        n = min(self.n or len(images), len(images))
+        found = [model.encode(x, y).float().cpu() for x, y in _batches(context, images, n, f"codes-{self.split}")]
+        return LabelledCodes(torch.cat(found), images.labels(torch.arange(n), "cpu"))
+
+    def keep(self, value: LabelledCodes) -> dict[str, Tensor]:
+        return {"codes": value.codes, "labels": value.labels} if self.split == "test" else {}
+
+
+@dataclass(frozen=True)
+class DiscreteCodes(Request[Indices]):
+    """Indices of the test split."""
+
+    def resolve(self, context: Context) -> Indices:
+        model = require(context.model, abilities.HasCodes)
+        images = context.data.test
+        found = [model.codes(x).cpu() for x, _ in _batches(context, images, len(images), "discrete-codes")]
+        return Indices(torch.cat(found), model.codebook_size)
+
+
+@dataclass(frozen=True)
+class SampledLabels(Request[Tensor]):
+    """One class for each sample, with the training labels' frequencies: (n,) int64; -1 without labels."""
+
+    def resolve(self, context: Context) -> Tensor:
+        n, train = context.scoring.samples, context.data.train
+        if not train.labelled:
+            return torch.full((n,), -1)
+        generator = torch.Generator().manual_seed(seed_for("sampled-labels"))
+        return train.labels().cpu()[torch.randint(len(train), (n,), generator=generator)]
+
+
+@dataclass(frozen=True)
+class Generated(Request[Tensor]):
+    """Samples as decoder means, quantised: (n, C, H, W) uint8 on the CPU. n is the scoring protocol's.
+
+    `prior` is the model's own. `gmm` draws codes from a full-covariance Gaussian mixture fitted on training codes, the
+    same for all models (Ghosh et al. 2020, ex-post density estimation).
+    """
+
+    sampler: Sampler = "prior"
+
+    def resolve(self, context: Context) -> Tensor:
+        labels = context.get(SampledLabels()).to(context.device)
+        if self.sampler == "prior":
+            model = require(context.model, abilities.Samples)
+
+            def draw(part: slice) -> Tensor:
+                return model.sample(labels[part])
+        else:
+            decoder = require(context.model, abilities.Decodes)
+            codes = context.get(MixtureCodes()).to(context.device)
+
+            def draw(part: slice) -> Tensor:
+                return decoder.decode(codes[part], labels[part])
+
+        found = []
+        for part in context.chunks(len(labels), f"samples-{self.sampler}"):
+            x = draw(part)
+            if not bool(((x >= 0) & (x <= 1)).all()):
+                raise NotAvailable("its samples aren't images in [0, 1]")
+            found.append(to_uint8(x).cpu())
+        return torch.cat(found)
+
+    def keep(self, value: Tensor) -> dict[str, Tensor]:
+        return {"samples" if self.sampler == "prior" else f"samples_{self.sampler}": value[:256]}
+
+
+@dataclass(frozen=True)
+class MixtureCodes(Request[Tensor]):
+    """Draws from a Gaussian mixture fitted on training codes: (n, d) float32."""
+
+    def resolve(self, context: Context) -> Tensor:
+        from sklearn.mixture import GaussianMixture
+
+        if isinstance(context.model, abilities.HasCodes):
+            raise NotAvailable("its codes are discrete: a Gaussian mixture has no density over a grid of symbols")
+        scoring = context.scoring
+        codes = context.get(Codes("train", scoring.codes)).codes.double().numpy()
+        components = min(scoring.mixture, max(1, len(codes) // (2 * codes.shape[1])))
+        seed = seed_for("mixture") % 2**32
+        mixture = GaussianMixture(components, reg_covar=1e-6 * max(float(codes.var()), 1e-12), random_state=seed)
+        try:
+            mixture.fit(codes)
+        except ValueError as error:
+            raise NotAvailable(f"the mixture can't be fitted on its codes: {error}") from None
+        drawn, _ = mixture.sample(scoring.samples)
+        order = np.random.default_rng(seed).permutation(len(drawn))  # sample() returns component by component
+        return torch.as_tensor(drawn[order], dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class Reconstructions(Request[Tensor]):
+    """Decoded codes of the first `n` test images: (n, C, H, W) uint8."""
+
+    n: int = 256
+
+    def resolve(self, context: Context) -> Tensor:
+        encoder, decoder = require(context.model, abilities.Encodes), require(context.model, abilities.Decodes)
+        images = context.data.test
+        found = []
+        for x, y in _batches(context, images, min(self.n, len(images)), "reconstructions"):
+            found.append(to_uint8(decoder.decode(encoder.encode(x, y), y)).cpu())
+        return torch.cat(found)
+
+    def keep(self, value: Tensor) -> dict[str, Tensor]:
+        return {"reconstructions": value}
+
+
+#: What every cell keeps on disk, whatever metrics were asked for.
+KEPT: tuple[Request[Any], ...] = (
+    Terms(),
+    LogLikelihood(),
+    Codes("test", 2_000),
+    Generated("prior"),
+    Generated("gmm"),
+    Reconstructions(),
+)

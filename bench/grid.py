@@ -1,0 +1,212 @@
+"""The grid: variants with their hyperparameters, times datasets, times seeds; and each cell's identity."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import bench
+from bench.dataset import Data
+from bench.errors import BenchError, PluginError, Unsuitable, UsageError
+from bench.hyperparameters import check, hyperparameters, selector, show
+from bench.protocol import RunRequest, Training, digest, seed_for
+from bench.registry import default
+from bench.trainer import seeded, stage_steps
+from bench.variant import VARIANTS, Spec, Variant
+
+
+@dataclass(frozen=True)
+class Config:
+    """A variant with its hyperparameters, as asked for."""
+
+    name: str
+    given: tuple[tuple[str, Any], ...] = ()
+    baseline: bool = False
+
+    @property
+    def cls(self) -> type[Variant]:
+        return VARIANTS.load(self.name)
+
+    @property
+    def label(self) -> str:
+        """The name with what differs from its defaults: `beta[beta=10]`."""
+        known = hyperparameters(self.cls)
+        changed = [f"{k}={show(v)}" for k, v in self.given if v != known[k].default]
+        return f"{self.name}[{','.join(changed)}]" if changed else self.name
+
+    def build(self, spec: Spec, seed: int = 0) -> Variant:
+        """A fresh model on the CPU; the weights depend on `seed` alone, not on what was built before.
+
+        Raises:
+            Unsuitable: the variant can't take this dataset.
+            PluginError: its constructor raised.
+        """
+        with seeded(seed_for("init", seed), torch.device("cpu")):
+            try:
+                return self.cls(spec, **dict(self.given))
+            except (BenchError, Unsuitable):
+                raise
+            except Exception as error:
+                raise PluginError(
+                    f"the variant {self.label} can't be built for images of {spec.shape}",
+                    cause=f"{type(error).__name__}: {error}",
+                ) from error
+
+
+def expand(request: RunRequest) -> list[Config]:
+    """The variants of a request, grids multiplied out, with the baseline last.
+
+    `--backbone` and `*.` settings reach every variant that takes them; a variant's own `--set` is stronger, and a
+    selector's bracket the strongest.
+
+    Raises:
+        UsageError: an unknown name, or a value that doesn't fit.
+    """
+    texts = request.variants or tuple(name for name in VARIANTS if name != default("baseline"))
+    wanted = [selector(text) for text in texts]
+    names = {name for name, _ in wanted}
+    baseline = default("baseline") if request.baseline else None
+    if baseline is not None and baseline not in names and baseline in VARIANTS:
+        wanted.append((baseline, {}))
+    everywhere, own = _settings(request.set, {name for name, _ in wanted})
+    taken: set[str] = set()
+    configs: dict[Config, None] = {}
+    for name, bracket in wanted:
+        cls = VARIANTS.load(name)
+        known = hyperparameters(cls)
+        lifted = {k: v for k, v in everywhere.items() if k in known}
+        taken |= lifted.keys()
+        if request.backbone is not None and "backbone" in known:
+            taken.add("backbone")
+            try:
+                lifted["backbone"] = known["backbone"].parse(request.backbone)
+            except UsageError:  # it has networks of its own
+                lifted.pop("backbone", None)
+        values = {**lifted, **own.get(name, {}), **bracket}
+        axes = [[(k, v) for v in (text.split("|") if isinstance(text, str) else [text])] for k, text in values.items()]
+        for point in product(*axes):
+            checked = check(name, cls, dict(point))
+            given = tuple(sorted((k, v) for k, v in checked.items()))
+            configs[Config(name, given, name == baseline and name not in names)] = None
+    for key in everywhere.keys() - taken:
+        every = {h for name, _ in wanted for h in hyperparameters(VARIANTS.load(name))}
+        raise bench.errors.UnknownName("hyperparameter of any variant in this run", key, every)
+    if request.backbone is not None:
+        from bench.blocks.backbone import BACKBONES
+
+        BACKBONES.load(request.backbone)
+    return list(configs)
+
+
+def _settings(texts: tuple[str, ...], names: set[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    everywhere: dict[str, Any] = {}
+    own: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        target, equals, value = text.partition("=")
+        variant, dot, key = target.strip().rpartition(".")
+        if not equals or not dot or not key or not value.strip():
+            raise UsageError(
+                f"--set {text!r} isn't VARIANT.NAME=VALUE",
+                fix="For example: --set beta.beta=10, or --set '*.latent_dim=8' for all that take it.",
+            )
+        if variant == "*":
+            everywhere[key] = value.strip()
+        elif variant in names:
+            own.setdefault(variant, {})[key] = value.strip()
+        else:
+            raise bench.errors.UnknownName("variant in this run", variant, {*names, "*"})
+    return everywhere, own
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One variant on one dataset with one seed, and all that its result depends on."""
+
+    config: Config
+    data: Data
+    spec: Spec
+    seed: int
+    training: Training
+    hyperparameters: Mapping[str, Any]
+    steps: tuple[int, ...]  #: of each stage
+    parameters: int
+    unsuitable: str = ""  #: why it will be skipped
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is hashed: two cells with equal identities have equal results."""
+        return {
+            "variant": self.config.name,
+            "plugin": plugin_of(self.config.name),
+            "engine": engine(),
+            "hyperparameters": {k: list(v) if isinstance(v, tuple) else v for k, v in self.hyperparameters.items()},
+            "likelihood": self.spec.likelihood,
+            "train": self.data.train.digest,
+            "seed": self.seed,
+            "training": asdict(self.training),
+        }
+
+    @property
+    def name(self) -> str:
+        """Its folder: readable, safe on any file system, and one for each identity."""
+        text = f"{self.config.label}-{self.data.name}-s{self.seed}"
+        slug = re.sub(r"[^a-z0-9._=-]+", "_", text.lower()).strip("._-")[:80]
+        return f"{slug}-{digest(self.identity)[:12]}"
+
+
+def cell(config: Config, data: Data, seed: int, request: RunRequest) -> Cell:
+    """Settle everything about a cell, by building its model once."""
+    spec = Spec(data.train.shape, data.classes, len(data.train), data.latent_dim, request.likelihood or data.likelihood)
+    steps = request.steps or data.steps
+    if request.epochs is not None:
+        steps = max(1, -int(-request.epochs * len(data.train) // request.batch_size))
+    training = Training(steps, request.batch_size, limit=data.limit, validation=data.validation)
+    values = {name: h.default for name, h in hyperparameters(config.cls).items()} | dict(config.given)
+    spec.make_likelihood()  # a wrong one is the user's mistake, not the variant's
+    try:
+        model = config.build(spec)
+    except Unsuitable as reason:
+        return Cell(config, data, spec, seed, training, values, (), 0, str(reason))
+    for name, value in values.items():
+        if value is None:
+            settled = [getattr(model, n, None) for n in (name, f"{name}_")]
+            values[name] = next((s for s in settled if isinstance(s, int | float | str | tuple)), None)
+    parameters = sum(p.numel() for p in model.parameters())
+    return Cell(config, data, spec, seed, training, values, stage_steps(model.stages(), steps), parameters)
+
+
+@cache
+def plugin_of(name: str) -> dict[str, str]:
+    """The distribution that a variant comes from, its version, and a digest of the variant's source."""
+    entry = VARIANTS.entry(name)
+    files = dict.fromkeys(
+        source
+        for cls in VARIANTS.load(name).__mro__
+        if not cls.__module__.startswith(("torch.", "builtins", "abc", "typing"))
+        if (source := inspect.getsourcefile(cls)) is not None
+    )
+    return {"distribution": entry.distribution, "version": entry.version, "source": _digest(list(map(Path, files)))}
+
+
+@cache
+def engine() -> str:
+    """A digest of the suite's own source that trained weights depend on."""
+    home = Path(bench.__file__).parent
+    files = [home / f"{name}.py" for name in ("images", "likelihood", "trainer", "variant")]
+    return _digest([*files, *sorted((home / "blocks").rglob("*.py"))])
+
+
+def _digest(files: list[Path]) -> str:
+    sha = hashlib.sha256()
+    for file in files:
+        sha.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return sha.hexdigest()[:16]

@@ -1,0 +1,87 @@
+"""Images as the suite holds them: uint8, with labels, a digest, and no way to touch the array behind them."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Images:
+    """A split of a dataset: N images (C, H, W) of uint8 and, if labelled, a class index each.
+
+    Args:
+        pixels: (N, C, H, W) uint8; a numpy array (may be memory-mapped) or a tensor.
+        labels: (N,) class indices, or None.
+        classes: names of the classes; empty where there are no labels.
+    """
+
+    def __init__(
+        self, pixels: Tensor | np.ndarray, labels: Tensor | np.ndarray | None = None, classes: tuple[str, ...] = ()
+    ) -> None:
+        self._pixels = torch.as_tensor(pixels)
+        if self._pixels.dtype != torch.uint8 or self._pixels.ndim != 4:
+            raise ValueError(f"pixels must be (N, C, H, W) uint8, not {tuple(self._pixels.shape)} {self._pixels.dtype}")
+        self._labels = None if labels is None else torch.as_tensor(labels).long()
+        if self._labels is not None and self._labels.shape != (len(self._pixels),):
+            raise ValueError(f"{len(self._pixels)} images but labels of shape {tuple(self._labels.shape)}")
+        self.classes = classes if self._labels is not None else ()
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+        c, h, w = self._pixels.shape[1:]
+        return c, h, w
+
+    @property
+    def labelled(self) -> bool:
+        return self._labels is not None
+
+    def to(self, device: torch.device | str) -> Images:
+        """The same images, held on `device`."""
+        labels = None if self._labels is None else self._labels.to(device)
+        moved = Images(self._pixels.to(device), labels, self.classes)
+        moved.__dict__["digest"] = self.digest
+        return moved
+
+    def take(self, index: Tensor, device: torch.device | str | None = None) -> Tensor:
+        """The images at `index` (B,): (B, C, H, W) uint8, on `device`."""
+        return self._pixels[index.to(self._pixels.device)].to(device or self._pixels.device, non_blocking=True)
+
+    def labels(self, index: Tensor | None = None, device: torch.device | str | None = None) -> Tensor:
+        """Class indices at `index` (all of them by default): (B,) int64; -1 where there are none."""
+        if self._labels is None:
+            n = len(self) if index is None else len(index)
+            return torch.full((n,), -1, device=device or self._pixels.device)
+        found = self._labels if index is None else self._labels[index.to(self._labels.device)]
+        return found.to(device or self._labels.device, non_blocking=True)
+
+    def subset(self, index: Tensor) -> Images:
+        """The images at `index`, as a split of their own."""
+        return Images(self.take(index), None if self._labels is None else self.labels(index), self.classes)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over shape, pixels and labels."""
+        sha = hashlib.sha256(repr(tuple(self._pixels.shape)).encode())
+        for start in range(0, len(self), 4096):
+            sha.update(self._pixels[start : start + 4096].contiguous().cpu().numpy().data)
+        if self._labels is not None:
+            sha.update(self._labels.cpu().numpy().astype("<i8").data)
+        return sha.hexdigest()
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """uint8 to [0, 1] float32: level / 255."""
+    return pixels.float().div_(255)
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """[0, 1] to uint8 by rounding to the nearest level, never truncating: the one quantiser, for every image set."""
+    return x.mul(255).round_().clamp_(0, 255).to(torch.uint8)

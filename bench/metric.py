@@ -1,0 +1,170 @@
+"""The contract of a metric: a pure function of the evidence that it requests.
+
+    @metric(Terms(), unit="nats/image", direction="higher")
+    def elbo(terms: BoundTerms) -> Score:
+        "E_q[log p(x|z)] - KL(q(z|x) || p(z)) ..."
+        return Score.of(terms.log_likelihood - terms.rate)
+
+The evaluator resolves the union of all requests, each once and only when needed. A score that doesn't exist is
+`NotAvailable("why")`, raised by the metric or by a request: never 0, never NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from bench.errors import NotAvailable
+from bench.registry import Registry
+
+if TYPE_CHECKING:
+    from bench.dataset import Data
+    from bench.protocol import Scoring
+    from bench.variant import Variant
+
+T = TypeVar("T")
+Direction = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A finite number, the sample count `n` behind it, its standard error where it has one, and a caveat if any."""
+
+    value: float
+    n: int
+    se: float | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise NotAvailable(f"came out as {self.value}")
+
+    @classmethod
+    def of(cls, values: Tensor, note: str = "") -> Score:
+        """The mean over images of `values` (N,), with the standard error of that mean."""
+        v = values.double()
+        se = (v.std(correction=1) / math.sqrt(len(v))).item() if len(v) > 1 else None
+        return cls(v.mean().item(), len(v), se, note)
+
+
+class Context(ABC):
+    """What a request may use: the model, the data, seeded noise, and other requests."""
+
+    model: Variant
+    data: Data
+    scoring: Scoring
+    device: torch.device
+    cache: Path  #: a folder for what is worth keeping between runs
+
+    @abstractmethod
+    def get(self, request: Request[T]) -> T:
+        """What `request` asks for, resolved once. Raises `NotAvailable` as the request did."""
+
+    @abstractmethod
+    def chunks(self, n: int, purpose: str) -> Iterator[slice]:
+        """Slices over n images in fixed chunks; torch's default generator is seeded anew at each, by `purpose`.
+
+        Model calls that draw noise go through these, so that no batch size changes a score.
+        """
+
+
+class Request(ABC, Generic[T]):
+    """A piece of evidence. Subclass as a frozen dataclass: equal requests are resolved once."""
+
+    @abstractmethod
+    def resolve(self, context: Context) -> T:
+        """Compute it. Runs under `torch.inference_mode` with the model in eval mode."""
+
+    def keep(self, value: T) -> dict[str, Tensor]:
+        """What of the resolved value is worth keeping in `evidence.safetensors`, by name. Nothing by default."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Scored(Request[Score]):
+    """Another score of the same row. A metric that requests it is made in the tables, and never stored."""
+
+    name: str
+
+    def resolve(self, context: Context) -> Score:
+        raise NotAvailable("made in the tables")
+
+
+@dataclass(frozen=True)
+class BaselineScored(Request[Score]):
+    """A score of the baseline's row on the same dataset and seed. Made in the tables, like `Scored`."""
+
+    name: str
+
+    def resolve(self, context: Context) -> Score:
+        raise NotAvailable("made in the tables")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One column of the table: a pure function, what it requests, and what its numbers mean."""
+
+    function: Callable[..., Score]
+    needs: tuple[Request[Any], ...]
+    unit: str
+    direction: Direction | None  #: None: a coordinate, not a merit; never marked
+    range: tuple[float, float]
+
+    @property
+    def doc(self) -> str:
+        return (self.function.__doc__ or "").strip()
+
+    @property
+    def derived(self) -> bool:
+        """Made in the tables from stored scores."""
+        return any(isinstance(need, Scored | BaselineScored) for need in self.needs)
+
+    def __call__(self, *evidence: Any) -> Score:
+        return self.function(*evidence)
+
+    def from_scores(
+        self, row: Mapping[str, Score | NotAvailable], baseline: Mapping[str, Score | NotAvailable] | None
+    ) -> Score:
+        """A derived metric's score. `row` and `baseline` hold stored scores by name.
+
+        Raises:
+            NotAvailable: what it needs is missing; the reason is passed on.
+        """
+        evidence = []
+        for need in self.needs:
+            if not isinstance(need, Scored | BaselineScored):
+                raise TypeError(f"a derived metric can't also request {need}")
+            of_baseline = isinstance(need, BaselineScored)
+            scores = baseline if of_baseline else row
+            if scores is None:
+                raise NotAvailable("no baseline in this run")
+            found = scores.get(need.name, NotAvailable("not scored"))
+            if isinstance(found, NotAvailable):
+                whose = "the baseline's " if of_baseline else ""
+                raise NotAvailable(f"{whose}{need.name}: {found.reason}")
+            evidence.append(found)
+        return self.function(*evidence)
+
+
+def metric(
+    *needs: Request[Any],
+    unit: str,
+    direction: Direction | None = None,
+    range: tuple[float, float] = (-math.inf, math.inf),
+) -> Callable[[Callable[..., Score]], Metric]:
+    """Make a metric of a pure function of the evidence that `needs` ask for, in that order."""
+    return lambda function: Metric(function, needs, unit, direction, range)
+
+
+def _is_metric(obj: object) -> str | None:
+    return None if isinstance(obj, Metric) else "not a bench.Metric (made by @bench.metric)"
+
+
+METRICS: Registry[Metric] = Registry("bench.metrics", "metric", _is_metric)

@@ -1,0 +1,1 @@
+"""The first-party metrics, one file a family, registered like anybody's."""

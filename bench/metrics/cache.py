@@ -1,0 +1,52 @@
+"""What metrics keep between runs: small safetensors files, each written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bench.metrics.gaussians import Gaussian
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path`, then move it there.
+
+    Raises:
+        OSError: the folder can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """`write_atomically` for safetensors."""
+    held = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    write_atomically(path, lambda to: save_file(held, to, dict(metadata or {})))
+
+
+def remembered(path: Path, compute: Callable[[], Gaussian]) -> Gaussian:
+    """The Gaussian kept at `path`, or computed and kept there if the folder can be written."""
+    try:
+        kept = load_file(path)
+        return Gaussian(kept["mean"], kept["cov"], int(kept["n"]))
+    except (OSError, SafetensorError, KeyError):
+        fresh = compute()
+    with suppress(OSError):
+        save_tensors(path, {"mean": fresh.mean, "cov": fresh.cov, "n": torch.tensor(fresh.n)})
+    return fresh

@@ -1,0 +1,177 @@
+"""Inception features exactly as the pytorch-fid package makes them, and the weights that this takes.
+
+The weights lie where torch's hub keeps them. They're downloaded from the package's own address where they
+can be, and checked before use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import tempfile
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import NotAvailable
+from bench.evidence import Generated, TestImages
+from bench.images import Images, to_float
+from bench.metric import Context, Request
+from bench.metrics.cache import remembered
+from bench.metrics.gaussians import Gaussian
+
+DIMENSIONS = 2_048
+BATCH = 50  #: pytorch-fid's own
+SMALLEST = 16  #: pixels a side
+PUBLISHED = "6726825d"  #: how the sha256 of the published weights begins; it's in their file name, too
+TIMEOUT = 15.0  #: seconds without an answer or a byte
+
+_failed: dict[str, str] = {}
+"""Why an address gave nothing: a process asks each once."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of Inception weights and its sha256."""
+
+    path: Path
+    sha256: str
+
+    @property
+    def note(self) -> str:
+        published = self.sha256.startswith(PUBLISHED)
+        return (
+            ""
+            if published
+            else f"not the published Inception weights, but {self.path.name} of sha256 {self.sha256[:8]}"
+        )
+
+
+def find_weights() -> Weights:
+    """The weights in the hub's folder, downloaded first where they're missing.
+
+    Raises:
+        NotAvailable: they can't be had; says which file is missing, and where it may be put by hand.
+    """
+    from pytorch_fid import inception
+
+    url = str(inception.FID_WEIGHTS_URL)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if not path.exists():
+        if os.environ.get("BENCH_OFFLINE", "0") not in ("", "0"):
+            reason = "BENCH_OFFLINE forbids a download"
+        else:
+            reason = _failed.get(url) or _download(url, path)
+        if reason:
+            raise NotAvailable(f"no Inception weights ({reason}); put {path.name} into {path.parent} by hand")
+    with path.open("rb") as file:
+        return Weights(path, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _download(url: str, path: Path) -> str:
+    """Bring `url` to `path`, whole and checked or not at all; the reason where it failed, else ""."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sha = hashlib.sha256()
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as draft:
+            with urllib.request.urlopen(url, timeout=TIMEOUT) as source:
+                while block := source.read(1 << 20):
+                    sha.update(block)
+                    draft.write(block)
+            draft.flush()
+            if not sha.hexdigest().startswith(PUBLISHED):
+                raise ValueError(f"what came has sha256 {sha.hexdigest()[:8]}..., not {PUBLISHED}...")
+            os.link(draft.name, path)
+    except FileExistsError:
+        pass  # another process was faster, with the same bytes
+    except (OSError, ValueError) as error:
+        reason = error.reason if type(error) is urllib.error.URLError else error
+        _failed[url] = f"the download failed: {reason}"
+    return _failed.get(url, "")
+
+
+@lru_cache(maxsize=1)
+def build(weights: Weights, device: torch.device) -> nn.Module:
+    """pytorch-fid's Inception with `weights`, in eval mode.
+
+    Raises:
+        NotAvailable: the file holds something else.
+    """
+    from pytorch_fid.inception import InceptionV3
+
+    try:
+        # pytorch-fid reads the file by itself, and would run any pickle; what passes here holds tensors only
+        torch.load(weights.path, map_location="cpu", weights_only=True)
+        network: nn.Module = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[DIMENSIONS]])
+    except (pickle.UnpicklingError, RuntimeError, AttributeError, TypeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NotAvailable(f"{weights.path} holds no Inception weights, delete it: {reason}") from None
+    return network.eval().to(device)
+
+
+def features(network: nn.Module, pixels: Tensor | Images, device: torch.device | str) -> Tensor:
+    """Pooled features of uint8 images (N, C, H, W), C 1 or 3: (N, 2048) float32 on the CPU.
+
+    A grey image is copied to three channels; the network resizes to 299 x 299 by itself.
+    """
+    found = []
+    with torch.inference_mode():
+        for part in torch.split(torch.arange(len(pixels)), BATCH):
+            block = pixels.take(part, device) if isinstance(pixels, Images) else pixels[part].to(device)
+            found.append(network(to_float(block).expand(-1, 3, -1, -1))[0].flatten(1).float().cpu())
+    return torch.cat(found)
+
+
+def usable(shape: tuple[int, int, int], test: int, samples: int) -> None:
+    """Check image shape and counts.
+
+    Raises:
+        NotAvailable: a FID of these images would mean nothing.
+    """
+    channels, height, width = shape
+    if min(height, width) < SMALLEST:
+        raise NotAvailable(
+            f"Inception features of {height} x {width} images mean nothing: {SMALLEST} x {SMALLEST} at least"
+        )
+    if channels not in (1, 3):
+        raise NotAvailable(f"Inception takes grey or RGB images, not {channels} channels")
+    for count, what in ((test, "test images"), (samples, "samples")):
+        if count <= DIMENSIONS:
+            raise NotAvailable(f"a covariance of {DIMENSIONS:,} features needs more than {count:,} {what}")
+
+
+@dataclass(frozen=True)
+class InceptionWeights(Request[Weights]):
+    """The weights, once it's known that they're of use."""
+
+    def resolve(self, context: Context) -> Weights:
+        test = context.data.test
+        usable(test.shape, len(test), context.scoring.samples)
+        return find_weights()
+
+
+@dataclass(frozen=True)
+class InceptionGaussian(Request[Gaussian]):
+    """Mean and covariance of the Inception features of test images or of samples."""
+
+    of: Literal["test", "prior", "gmm"]
+
+    def resolve(self, context: Context) -> Gaussian:
+        weights = context.get(InceptionWeights())
+        if self.of != "test":
+            return self._compute(context, weights, context.get(Generated(self.of)))
+        images = context.get(TestImages())
+        name = f"inception-{images.digest[:16]}-{weights.sha256[:16]}.safetensors"
+        return remembered(context.cache / "statistics" / name, lambda: self._compute(context, weights, images))
+
+    @staticmethod
+    def _compute(context: Context, weights: Weights, pixels: Tensor | Images) -> Gaussian:
+        return Gaussian.of(features(build(weights, context.device), pixels, context.device))

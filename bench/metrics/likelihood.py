@@ -1,0 +1,68 @@
+"""The halves of the bound on log p(x), and what they make: nats per image, means over the test split."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bench.errors import NotAvailable
+from bench.evidence import BoundTerms, ConditionalTerms, LogLikelihood, Terms, TestImages, TheSpec
+from bench.images import Images, to_float
+from bench.metric import Score, metric
+from bench.variant import Spec
+
+
+def pixel_entropy(images: Images) -> Tensor:
+    """sum over pixels of H(x), x read as the probability of a white pixel: (N,) float64, in nats.
+
+    No decoder's cross-entropy on these images can be lower.
+    """
+    blocks = (to_float(images.take(part)).double() for part in torch.split(torch.arange(len(images)), 2_000))
+    return torch.cat([(-torch.xlogy(x, x) - torch.xlogy(1 - x, 1 - x)).flatten(1).sum(1).cpu() for x in blocks])
+
+
+def _cross_entropy(spec: Spec, log_likelihood: Tensor) -> Tensor:
+    if spec.likelihood != "bernoulli":
+        raise NotAvailable(f"its likelihood is {spec.likelihood}, no cross-entropy: see `distortion`")
+    return -log_likelihood
+
+
+@metric(Terms(), unit="nats/image", direction="higher")
+def elbo(terms: BoundTerms) -> Score:
+    """E_q[log p(x|z)] - KL(q(z|x) || p(z)), at beta = 1 whatever was trained, one draw of z for each image.
+
+    Where codes are discrete, the KL's place is taken by the code length under the learned prior. A model that
+    knows labels sums them out.
+    """
+    return Score.of(terms.log_likelihood - terms.rate)
+
+
+@metric(LogLikelihood(), unit="nats/image")
+def distortion(log_likelihood: Tensor) -> Score:
+    """-log p(x|z) under the row's own likelihood: half of the bound, a coordinate and no merit by itself."""
+    return Score.of(-log_likelihood)
+
+
+@metric(TheSpec(), LogLikelihood(), unit="nats/image")
+def bce(spec: Spec, log_likelihood: Tensor) -> Score:
+    """Binary cross-entropy of image and decoder, summed over pixels: the distortion of Bernoulli pixels."""
+    return Score.of(_cross_entropy(spec, log_likelihood))
+
+
+@metric(TheSpec(), LogLikelihood(), TestImages(), unit="nats/image", range=(0, float("inf")))
+def bce_excess(spec: Spec, log_likelihood: Tensor, images: Images) -> Score:
+    """`bce` minus the pixels' own entropy, the least that a decoder can reach: 0 would be perfect."""
+    cross_entropy = _cross_entropy(spec, log_likelihood)
+    return Score.of(cross_entropy - pixel_entropy(images))
+
+
+@metric(Terms(), unit="nats/image")
+def kl(terms: BoundTerms) -> Score:
+    """The mean rate: KL(q(z|x) || p(z)), or the code length of discrete codes under their learned prior."""
+    return Score.of(terms.rate)
+
+
+@metric(ConditionalTerms(), unit="nats/image", direction="higher")
+def elbo_given_y(terms: BoundTerms) -> Score:
+    """The bound on log p(x|y), given the test image's true label: not comparable with `elbo`."""
+    return Score.of(terms.log_likelihood - terms.rate)

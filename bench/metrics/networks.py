@@ -1,0 +1,151 @@
+"""Where trained classifiers are found: shipped ones beside this file, others trained once and cached.
+
+A file is named `fd-v<version>-<digest of the training split>-<sha256 of the file>.safetensors`, both
+shortened to 12 digits, so that a name stands for one network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from bench.errors import NotAvailable
+from bench.evidence import Generated, Sampler
+from bench.images import Images
+from bench.metric import Context, Request
+from bench.metrics.cache import save_tensors
+from bench.metrics.classifier import VERSION, Classifier, accuracy, predict, train
+from bench.protocol import canonical
+
+SHIPPED = Path(__file__).parent / "networks"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A classifier, the name of its file, and its accuracy on the test split."""
+
+    network: Classifier
+    name: str
+    accuracy: float
+
+    @property
+    def note(self) -> str:
+        return f"{self.name}, {self.accuracy:.1%} accurate"
+
+
+class Predictions:
+    """What the classifier makes of N images: features (N, 64), class probabilities (N, classes)."""
+
+    def __init__(self, features: Tensor, probabilities: Tensor) -> None:
+        self.features, self.probabilities = features, probabilities
+
+
+def save(network: Classifier, folder: Path, source: Images, test_accuracy: float) -> Path:
+    """Write `network`, trained on half of `source`, under its name.
+
+    Raises:
+        OSError: the folder can't be written.
+    """
+    about = {
+        "version": VERSION,
+        "digest": source.digest,
+        "shape": source.shape,
+        "classes": len(source.classes),
+        "accuracy": round(test_accuracy, 6),
+    }
+    draft = folder / f".fd-v{VERSION}-{source.digest[:12]}-{os.getpid()}"
+    # one entry: safetensors writes several in no fixed order, and equal networks shall have equal bytes
+    save_tensors(draft, network.state_dict(), {"about": canonical(about)})
+    path = folder / f"{_prefix(source)}{_sha256(draft)[:12]}.safetensors"
+    draft.replace(path)
+    return path
+
+
+def load(path: Path) -> Trained:
+    """The classifier at `path`, checked against the hash in its name.
+
+    Raises:
+        ValueError: the file isn't the one that it's named for.
+    """
+    name = path.name.removesuffix(".safetensors")
+    if _sha256(path)[:12] != name.rpartition("-")[2]:
+        raise ValueError(f"{path} isn't the file that its name says")
+    try:
+        with torch.inference_mode(False), safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["about"])
+            network = Classifier(tuple(about["shape"]), about["classes"])
+            network.load_state_dict({key: file.get_tensor(key) for key in list(file.keys())})
+    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} holds no network of this version: {error}") from error
+    return Trained(network.eval().requires_grad_(False), name, about["accuracy"])
+
+
+def find(source: Images, folder: Path) -> Trained | None:
+    """The network in `folder` that was trained on half of `source`; None where there is none.
+
+    Raises:
+        ValueError: it's damaged.
+    """
+    found = sorted(folder.glob(f"{_prefix(source)}*.safetensors"))
+    return load(found[0]) if found else None
+
+
+def _prefix(source: Images) -> str:
+    return f"fd-v{VERSION}-{source.digest[:12]}-"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class FeatureNetwork(Request[Trained]):
+    """The dataset's classifier: shipped, kept in the cache, or trained now.
+
+    n/a without labels, or with a single class.
+    """
+
+    def resolve(self, context: Context) -> Trained:
+        source, test = context.data.source, context.data.test
+        if not (source.labelled and test.labelled):
+            raise NotAvailable("needs class labels: its features come from a classifier of this dataset")
+        if len(source.classes) < 2 or len(source) < 4:
+            raise NotAvailable("needs two classes: its features come from a classifier of this dataset")
+        try:
+            shipped = find(source, SHIPPED)
+        except ValueError as error:
+            raise NotAvailable(f"the shipped network is damaged, reinstall the package: {error}") from None
+        if shipped is not None:
+            return shipped
+        kept = context.cache / "networks"
+        try:
+            if (cached := find(source, kept)) is not None:
+                return cached
+        except ValueError:
+            for path in kept.glob(f"{_prefix(source)}*.safetensors"):
+                path.unlink(missing_ok=True)
+        network = train(source)
+        right = accuracy(network, test, context.device)
+        try:
+            return load(save(network, kept, source, right))
+        except OSError:
+            return Trained(network, f"fd-v{VERSION}-{source.digest[:12]}-unsaved", right)
+
+
+@dataclass(frozen=True)
+class Predicted(Request[Predictions]):
+    """What the dataset's classifier makes of samples from `sampler`."""
+
+    sampler: Sampler = "prior"
+
+    def resolve(self, context: Context) -> Predictions:
+        network = context.get(FeatureNetwork()).network
+        return Predictions(*predict(network, context.get(Generated(self.sampler)), context.device))

@@ -1,0 +1,83 @@
+"""What the options of `bench run` can hold, typed or in a configuration file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.errors import UsageError
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:  # generic from click 8.4 on
+    ParamType = click.ParamType
+
+
+class Names(ParamType):
+    """Names or selectors, separated by commas outside of brackets; a list where a configuration has one."""
+
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        from bench.hyperparameters import split
+
+        if isinstance(value, list | tuple):
+            return tuple(str(item) for item in value)
+        return tuple(split(str(value)))
+
+
+class Seeds(ParamType):
+    """How many seeds, or which."""
+
+    name = "N or a,b,c"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        try:
+            if isinstance(value, list | tuple):
+                return tuple(map(int, value))
+            numbers = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            raise UsageError(
+                f"--seeds {value} isn't a number of seeds, or a list of them",
+                fix="For example: --seeds 3 (that is 0,1,2), or --seeds 0,7,11.",
+            ) from None
+        if "," in str(value):
+            return numbers
+        if numbers[0] < 1:
+            raise UsageError(f"--seeds {value} asks for no seed at all", fix="For example: --seeds 3.")
+        return tuple(range(numbers[0]))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's settings from JSON or YAML, by the names of `RunRequest`'s fields.
+
+    Raises:
+        UsageError: unreadable, or a setting that doesn't exist.
+    """
+    import yaml
+
+    from bench.protocol import RunRequest
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(
+            f"{path} can't be read as JSON or YAML", cause=" ".join(str(error).split())
+        ) from None
+    if not isinstance(document, dict):
+        raise UsageError(f"{path} holds no settings", fix="For example: variants: [vae, beta]")
+    single = {"dataset": "datasets", "variant": "variants", "metric": "metrics"}
+    named = {single.get(str(key), str(key)).replace("-", "_"): value for key, value in document.items()}
+    RunRequest.from_json({**named, "seeds": ()})  # refuses what it doesn't know
+    given = named.get("set")
+    if isinstance(given, dict):
+        named["set"] = [f"{key}={value}" for key, value in given.items()]
+    elif isinstance(given, str):
+        named["set"] = [given]
+    return {key: value for key, value in named.items() if value is not None and key != "schema"}

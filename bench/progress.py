@@ -1,0 +1,177 @@
+"""Progress of a run on stderr: bars in a terminal, sparse lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from bench.events import CellEnded, CellStarted, Event, RunEnded, RunStarted, Scoring, Step
+
+QUARTERS = 4  # lines a cell gets while it trains, where there are no bars
+
+
+class Console:
+    """A listener: shows events as they come. One bar for the run, one for each cell that is at work."""
+
+    def __init__(self, console: RichConsole | None = None, *, quiet: bool = False) -> None:
+        self.console = console or RichConsole(stderr=True, highlight=False, markup=False, quiet=quiet)
+        self.folder = ""
+        self._live: Progress | None = None
+        self._run: TaskID | None = None
+        self._bars: dict[str, TaskID] = {}
+        self._at: dict[str, CellStarted] = {}
+        self._seen: dict[str, int] = {}
+        self._cells = self._ended = self._reused = 0
+
+    def __call__(self, event: Event) -> None:
+        from bench.events import CellEnded, CellStarted, RunEnded, RunStarted, Scoring, Step
+
+        match event:
+            case RunStarted():
+                self._run_started(event)
+            case CellStarted():
+                self._cell_started(event)
+            case Step():
+                self._step(event)
+            case Scoring():
+                self._scoring(event)
+            case CellEnded():
+                self._cell_ended(event)
+            case RunEnded():
+                self._run_ended(event)
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bars away, whatever happened."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _say(self, text: Text) -> None:
+        (self._live.console if self._live else self.console).print(text, soft_wrap=True)
+
+    def _run_started(self, event: RunStarted) -> None:
+        self.close()
+        self.folder, self._cells, self._ended, self._reused = event.folder, event.cells, 0, 0
+        todo = f"{_count(event.cells, 'cell')}, {_count(event.steps, 'step')} to train"
+        self._say(Text(f"{todo}, in {event.folder}"))
+        for note in event.notes:
+            self._say(Text(note, "dim"))
+        if self.console.is_terminal:
+            self._live = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=20),
+                TextColumn("{task.fields[where]}", markup=False),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[terms]}", style="dim", markup=False),
+                console=self.console,
+                transient=True,
+            )
+            where = f"0/{event.cells}"
+            self._run = self._live.add_task("all cells", total=max(event.steps, 1), where=where, terms="")
+            self._live.start()
+
+    def _cell_started(self, event: CellStarted) -> None:
+        self._at[event.cell], self._seen[event.cell] = event, 0
+        if self._live:
+            total = sum(event.steps)
+            bar = self._live.add_task(_name(event), total=total, where=f"0/{total:,}", terms="")
+            self._bars[event.cell] = bar
+        else:
+            steps = "+".join(f"{s:,}" for s in event.steps)
+            self._say(Text(f"{self._place()} {_name(event)}: {steps} steps"))
+
+    def _step(self, event: Step) -> None:
+        started = self._at.get(event.cell)
+        if started is None:
+            return
+        total, before = sum(started.steps), self._seen[event.cell]
+        self._seen[event.cell] = event.step
+        if self._live and self._run is not None:
+            bar, where = self._bars[event.cell], f"{event.step:,}/{total:,}"
+            self._live.update(bar, completed=event.step, where=where, terms=_terms(event.terms))
+            self._live.advance(self._run, max(event.step - before, 0))
+        elif event.step < total and event.step * QUARTERS // total > before * QUARTERS // total:
+            at = f"{self._place()} {_name(started)}: step {event.step:,}"
+            self._say(Text(f"{at}  {_terms(event.terms)}", "dim"))
+
+    def _scoring(self, event: Scoring) -> None:
+        if self._live and event.cell in self._bars:
+            self._live.update(self._bars[event.cell], where=f"scoring {event.metric}", terms="")
+
+    def _cell_ended(self, event: CellEnded) -> None:
+        self._ended += 1
+        started = self._at.pop(event.cell, None)
+        if self._live and self._run is not None:
+            if event.cell in self._bars:
+                self._live.remove_task(self._bars.pop(event.cell))
+            missed = sum(started.steps) - self._seen[event.cell] if started else 0
+            self._live.update(self._run, advance=max(missed, 0), where=f"{self._ended}/{self._cells}")
+        row = event.row
+        if event.reused:
+            self._reused += 1
+            return
+        name = f"{row.label} · {row.dataset} · seed {row.seed}"
+        seconds = row.costs.get("train_seconds")
+        took = f"  trained in {seconds:.0f} s" if row.status == "ok" and seconds is not None else ""
+        style = {"ok": "green", "skipped": "yellow"}.get(row.status, "red")
+        why = f": {row.reason}" if row.reason else ""
+        place = f"[{self._ended}/{self._cells}]"
+        self._say(Text.assemble(f"{place} {name}  ", (row.status, style), why, (took, "dim")))
+
+    def _run_ended(self, event: RunEnded) -> None:
+        self.close()
+        if self._reused:
+            self._say(Text(f"{_count(self._reused, 'cell')} there already", "dim"))
+        self._say(Text(f"{self._ended}/{self._cells} cells in {_time(event.seconds)}", "dim"))
+
+    def _place(self) -> str:
+        return f"[{self._ended + 1}/{self._cells}]"
+
+
+@contextmanager
+def downloads() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars for files that are being downloaded: call it with a path, bytes so far, and bytes in all."""
+    console = RichConsole(stderr=True, highlight=False, markup=False)
+    text = TextColumn("{task.description}", markup=False)
+    bars: dict[str, TaskID] = {}
+    with Progress(
+        text, BarColumn(), DownloadColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as live:
+
+        def on_progress(path: str, so_far: int, total: int) -> None:
+            if path not in bars:
+                bars[path] = live.add_task(path, total=total)
+            live.update(bars[path], completed=so_far)
+
+        yield on_progress
+
+
+def _name(event: CellStarted) -> str:
+    return f"{event.label} · {event.dataset} · seed {event.seed}"
+
+
+def _terms(terms: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in list(terms.items())[:4])
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

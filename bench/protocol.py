@@ -1,0 +1,113 @@
+"""What makes two rows comparable: how they were trained, and how they were scored. Each is hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, get_origin, get_type_hints
+
+from bench.errors import UnknownName, UsageError
+from bench.hyperparameters import convert
+
+
+def canonical(document: Any) -> str:
+    """The one JSON text of a document: sorted keys, no white space."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(document: Any) -> str:
+    """sha256 of the canonical JSON text."""
+    return hashlib.sha256(canonical(document).encode()).hexdigest()
+
+
+def seed_for(purpose: str, *parts: Any) -> int:
+    """A 63-bit seed of its own for every purpose: no two streams share one, and no order of calls matters."""
+    return int(digest([purpose, *parts])[:16], 16) >> 1
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a row was trained, apart from variant, dataset and seed."""
+
+    steps: int
+    batch_size: int = 128
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    precision: str = "fp32"
+    limit: int | None = None
+    validation: int = 0
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a row was scored. Model calls run on chunks of `chunk` images, each with noise of its own."""
+
+    samples: int = 10_000
+    codes: int = 10_000  #: training codes that the mixture sampler is fitted on
+    mixture: int = 10  #: its components, of full covariance
+    chunk: int = 200
+    split: str = "test"
+    version: int = 1
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two protocols differ, with both values."""
+    return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)}
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """All that a run is asked for: `run.json` holds it, and `bench run --config run.json` repeats it."""
+
+    variants: tuple[str, ...] = ()  #: selectors; () is all that are installed
+    datasets: tuple[str, ...] = ()  #: () is the default one
+    seeds: tuple[int, ...] = (0,)
+    steps: int | None = None  #: None: the dataset's own budget
+    epochs: float | None = None  #: instead of steps
+    batch_size: int = 128
+    set: tuple[str, ...] = ()  #: 'beta.beta=10', '*.latent_dim=8'
+    backbone: str | None = None  #: for all variants that take one
+    likelihood: str | None = None
+    limit: int | None = None
+    validation: int = 0
+    image_size: int | None = None
+    device: str = "auto"
+    data_root: str | None = None
+    baseline: bool = True
+    metrics: tuple[str, ...] = ()  #: () is all; ('-fid',) is all but that
+    out: str | None = None  #: the run's folder; None: a new one under results/
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": 1, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> RunRequest:
+        """The request that a `run.json` or a hand-written config holds; a single name may stand for a list of one.
+
+        Raises:
+            UsageError: an unknown key, or a newer schema.
+        """
+        if document.get("schema", 1) > 1:
+            raise UsageError(
+                f"this configuration has schema {document['schema']}, and this version reads up to 1",
+                fix="Upgrade vaebench, or remove the fields that it doesn't know.",
+            )
+        kinds = get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for key, value in document.items():
+            name = {"dataset": "datasets", "variant": "variants", "metric": "metrics"}.get(key, key).replace("-", "_")
+            if key == "schema":
+                continue
+            if name not in kinds:
+                raise UnknownName("setting of a run", key, kinds)
+            if name == "seeds" and type(value) is int:
+                value = tuple(range(value))
+            elif get_origin(kinds[name]) is tuple and isinstance(value, str):
+                value = (value,)
+            try:
+                values[name] = convert(kinds[name], value)
+            except ValueError:
+                raise UsageError(f"{key}: {value!r} is of the wrong type", cause=f"It takes {kinds[name]}.") from None
+        return cls(**values)

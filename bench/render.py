@@ -1,0 +1,183 @@
+"""A summary as text for other programs: Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+from bench.columns import Column
+from bench.row import Row
+from bench.summary import Cell, Group, Line, summary
+
+Format = Literal["md", "csv", "latex"]
+LEGEND = "best of its block: equal backbone, latent size, likelihood, use of labels and protocol"
+
+
+def render(rows: Iterable[Row], format: Format) -> str:
+    """`rows`, aggregated over seeds, as `format`: mean ± standard deviation, and the number of seeds."""
+    found = summary(rows)
+    if format == "csv":
+        return _csv(found.groups)
+    return "\n".join((_markdown if format == "md" else _latex)(group) for group in found.groups)
+
+
+def superscript(numbers: Sequence[int]) -> str:
+    """Numbers of footnotes: '¹ ²'."""
+    return "\u2009".join(str(n).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")) for n in numbers)
+
+
+def safe(text: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def notes(group: Group) -> list[str]:
+    """What stands below a table besides its footnotes: columns that aren't shown, and why; remarks."""
+    hidden = [f"not shown: {', '.join(names)} ({reason})" for reason, names in group.hidden]
+    return [*hidden, *group.remarks]
+
+
+def _markdown(group: Group) -> str:
+    escape: Callable[[str], str] = lambda text: text.replace("|", "\\|").replace("\n", " ")  # noqa: E731
+    out = [f"### {escape(group.dataset)}", ""]
+    for part in group.parts:
+        heads = [
+            f"{c.name} {c.arrow}".strip()
+            + superscript(group.column_notes[c.name])
+            + (f"<br>{c.unit}" if c.unit else "")
+            for c in part
+        ]
+        out.append(_pipes(["variant", "steps", "seeds", *map(escape, heads)]))
+        out.append(_pipes([":--", *["--:"] * (len(part) + 2)]))
+        for block in group.blocks:
+            if len(group.blocks) > 1:
+                out.append(_pipes([f"*{escape(block.heading)}*", *[""] * (len(part) + 2)]))
+            for line in block.lines:
+                cells = [_markdown_cell(line.cells[c.name]) for c in part]
+                label = f"{escape(line.label)}{superscript(line.notes)}"
+                out.append(_pipes([label, line.steps, str(len(line.seeds)), *cells]))
+        out.append("")
+    numbered = group.footnotes[: group.numbered]
+    below = [*group.told, *(f"{superscript([i])} {text}" for i, text in enumerate(numbered, 1))]
+    below += [f"**bold**: {LEGEND}"] if group.marked else []
+    below += [group.blocks[0].heading] if len(group.blocks) == 1 else []
+    return "\n".join([*out, "  \n".join(map(escape, [*below, *notes(group)])), ""])
+
+
+def _pipes(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = f"**{cell.text}**" if cell.best else cell.text
+    return f"{text}{f' ± {cell.sd_text}' if cell.sd_text else ''}{superscript(cell.notes)}"
+
+
+def _csv(groups: Iterable[Group]) -> str:
+    groups = list(groups)
+    names = list(dict.fromkeys(column.name for group in groups for column in group.columns))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    heads = [head for name in names for head in (name, f"{name}_sd", f"{name}_n")]
+    writer.writerow(["dataset", "block", "label", "steps", "seeds", *map(safe, heads), "not_available"])
+    for group in groups:
+        for block in group.blocks:
+            for line in block.lines:
+                first = [*map(safe, (group.dataset, block.heading, line.label)), line.steps, len(line.seeds)]
+                cells = [line.cells.get(name, Cell(0)) for name in names]
+                numbers = [v for c in cells for v in (_full(c.mean), _full(c.sd), c.n)]
+                writer.writerow([*first, *numbers, safe(_why(group, line, names))])
+    return out.getvalue()
+
+
+def _full(value: float | None) -> str:
+    return "" if value is None else repr(value)
+
+
+def _why(group: Group, line: Line, names: Sequence[str]) -> str:
+    found = [f"{line.label}: {group.footnotes[i - 1]}" for i in line.notes]
+    hidden = {name: reason for reason, missing in group.hidden for name in missing}
+    for name in names:
+        if name in line.cells:
+            found += [f"{name}: {group.footnotes[i - 1]}" for i in line.cells[name].notes]
+        else:
+            found.append(f"{name}: {hidden.get(name, 'not scored')}")
+    return "; ".join(found)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$",
+    "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "·": r"$\cdot$", "≤": r"$\leq$", "≥": r"$\geq$",
+    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "β": r"$\beta$", "σ": r"$\sigma$", "²": r"$^2$", "\n": " ",
+}  # fmt: skip
+
+
+def escape_latex(text: str) -> str:
+    """`text` as LaTeX prints it."""
+    return "".join(_LATEX.get(char, char) for char in text)
+
+
+def _latex(group: Group) -> str:
+    out = ["% needs \\usepackage{booktabs}"]
+    for part in group.parts:
+        out += [r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(group.dataset)}}}"]
+        out += [rf"\begin{{tabular}}{{l{'r' * (len(part) + 2)}}}", r"\toprule"]
+        out.append(
+            _row(
+                [
+                    "variant",
+                    "steps",
+                    "seeds",
+                    *(_latex_head(c) + _latex_notes(group.column_notes[c.name]) for c in part),
+                ]
+            )
+        )
+        out.append(_row(["", "", "", *(escape_latex(c.unit) for c in part)]))
+        for block in group.blocks:
+            out.append(r"\midrule")
+            if len(group.blocks) > 1:
+                heading = rf"\emph{{{escape_latex(block.heading)}}}"
+                out.append(rf"\multicolumn{{{len(part) + 3}}}{{l}}{{{heading}}} \\")
+            for line in block.lines:
+                cells = [_latex_cell(line.cells[c.name]) for c in part]
+                label = escape_latex(line.label) + _latex_notes(line.notes)
+                out.append(_row([label, line.steps, str(len(line.seeds)), *cells]))
+        out += [r"\bottomrule", r"\end{tabular}"]
+        if part == group.parts[-1]:
+            out += [rf"\par\footnotesize {text}" for text in _latex_below(group)]
+        out += [r"\end{table}", ""]
+    return "\n".join(out)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"{' & '.join(cells)} \\\\"
+
+
+def _latex_head(column: Column) -> str:
+    return escape_latex(f"{column.name} {column.arrow}".strip())
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = escape_latex(cell.text)
+    text = rf"\textbf{{{text}}}" if cell.best else text
+    sd = rf" $\pm$ {escape_latex(cell.sd_text)}" if cell.sd_text else ""
+    return text + sd + _latex_notes(cell.notes)
+
+
+def _latex_notes(numbers: Sequence[int]) -> str:
+    return f"$^{{{','.join(map(str, numbers))}}}$" if numbers else ""
+
+
+def _latex_below(group: Group) -> list[str]:
+    numbered = group.footnotes[: group.numbered]
+    below = [f"{_latex_notes([i])} {escape_latex(text)}" for i, text in enumerate(numbered, 1)]
+    return [
+        *map(escape_latex, group.told),
+        *below,
+        *([rf"\textbf{{bold}}: {escape_latex(LEGEND)}"] if group.marked else []),
+        *map(escape_latex, notes(group)),
+    ]

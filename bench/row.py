@@ -1,0 +1,44 @@
+"""A row: what was run, how it was trained and scored, what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bench.errors import NotAvailable
+from bench.metric import Score
+
+Status = Literal["ok", "failed", "diverged", "timeout", "skipped", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell's line in the table."""
+
+    variant: str  #: the registered name
+    label: str  #: the name with what differs from its defaults: `beta[beta=10]`
+    dataset: str
+    seed: int
+    status: Status
+    reason: str = ""  #: why, where the status isn't `ok`
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)  #: all of them, resolved
+    likelihood: str = ""
+    uses_labels: bool = False
+    baseline: bool = False  #: the anchor that joined the run by itself
+    steps: tuple[int, ...] = ()  #: of each stage
+    plugin: Mapping[str, str] = field(default_factory=dict)  #: distribution, version, source digest
+    data: Mapping[str, Any] = field(default_factory=dict)  #: digests, sizes, limit, validation
+    training: Mapping[str, Any] = field(default_factory=dict)  #: the training protocol
+    scoring: Mapping[str, Any] = field(default_factory=dict)  #: the scoring protocol; empty before scoring
+    scores: Mapping[str, Score | NotAvailable] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)  #: parameters, seconds, images_per_second, peak_mib, ...
+    provenance: Mapping[str, Any] = field(default_factory=dict)  #: versions, machine, device, threads, times
+    cell: str = ""  #: name of its folder
+
+    @property
+    def block(self) -> tuple[Any, ...]:
+        """What must be equal for two rows' scores to be ranked against each other: one block of the table."""
+        h = self.hyperparameters
+        backbone, latent_dim = h.get("backbone", ""), h.get("latent_dim")
+        return (self.dataset, backbone, latent_dim, self.likelihood, self.uses_labels, self.baseline)

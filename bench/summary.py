@@ -1,0 +1,324 @@
+"""Rows aggregated over seeds, as people read them: pure data that console, Markdown, CSV and LaTeX render."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+from bench.columns import Column, Scores, columns, reading_order, scores
+from bench.hyperparameters import show
+from bench.metric import Score
+from bench.protocol import canonical
+from bench.row import Row
+
+ONE_SEED = "one seed can't show whether a difference would hold for others: --seeds 3 shows the spread"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A metric of one line: mean and standard deviation over `n` seeds, and its footnotes' numbers."""
+
+    n: int
+    mean: float | None = None  #: None: n/a, and a footnote says why
+    sd: float | None = None  #: None: fewer than two seeds
+    text: str = "n/a"
+    sd_text: str = ""
+    best: bool = False
+    notes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Line:
+    """A variant with its hyperparameters on one dataset, over its seeds."""
+
+    label: str
+    variant: str
+    steps: str  #: '4690+4690' for two stages
+    seeds: tuple[int, ...]  #: those that came out ok
+    cells: Mapping[str, Cell]
+    notes: tuple[int, ...]  #: what befell the other seeds
+    baseline: bool
+    uses_labels: bool
+
+
+@dataclass(frozen=True)
+class Block:
+    """Lines that may be ranked against each other."""
+
+    heading: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """One dataset."""
+
+    dataset: str
+    seeds: tuple[int, ...]
+    columns: tuple[Column, ...]  #: those that have a score in some line
+    rare: tuple[Column, ...]  #: those of them that a single one of several lines has: better told in words
+    column_notes: Mapping[str, tuple[int, ...]]  #: footnotes that hold for every score of a column
+    blocks: tuple[Block, ...]
+    footnotes: tuple[str, ...]  #: number i is at i - 1; those of rare columns come last
+    numbered: int  #: how many footnotes the other columns need
+    hidden: tuple[tuple[str, tuple[str, ...]], ...]  #: why columns aren't shown, and which
+    remarks: tuple[str, ...]
+
+    @property
+    def lines(self) -> list[Line]:
+        return [line for block in self.blocks for line in block.lines]
+
+    @property
+    def marked(self) -> bool:
+        """Whether anything is marked as best."""
+        return any(cell.best for line in self.lines for cell in line.cells.values())
+
+    @property
+    def parts(self) -> list[tuple[Column, ...]]:
+        return column_parts([c for c in self.columns if c not in self.rare])
+
+    @property
+    def told(self) -> list[str]:
+        """The rare columns in words, with their caveats and the reasons why the other lines lack them."""
+        made: dict[tuple[str, tuple[int, ...], tuple[int, ...]], list[str]] = {}
+        for column in self.rare:
+            cells = [(line.label, line.cells[column.name]) for line in self.lines]
+            label, cell = next((label, cell) for label, cell in cells if cell.n)
+            why = tuple(sorted({n for _, c in cells if not c.n for n in c.notes}))
+            own = tuple(sorted({*cell.notes, *self.column_notes.get(column.name, ())}))
+            value = f"{cell.text} ± {cell.sd_text}" if cell.sd_text else cell.text
+            made.setdefault((label, own, why), []).append(f"{column.name} {value} {column.unit}".rstrip())
+        return [
+            f"only {label}: {', '.join(values)}{self._texts(own)}; n/a elsewhere{self._texts(why)}"
+            for (label, own, why), values in made.items()
+        ]
+
+    def _texts(self, numbers: Sequence[int]) -> str:
+        return f" ({'; '.join(self.footnotes[n - 1] for n in numbers)})" if numbers else ""
+
+
+def column_parts(columns: Sequence[Column]) -> list[tuple[Column, ...]]:
+    """Merits and coordinates: the columns of two tables where one would be too wide."""
+    merits = tuple(c for c in columns if c.direction is not None)
+    rest = tuple(c for c in columns if c.direction is None)
+    return [part for part in (merits, rest) if part] or [()]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All datasets of one or several runs."""
+
+    groups: tuple[Group, ...]
+
+
+def summary(rows: Iterable[Row]) -> Summary:
+    """Aggregate over seeds. Datasets and lines keep the order of `rows`; the baseline comes last."""
+    rows = list(rows)
+    found = reading_order(columns(rows))
+    table = list(zip(rows, scores(rows, found), strict=True))
+    datasets = dict.fromkeys(row.dataset for row in rows)
+    return Summary(tuple(_group(d, [t for t in table if t[0].dataset == d], found) for d in datasets))
+
+
+def steps(row: Row) -> str:
+    """Of each stage: '4690+4690'."""
+    return "+".join(map(str, row.steps))
+
+
+@dataclass
+class _Notes:
+    """Footnotes, numbered from 1 in the order in which they are first needed."""
+
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, texts: Iterable[str]) -> tuple[int, ...]:
+        return tuple(sorted({self.numbers.setdefault(text, len(self.numbers) + 1) for text in texts}))
+
+
+@dataclass
+class _Draft:
+    """A line before its footnotes are numbered: rows that came out ok, with their scores, and the others."""
+
+    ok: list[tuple[Row, Scores]] = field(default_factory=list)
+    others: list[tuple[Row, Scores]] = field(default_factory=list)
+
+    @property
+    def row(self) -> Row:
+        return (self.ok or self.others)[0][0]
+
+    def values(self, name: str) -> list[float]:
+        return [score.value for _, by_name in self.ok if isinstance(score := by_name[name], Score)]
+
+
+def _comparable(row: Row) -> Hashable:
+    """What must be equal for two ok rows to stand in one block."""
+    return (*row.block, canonical([dict(row.training), dict(row.scoring), dict(row.data)]))
+
+
+def _group(dataset: str, table: Sequence[tuple[Row, Scores]], found: Sequence[Column]) -> Group:
+    drafts, repeated = _drafts(table)
+    shown = [c for c in found if any(draft.values(c.name) for draft in drafts)]
+    places = {c.name: decimals([draft.values(c.name) for draft in drafts]) for c in shown}
+    blocks: dict[Hashable, list[_Draft]] = {}
+    for draft in sorted(drafts, key=lambda d: (not d.ok, d.row.baseline)):
+        blocks.setdefault(_comparable(draft.row) if draft.ok else None, []).append(draft)
+    rare = [c for c in shown if len(drafts) > 3 and sum(bool(d.values(c.name)) for d in drafts) == 1]
+    notes, varied = _Notes(), _varied([draft.row for draft in drafts if draft.ok])
+    common = {c.name: _common(drafts, c.name) for c in shown}
+    usual = [c for c in shown if c not in rare]
+    for c in usual:
+        notes(common[c.name])
+    for members in blocks.values():
+        _block(members, usual, places, common, notes, varied)
+    numbered = len(notes.numbers)  # that pass gave the table's own footnotes the first numbers
+    made = tuple(_block(members, shown, places, common, notes, varied) for members in blocks.values())
+    heads = {name: notes(texts) for name, texts in common.items()}
+    seeds = tuple(sorted({row.seed for row, _ in table}))
+    remarks = [ONE_SEED] if len(seeds) == 1 else [f"mean ± standard deviation over {len(seeds)} seeds"]
+    if repeated:
+        remarks.append(f"found more than once, counted once: {', '.join(repeated)}")
+    hidden = _hidden([c for c in found if c not in shown], [s for draft in drafts for _, s in draft.ok])
+    footnotes = tuple(notes.numbers)
+    return Group(
+        dataset, seeds, tuple(shown), tuple(rare), heads, made, footnotes, numbered, hidden, tuple(remarks)
+    )
+
+
+def _caveats(score: Score) -> list[str]:
+    return [text for text in score.note.split("; ") if text]
+
+
+def _common(drafts: Sequence[_Draft], name: str) -> list[str]:
+    """Caveats that every score of a column has, where there are several: said once, at its head."""
+    found = [s for draft in drafts for _, by_name in draft.ok if isinstance(s := by_name[name], Score)]
+    return (
+        [text for text in _caveats(found[0]) if all(text in _caveats(s) for s in found)]
+        if len(found) > 1
+        else []
+    )
+
+
+def _drafts(table: Sequence[tuple[Row, Scores]]) -> tuple[list[_Draft], list[str]]:
+    """One draft for each line, in the rows' order, and the cells that came twice (from overlapping runs)."""
+    drafts: dict[Hashable, _Draft] = {}
+    repeated: dict[str, None] = {}
+    for row, by_name in table:
+        if row.status != "ok":
+            continue
+        draft = drafts.setdefault((row.label, row.steps, _comparable(row)), _Draft())
+        if any(row.seed == other.seed for other, _ in draft.ok):
+            repeated[f"{row.label} seed {row.seed}"] = None
+        else:
+            draft.ok.append((row, by_name))
+    for row, by_name in table:
+        if row.status != "ok":
+            known = next((d for d in drafts.values() if d.row.label == row.label), None)
+            (known or drafts.setdefault((row.label, None), _Draft())).others.append((row, by_name))
+    position = {row.label: i for i, (row, _) in reversed(list(enumerate(table)))}
+    return sorted(drafts.values(), key=lambda d: position[d.row.label]), list(repeated)
+
+
+def _hidden(empty: Sequence[Column], ok: Sequence[Scores]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    why: dict[str, list[str]] = {}
+    for column in empty:
+        reasons = dict.fromkeys(str(by_name[column.name]) for by_name in ok)
+        why.setdefault("; ".join(reasons) or "no cell was scored", []).append(column.name)
+    return tuple((reason, tuple(names)) for reason, names in why.items())
+
+
+def _block(
+    drafts: Sequence[_Draft],
+    shown: Sequence[Column],
+    places: Mapping[str, int],
+    common: Mapping[str, Sequence[str]],
+    notes: _Notes,
+    varied: Sequence[tuple[str, str]],
+) -> Block:
+    best = {c.name: _best(drafts, c, places[c.name]) for c in shown}
+    lines = []
+    for draft in drafts:
+        row, unscored = draft.row, not draft.ok
+        others = [] if unscored else draft.others
+        line_notes = notes(f"seed {r.seed} {r.status}: {r.reason}".removesuffix(": ") for r, _ in others)
+        cells = {
+            c.name: _cell(draft, c.name, places[c.name], best[c.name], common[c.name], notes) for c in shown
+        }
+        if unscored and not shown:
+            line_notes = notes(str(reason) for _, by_name in draft.others for reason in by_name.values())
+        seeds = tuple(sorted(r.seed for r, _ in draft.ok))
+        lines.append(
+            Line(row.label, row.variant, steps(row), seeds, cells, line_notes, row.baseline, row.uses_labels)
+        )
+    row = drafts[0].row
+    return Block(_heading(row, varied) if drafts[0].ok else "without scores", tuple(lines))
+
+
+def _cell(
+    draft: _Draft, name: str, places: int, best: str | None, common: Sequence[str], notes: _Notes
+) -> Cell:
+    values = draft.values(name)
+    found = [by_name[name] for _, by_name in draft.ok or draft.others]
+    texts = [text for f in found for text in (_caveats(f) if isinstance(f, Score) else [str(f)])]
+    numbers = notes(text for text in texts if text not in common)
+    if not values:
+        return Cell(0, notes=numbers)
+    mean, sd = fmean(values), stdev(values) if len(values) > 1 else None
+    text = printed(mean, places)
+    sd_text = "" if sd is None else printed(sd, places)
+    return Cell(len(values), mean, sd, text, sd_text, not draft.row.baseline and text == best, numbers)
+
+
+def _best(drafts: Sequence[_Draft], column: Column, places: int) -> str | None:
+    """The best printed mean of a block, if there are two labels to choose between, and a direction."""
+    means = {d.row.label: fmean(v) for d in drafts if (v := d.values(column.name)) and not d.row.baseline}
+    texts = {printed(mean, places) for mean in means.values()}
+    if column.direction is None or len(means) < 2 or len(texts) < 2:
+        return None
+    return printed((max if column.direction == "higher" else min)(means.values()), places)
+
+
+def _varied(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """The fields of the protocols and the data in which rows differ: (part, field)."""
+    parts = ("training", "scoring", "data")
+    fields = [(part, key) for part in parts for row in rows for key in getattr(row, part)]
+    return [
+        (part, key)
+        for part, key in dict.fromkeys(fields)
+        if len({canonical(getattr(row, part).get(key)) for row in rows}) > 1
+    ]
+
+
+def _heading(row: Row, varied: Sequence[tuple[str, str]]) -> str:
+    """What the lines of a block have in common."""
+    h = row.hyperparameters
+    words = ["untuned anchor, never marked"] if row.baseline else []
+    words.append(f"{h['backbone']} backbone" if h.get("backbone") else "its own network")
+    words += [f"{h['latent_dim']} latent dimensions"] if h.get("latent_dim") is not None else []
+    words += [row.likelihood] if row.likelihood else []
+    words += ["uses labels"] if row.uses_labels else []
+    words += [f"{key} {_short(getattr(row, part).get(key))}" for part, key in varied]
+    return " · ".join(words)
+
+
+def _short(value: Any) -> str:
+    text = value[:12] if isinstance(value, str) and len(value) > 24 else value
+    return "none" if text is None else show(text)
+
+
+def decimals(lines: Sequence[Sequence[float]]) -> int:
+    """Decimals that suit a column, given each line's values: -1 is scientific; means of counts get one."""
+    values = [value for line in lines for value in line]
+    if all(value == round(value) for value in values):
+        return int(any(len(line) > 1 for line in lines))
+    largest = max(map(abs, values), default=0.0)
+    return next((d for limit, d in ((1e-3, -1), (0.1, 4), (10, 3), (1e3, 2), (1e5, 1)) if largest < limit), 0)
+
+
+def printed(value: float, places: int) -> str:
+    """`value` as it stands in a table, with a real minus sign and no negative zero."""
+    text = f"{value:.2e}" if places < 0 else f"{value:.{places}f}"
+    if text.startswith("-") and not float(text):
+        text = text[1:]
+    return text.replace("-", "−", 1) if text.startswith("-") else text

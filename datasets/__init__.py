@@ -1,0 +1,1 @@
+"""First-party datasets, each by its own entry point."""

@@ -1,0 +1,72 @@
+"""What datasets share: clear words for damaged files, checked labels, a split where the source has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from bench import DataError, Images
+
+
+@contextmanager
+def reading(path: Path, fix: str) -> Iterator[None]:
+    """Turns whatever a parser raises over the content of `path` into a `DataError` that names it."""
+    try:
+        yield
+    except DataError:
+        raise
+    except OSError as error:
+        if error.errno is None:  # no fault of the disk: gzip, PIL and others raise bare ones for bad content
+            raise DataError(f"{str(path)!r} is damaged", cause=f"{error}.", fix=fix) from error
+        raise DataError(f"{str(path)!r} can't be read", cause=f"{error.strerror}.", fix=fix) from error
+    except ValueError as error:
+        raise DataError(f"{str(path)!r} can't be used", cause=f"{error}.", fix=fix) from error
+    except Exception as error:  # parsers have no common base, and damaged content may raise anything
+        cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise DataError(f"{str(path)!r} is damaged", cause=f"{cause}.", fix=fix) from error
+
+
+def again(path: Path) -> str:
+    """The way out for a damaged file of a dataset that can be downloaded."""
+    return f"Delete {str(path)!r}: the next run, or `bench data fetch`, downloads it again."
+
+
+def labelled(pixels: Tensor | np.ndarray, labels: Tensor | np.ndarray, classes: tuple[str, ...]) -> Images:
+    """`Images`, once the labels are found to be class indices.
+
+    Args:
+        pixels: (N, C, H, W) uint8.
+        labels: (N,) integers in [0, len(classes)).
+
+    Raises:
+        ValueError: no images, not as many labels as images, or labels that are no class.
+    """
+    images = Images(pixels, labels, classes)
+    if len(images) == 0:
+        raise ValueError("it holds no images")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= len(classes):
+        raise ValueError(f"labels from {low} to {high}, but the classes are 0 to {len(classes) - 1}")
+    return images
+
+
+def fixed_split(labels: np.ndarray, every: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same split for everybody: one image in `every` is for the test (at least one), stratified by label.
+
+    A seeded shuffle, sorted by label, of which each `every`-th is taken: no class is off by more than one.
+
+    Args:
+        labels: (N,) integers; zeros where there are none.
+
+    Returns:
+        Positions of the training and of the test images, each in order.
+    """
+    order = np.random.RandomState(0).permutation(len(labels))  # a stream that no version of numpy changes
+    order = order[np.argsort(labels[order], kind="stable")]
+    test = np.zeros(len(labels), dtype=bool)
+    test[order[::every]] = True
+    return np.flatnonzero(~test), np.flatnonzero(test)

@@ -1,0 +1,208 @@
+"""MNIST and the sets that share its IDX format: Fashion-MNIST, KMNIST, EMNIST.
+
+They lie as torchvision has them (ROOT/MNIST/raw/train-images-idx3-ubyte), uncompressed or as the .gz that is
+downloaded, so a folder that torchvision filled works as it is. torchvision's parser reads them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import string
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor
+
+from bench import DataError, Dataset, File, Images, Splits
+
+from ._reading import again, labelled, reading
+
+
+def _idx(part: str) -> str:
+    """The name of an uncompressed file: 'train-images' gives 'train-images-idx3-ubyte' (idx, axes, type)."""
+    return f"{part}-idx{3 if part.endswith('images') else 1}-ubyte"
+
+
+def _parsed(parse: Callable[[str], Tensor], path: Path) -> Tensor:
+    try:
+        return parse(str(path))
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError("it isn't a whole IDX file") from error
+
+
+def _files(folder: str, mirrors: tuple[str, ...], *files: tuple[str, str, int]) -> tuple[File, ...]:
+    names = [f"{_idx(part)}.gz" for part, _, _ in files]
+    return tuple(
+        File(f"{folder}/{name}", tuple(mirror + name for mirror in mirrors), sha256, size)
+        for name, (_, sha256, size) in zip(names, files, strict=True)
+    )
+
+
+class MNIST(Dataset):
+    """70,000 handwritten digits (LeCun et al. 1998)."""
+
+    title = "MNIST: handwritten digits, 28x28 grey, 60,000 + 10,000"
+    license = "CC BY-SA 3.0"
+    folder: ClassVar[str] = "MNIST/raw"
+    splits: ClassVar[tuple[str, str]] = ("train", "t10k")  #: as file names call train and test
+    classes: ClassVar[tuple[str, ...]] = tuple(string.digits)
+    files = _files(
+        folder,
+        (
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        ),
+        ("train-images", "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609", 9_912_422),
+        ("train-labels", "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c", 28_881),
+        ("t10k-images", "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6", 1_648_877),
+        ("t10k-labels", "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6", 4_542),
+    )
+
+    def ready(self, root: Path) -> bool:
+        return all(
+            self._place(root, _idx(f"{split}-{kind}")) is not None
+            for split in self.splits
+            for kind in ("images", "labels")
+        )
+
+    def load(self, root: Path) -> Splits:
+        train, test = (self._split(root, split) for split in self.splits)
+        return Splits(train, test)
+
+    def _split(self, root: Path, split: str) -> Images:
+        # here, because it takes seconds and `bench list` needs none of it
+        from torchvision.datasets.mnist import read_image_file, read_label_file
+
+        with self._unpacked(root, _idx(f"{split}-images")) as path:
+            pixels = self._upright(_parsed(read_image_file, path))
+        with self._unpacked(root, _idx(f"{split}-labels")) as path:
+            labels = _parsed(read_label_file, path)
+            return labelled(pixels[:, None], labels, self.classes)
+
+    def _upright(self, stored: Tensor) -> Tensor:
+        """(N, H, W) as the source stores them, to (N, H, W) as they are read."""
+        return stored
+
+    def _place(self, root: Path, name: str) -> Path | None:
+        """What holds the IDX file `name`, or None."""
+        plain = root / self.folder / name
+        return next((path for path in (plain, plain.with_name(f"{name}.gz")) if path.exists()), None)
+
+    @contextmanager
+    def _unpacked(self, root: Path, name: str) -> Iterator[Path]:
+        """The uncompressed IDX file `name`: itself, or a copy for as long as it is read."""
+        place = self._place(root, name)
+        if place is None:
+            raise DataError(
+                f"{self.folder}/{name} is missing under {str(root)!r}",
+                fix="`bench data fetch` downloads it, or name another folder with --data-root or BENCH_DATA.",
+            )
+        with reading(place, again(place)):
+            if place.name == name:
+                yield place
+                return
+            with tempfile.TemporaryDirectory() as folder:
+                copy = Path(folder) / "idx"
+                with self._open(place, name) as packed, copy.open("wb") as out:
+                    shutil.copyfileobj(packed, out)
+                yield copy
+
+    @contextmanager
+    def _open(self, place: Path, name: str) -> Iterator[gzip.GzipFile]:
+        with gzip.open(place) as packed:
+            yield packed
+
+
+class FashionMNIST(MNIST):
+    """70,000 garments of a shop's catalogue (Xiao et al. 2017), in MNIST's form."""
+
+    title = "Fashion-MNIST: garments, 28x28 grey, 60,000 + 10,000"
+    license = "MIT"
+    folder = "FashionMNIST/raw"
+    classes = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
+    files = _files(
+        folder,
+        (
+            "https://fashion-mnist.s3.eu-central-1.amazonaws.com/",
+            "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+        ),
+        ("train-images", "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84", 26_421_880),
+        ("train-labels", "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845", 29_515),
+        ("t10k-images", "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073", 4_422_102),
+        ("t10k-labels", "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5", 5_148),
+    )
+
+
+class KMNIST(MNIST):
+    """70,000 cursive Japanese characters of ten kinds (Clanuwat et al. 2018), in MNIST's form."""
+
+    title = "KMNIST: cursive hiragana, 28x28 grey, 60,000 + 10,000"
+    license = "CC BY-SA 4.0"
+    folder = "KMNIST/raw"
+    classes = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+    files = _files(
+        folder,
+        ("https://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
+        ("train-images", "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4", 18_165_135),
+        ("train-labels", "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17", 29_497),
+        ("t10k-images", "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5", 3_041_136),
+        ("t10k-labels", "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c", 5_120),
+    )
+
+
+class EMNIST(MNIST):
+    """131,600 digits and letters, the balanced split of 47 classes (Cohen et al. 2017).
+
+    Letters that look the same in both cases share a class. The source stores its images transposed; here they
+    stand upright. One archive holds all of its splits: the four files of this one are read where it lies.
+    """
+
+    title = "EMNIST balanced: digits and letters, 47 classes, 28x28 grey, 112,800 + 18,800"
+    license = "none stated (NIST)"
+    folder = "EMNIST/raw"
+    splits = ("emnist-balanced-train", "emnist-balanced-test")
+    classes = tuple(string.digits + string.ascii_uppercase + "abdefghnqrt")
+    files = (
+        File(
+            "EMNIST/raw/gzip.zip",
+            ("https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",),
+            "fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e",
+            561_753_746,
+        ),
+    )
+
+    def _upright(self, stored: Tensor) -> Tensor:
+        return stored.transpose(1, 2).contiguous()
+
+    def _place(self, root: Path, name: str) -> Path | None:
+        archive = root / self.files[0].path
+        return super()._place(root, name) or (archive if archive.exists() else None)
+
+    @contextmanager
+    def _open(self, place: Path, name: str) -> Iterator[gzip.GzipFile]:
+        if place.suffix != ".zip":
+            with super()._open(place, name) as packed:
+                yield packed
+            return
+        with (
+            zipfile.ZipFile(place) as archive,
+            archive.open(f"gzip/{name}.gz") as member,
+            gzip.open(member) as packed,
+        ):
+            yield packed

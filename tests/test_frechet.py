@@ -1,0 +1,408 @@
+"""Fréchet distances against closed forms and other packages; Inception's weights without a network."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.utils import save_image
+
+from bench.dataset import DATASETS, Data
+from bench.errors import NotAvailable
+from bench.evidence import Generated
+from bench.images import Images
+from bench.metrics import frechet, inception
+from bench.metrics.cache import remembered
+from bench.metrics.classifier import halves
+from bench.metrics.gaussians import Gaussian, frechet_distance
+from bench.metrics.inception import InceptionGaussian, InceptionWeights, Weights, find_weights
+
+from .test_metrics import Bare
+
+D = torch.float64
+
+
+def gaussian(mean: Tensor, cov: Tensor) -> Gaussian:
+    return Gaussian(mean.to(D), cov.to(D), 1_000)
+
+
+def rotation(d: int) -> Tensor:
+    return torch.linalg.qr(torch.randn(d, d, dtype=D)).Q
+
+
+def features(n: int, d: int, seed: int = 0) -> Tensor:
+    """Correlated, skewed, and with two that are always 0: like a ReLU network's."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(d, d, generator=torch.Generator().manual_seed(1), dtype=D) / d**0.5
+    f = (torch.randn(n, d, generator=generator, dtype=D) @ mix).relu() + 0.1 * seed
+    f[:, :2] = 0
+    return f
+
+
+# --- the distance ---
+
+
+def test_a_shift_of_the_mean() -> None:
+    eye, zero = torch.eye(512), torch.zeros(512)
+    assert frechet_distance(gaussian(zero, eye), gaussian(zero + 1, eye)) == pytest.approx(512, rel=1e-12)
+
+
+def test_covariances_that_commute_in_any_basis() -> None:
+    a, b, shift, q = torch.rand(12, dtype=D), torch.rand(12, dtype=D), torch.randn(12, dtype=D), rotation(12)
+    expected = (shift.square().sum() + (a.sqrt() - b.sqrt()).square().sum()).item()
+    zero = torch.zeros(12, dtype=D)
+    plain = frechet_distance(gaussian(zero, a.diag()), gaussian(shift, b.diag()))
+    turned = frechet_distance(gaussian(zero, q @ a.diag() @ q.T), gaussian(q @ shift, q @ b.diag() @ q.T))
+    assert plain == pytest.approx(expected, rel=1e-10)
+    assert turned == pytest.approx(expected, rel=1e-9)
+
+
+def test_symmetry_scale_and_translation() -> None:
+    x, y = features(300, 16), features(200, 16, seed=1)
+    there = frechet_distance(Gaussian.of(x), Gaussian.of(y))
+    assert frechet_distance(Gaussian.of(y), Gaussian.of(x)) == pytest.approx(there, rel=1e-9)
+    assert frechet_distance(Gaussian.of(3 * x + 7), Gaussian.of(3 * y + 7)) == pytest.approx(9 * there, rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [300, 10])
+def test_the_distance_to_itself_is_zero(n: int) -> None:
+    g = Gaussian.of(features(n, 16))
+    assert frechet_distance(g, g) == pytest.approx(0, abs=1e-5 if n < 16 else 1e-6)
+
+
+def test_statistics_are_those_of_numpy() -> None:
+    f = features(50, 6).float() + 1e3
+    g = Gaussian.of(f)
+    np.testing.assert_allclose(g.mean, f.double().numpy().mean(0), rtol=1e-12)
+    np.testing.assert_allclose(g.cov, np.cov(f.double().numpy(), rowvar=False), rtol=1e-9, atol=1e-12)
+    assert g.n == 50
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")
+def test_it_agrees_with_pytorch_fid() -> None:
+    from pytorch_fid.fid_score import calculate_frechet_distance
+
+    x, y = features(500, 20), features(400, 20, seed=1)
+    a, b = Gaussian.of(x), Gaussian.of(y)
+    theirs = calculate_frechet_distance(a.mean.numpy(), a.cov.numpy(), b.mean.numpy(), b.cov.numpy())
+    assert frechet_distance(a, b) == pytest.approx(theirs, rel=1e-6)
+
+
+class Flat(nn.Module):
+    """An image is its own feature vector."""
+
+    num_features = 12
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double().flatten(1)
+
+
+def test_it_agrees_with_torchmetrics() -> None:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    x, y = torch.rand(200, 3, 2, 2), torch.rand(300, 3, 2, 2).square()
+    other = FrechetInceptionDistance(feature=Flat(), normalize=True)
+    other.update(x, real=True)
+    other.update(y, real=False)
+    own = frechet_distance(Gaussian.of(x.flatten(1)), Gaussian.of(y.flatten(1)))
+    assert own == pytest.approx(other.compute().item(), rel=1e-5)
+
+
+def test_finite_samples_of_one_law_have_the_known_bias() -> None:
+    """Both of N draws from N(0, I_d): 2 d / N + d (d + 1) / (2 (N - 1))."""
+    torch.manual_seed(0)
+    d, n = 16, 500
+    found = [
+        frechet_distance(Gaussian.of(torch.randn(n, d)), Gaussian.of(torch.randn(n, d, dtype=D))) for _ in range(40)
+    ]
+    assert np.mean(found) == pytest.approx(2 * d / n + d * (d + 1) / (2 * (n - 1)), rel=0.1)
+
+
+def test_statistics_are_computed_once(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def compute() -> Gaussian:
+        made.append(1)
+        return Gaussian.of(features(20, 4))
+
+    path = tmp_path / "deep" / "statistics.safetensors"
+    first, second = remembered(path, compute), remembered(path, compute)
+    assert len(made) == 1
+    assert torch.equal(first.mean, second.mean)
+    assert torch.equal(first.cov, second.cov)
+    assert (second.n, second.mean.dtype) == (20, D)
+    path.write_bytes(b"damaged")
+    assert torch.equal(remembered(path, compute).cov, first.cov)
+    assert len(made) == 2
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+# --- fd ---
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Bare:
+    splits = DATASETS.load("digits")().load(Path())
+    data = Data("digits", splits.train, splits.test, splits.train, latent_dim=8, steps=1, likelihood="bernoulli")
+    return Bare(data=data, cache=tmp_path_factory.mktemp("cache"))
+
+
+def score(context: Bare, metric: Any, samples: Tensor) -> Any:
+    for sampler in ("prior", "gmm"):
+        context.planted[Generated(sampler)] = samples  # type: ignore[arg-type]
+    context.planted = {
+        k: v for k, v in context.planted.items() if not isinstance(k, frechet.Predicted | InceptionGaussian)
+    }
+    return metric(*(context.get(need) for need in metric.needs))
+
+
+def half_of_training(context: Bare) -> Tensor:
+    """Real images that the classifier hasn't seen."""
+    source: Images = context.data.source
+    return source.take(halves(len(source))[1])
+
+
+def test_fd_rises_with_blur_and_noise(digits: Bare) -> None:
+    real = half_of_training(digits)
+    blurred = nn.functional.avg_pool2d(real.float(), 3, 1, 1, count_include_pad=False).to(torch.uint8)
+    torch.manual_seed(0)
+    noisy = [(real + s * torch.randn(real.shape)).clamp(0, 255).to(torch.uint8) for s in (25.0, 60.0)]
+    values = [score(digits, frechet.fd, x).value for x in (real, *noisy)]
+    assert values == sorted(values)
+    assert score(digits, frechet.fd, blurred).value > 2 * values[0]
+    assert score(digits, frechet.fd_gmm, real).value == values[0]
+
+
+def test_fd_names_its_network_and_the_distance_of_real_images(digits: Bare) -> None:
+    found = score(digits, frechet.fd, half_of_training(digits))
+    assert found.n == len(half_of_training(digits))
+    assert found.note.startswith("fd-v1-")
+    assert "% accurate" in found.note
+    floor = frechet_distance(digits.get(frechet.Reference("test")), digits.get(frechet.Reference("train")))
+    assert f"real images come to {floor:.3g}" in found.note
+
+
+def test_copying_the_training_images_shows(digits: Bare) -> None:
+    unseen = frechet.unseen(digits.data)
+    copies = unseen.take(torch.arange(len(unseen)))
+    assert score(digits, frechet.fd_train, copies).value == pytest.approx(0, abs=1e-6)
+    assert score(digits, frechet.fd, copies).value > 0.5
+
+
+def test_references_are_of_one_size(digits: Bare) -> None:
+    sizes = {digits.get(frechet.Reference(split)).n for split in ("test", "train")}  # type: ignore[arg-type]
+    assert sizes == {len(digits.data.test)}
+
+
+def test_a_covariance_needs_five_images_a_feature(digits: Bare) -> None:
+    with pytest.raises(NotAvailable, match="need 320 samples: there are 319"):
+        score(digits, frechet.fd, half_of_training(digits)[:319])
+    few = digits.data.test.subset(torch.arange(300))
+    small = Bare(data=Data("d", few, few, digits.data.source, 8, 1, "bernoulli"), cache=digits.cache)
+    with pytest.raises(NotAvailable, match="need 320 real images: there are 300"):
+        score(small, frechet.fd, half_of_training(digits))
+
+
+# --- Inception: the weights ---
+
+
+class Server(HTTPServer):
+    body = b"weights" * 1000
+    status = 200
+    asked = 0
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked += 1
+        self.send_response(self.server.status)
+        self.end_headers()
+        self.wfile.write(self.server.body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    made = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{made.server_port}/some/pt_inception-2015-12-05-6726825d.pth"
+    monkeypatch.setattr("pytorch_fid.inception.FID_WEIGHTS_URL", url)
+    monkeypatch.setattr(inception, "_failed", {})
+    monkeypatch.delenv("BENCH_OFFLINE", raising=False)
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Path]:
+    """Where torch's hub keeps files: a folder of the test's own."""
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(tmp_path / "hub"))
+    yield tmp_path / "hub" / "checkpoints"
+    torch.hub.set_dir(before)
+
+
+def test_weights_are_downloaded_checked_and_kept(server: Server, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sha = hashlib.sha256(server.body).hexdigest()
+    monkeypatch.setattr(inception, "PUBLISHED", sha[:8])
+    weights = find_weights()
+    assert weights == Weights(hub / "pt_inception-2015-12-05-6726825d.pth", sha)
+    assert weights.path.read_bytes() == server.body
+    assert weights.note == ""
+    assert [p.name for p in hub.iterdir()] == [weights.path.name]
+    assert find_weights() == weights
+    assert server.asked == 1
+
+
+def test_a_wrong_download_is_thrown_away(server: Server, hub: Path) -> None:
+    with pytest.raises(NotAvailable, match="sha256"):
+        find_weights()
+    assert list(hub.iterdir()) == []
+
+
+def test_a_failed_download_is_explained_and_not_repeated(server: Server, hub: Path) -> None:
+    server.status = 404
+    reasons = []
+    for _ in range(3):
+        with pytest.raises(NotAvailable) as caught:
+            find_weights()
+        reasons.append(caught.value.reason)
+    assert len(set(reasons)) == 1
+    assert "404" in reasons[0]
+    assert "pt_inception-2015-12-05-6726825d.pth" in reasons[0]
+    assert str(hub) in reasons[0]
+    assert server.asked == 1
+
+
+def test_offline_asks_nobody(server: Server, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_OFFLINE", "1")
+    with pytest.raises(NotAvailable, match="BENCH_OFFLINE"):
+        find_weights()
+    assert server.asked == 0
+    hub.mkdir(parents=True)
+    (hub / "pt_inception-2015-12-05-6726825d.pth").write_bytes(b"by hand")
+    assert "not the published Inception weights" in find_weights().note
+
+
+def test_a_file_that_holds_no_weights(hub: Path) -> None:
+    hub.mkdir(parents=True)
+    path = hub / "pt_inception-2015-12-05-6726825d.pth"
+    for content in (b"no weights", b""):
+        path.write_bytes(content)
+        with pytest.raises(NotAvailable, match="holds no Inception weights"):
+            inception.build(find_weights(), torch.device("cpu"))
+    torch.save({"a": torch.zeros(1)}, path)
+    with pytest.raises(NotAvailable, match="holds no Inception weights"):
+        inception.build(find_weights(), torch.device("cpu"))
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (pytest.fail, ("a pickle was run",))
+
+
+def test_no_pickle_is_run(hub: Path) -> None:
+    hub.mkdir(parents=True)
+    path = hub / "pt_inception-2015-12-05-6726825d.pth"
+    torch.save(Harmful(), path)
+    with pytest.raises(NotAvailable, match="holds no Inception weights"):
+        inception.build(find_weights(), torch.device("cpu"))
+
+
+# --- Inception: the features ---
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_features_are_those_of_pytorch_fid(channels: int, hub: Path, tmp_path: Path) -> None:
+    from pytorch_fid.fid_score import get_activations
+    from torchvision.models import inception_v3
+
+    hub.mkdir(parents=True)
+    torch.manual_seed(0)
+    random = inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
+    for module in random.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.fill_(0.2)  # keeps random activations from vanishing
+    torch.save(random.state_dict(), hub / "pt_inception-2015-12-05-6726825d.pth")
+    network = inception.build(find_weights(), torch.device("cpu"))
+
+    pixels = torch.randint(0, 256, (4, channels, 28, 28), dtype=torch.uint8)
+    files = [str(tmp_path / f"{i}.png") for i in range(4)]
+    for file, image in zip(files, pixels, strict=True):
+        save_image(image.float() / 255, file)
+    theirs = get_activations(files, network, batch_size=4, num_workers=0)
+    own = inception.features(network, pixels, "cpu")
+    assert own.shape == (4, 2048)
+    assert own.std(0).mean().item() > 0
+    np.testing.assert_allclose(own.numpy(), theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+
+
+def plain(n: int, shape: tuple[int, int, int] = (1, 28, 28)) -> Images:
+    return Images(torch.randint(0, 256, (n, *shape), dtype=torch.uint8))
+
+
+def test_what_has_no_fid(tmp_path: Path) -> None:
+    inception.usable((1, 28, 28), 2_049, 2_049)
+    with pytest.raises(NotAvailable, match="8 x 8"):
+        inception.usable((1, 8, 8), 10_000, 10_000)
+    with pytest.raises(NotAvailable, match="4 channels"):
+        inception.usable((4, 28, 28), 10_000, 10_000)
+    with pytest.raises(NotAvailable, match=r"more than 2,048 test images"):
+        inception.usable((1, 28, 28), 2_048, 10_000)
+    with pytest.raises(NotAvailable, match=r"more than 500 samples"):
+        inception.usable((1, 28, 28), 10_000, 500)
+    tiny = plain(20, (1, 8, 8))
+    context = Bare(data=Data("d", tiny, tiny, tiny, 8, 1, "bernoulli"), cache=tmp_path)
+    with pytest.raises(NotAvailable, match="8 x 8"):
+        context.get(InceptionWeights())
+
+
+def test_fid_by_stand_in_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole way with a network of four features: the value, the caveat, and one pass over the test split."""
+    seen: list[int] = []
+
+    def corners(network: object, pixels: Tensor | Images, device: object) -> Tensor:
+        x = pixels.take(torch.arange(len(pixels))) if isinstance(pixels, Images) else pixels
+        seen.append(len(x))
+        return x[:, 0, :2, :2].flatten(1).float()
+
+    test, samples = plain(60), plain(50).take(torch.arange(50))
+    weights = Weights(tmp_path / "w.pth", "f" * 64)
+    monkeypatch.setattr(inception, "features", corners)
+    monkeypatch.setattr(inception, "build", lambda *_: None)
+    data = Data("d", test, test, test, 8, 1, "bernoulli")
+    first = Bare(data=data, cache=tmp_path, planted={InceptionWeights(): weights})
+    found = score(first, frechet.fid, samples)
+    x, y = (v[:, 0, :2, :2].flatten(1) for v in (samples, test.take(torch.arange(60))))
+    assert found.value == pytest.approx(frechet_distance(Gaussian.of(x), Gaussian.of(y)), rel=1e-12)
+    assert found.n == 50
+    assert "not the published" in found.note
+    again = Bare(data=data, cache=tmp_path, planted={InceptionWeights(): weights})
+    assert score(again, frechet.fid_gmm, samples).value == found.value
+    assert seen == [50, 60, 50]
+
+
+def test_fid_needs_more_images_than_features() -> None:
+    few = Gaussian(torch.zeros(4, dtype=D), torch.eye(4, dtype=D), 4)
+    enough = Gaussian(few.mean, few.cov, 5)
+    published = Weights(Path("w.pth"), inception.PUBLISHED + "0" * 56)
+    assert frechet.fid(published, enough, enough).value == pytest.approx(0, abs=1e-12)
+    with pytest.raises(NotAvailable, match="more than 4 samples"):
+        frechet.fid(published, few, enough)
+    with pytest.raises(NotAvailable, match="more than 4 test images"):
+        frechet.fid(published, enough, few)

@@ -1,0 +1,118 @@
+"""The one law: the core knows nobody by name, and plugins come in through the public door."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+POINTS = PROJECT["entry-points"]
+CORE = sorted(p for p in (ROOT / "bench").rglob("*.py") if p.parent.name not in ("metrics",))
+PLUGINS = sorted([*(ROOT / "variants").glob("*.py"), *(ROOT / "datasets").glob("*.py")])
+METRICS = sorted((ROOT / "bench" / "metrics").glob("*.py"))
+
+# Words of the field or of Python that are also names of plugins; as text they name no plugin.
+WORDS = {"conv", "beta", "folder", "noise", "modes", "confidence", "kl", "distortion"}
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(level, module) of every import; `from a import b` gives both a and a.b."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or ""
+            yield from ((node.level, f"{node.module or ''}.{alias.name}".strip(".")) for alias in node.names)
+
+
+def strings(path: Path) -> Iterator[str]:
+    """Every string of the code that isn't a docstring."""
+    tree = ast.parse(path.read_text())
+    docs = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_core_imports_no_plugin(path: Path) -> None:
+    for level, module in imports(path):
+        assert not (level == 0 and re.match(r"(variants|datasets|bench\.variants|bench\.datasets)(\.|$)", module)), (
+            module
+        )
+        assert not (level == 0 and re.match(r"bench\.metrics(\.|$)", module)), module
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_core_names_no_plugin(path: Path) -> None:
+    groups = ("bench.variants", "bench.datasets", "bench.metrics")
+    names = {name for group in groups for name in POINTS[group]} - WORDS
+    examples = path.name == "cli.py"  # help texts show examples; they decide nothing
+    for text in strings(path):
+        if examples and (" " in text or "\n" in text):
+            continue
+        assert text not in names
+        assert not (set(re.findall(r"[a-z0-9_]+", text)) & names and " " not in text and "," in text), text
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_plugin_imports_the_public_api_and_its_siblings(path: Path) -> None:
+    import bench
+    import bench.blocks
+
+    public = {f"bench.{name}" for name in bench.__all__} | {f"bench.blocks.{name}" for name in bench.blocks.__all__}
+    modules = {"bench", "bench.blocks"}
+    for level, module in imports(path):
+        assert level <= 1, "a sibling is one dot away"
+        if level == 0 and module.split(".")[0] in ("bench", "variants", "datasets"):
+            assert module in public | modules, f"{module} isn't public"
+
+
+def test_every_registered_name_resolves() -> None:
+    from importlib.metadata import entry_points
+
+    for group, points in POINTS.items():
+        if group != "bench.defaults":
+            for name in points:
+                (point,) = entry_points(group=group, name=name)
+                assert point.load() is not None
+
+
+def test_what_is_public_is_importable_and_sorted() -> None:
+    import bench
+    import bench.blocks
+
+    for module in (bench, bench.blocks):
+        names = module.__all__
+        assert [n for n in names if not hasattr(module, n)] == []
+        assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("module", ["bench", "bench.cli", "bench.registry", "bench.errors"])
+def test_light_modules_import_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print([m for m in ('torch', 'pandas', 'numpy', 'sklearn') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_nothing_unpickles() -> None:
+    for path in [*CORE, *PLUGINS, *METRICS]:
+        text = path.read_text()
+        assert not re.search(r"pickle\.(load|dump|Unpickler|Pickler)", text)
+        assert "allow_pickle=True" not in text
+        for call in re.findall(r"torch\.load\([^)]*\)", text):
+            assert "weights_only=True" in call, path

@@ -1,0 +1,417 @@
+"""The first-party metrics against closed forms, loops and hand-made evidence."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Normal
+
+from bench.blocks.kernels import SCALES, imq, mmd2, squared_distances
+from bench.dataset import Data
+from bench.errors import NotAvailable
+from bench.evidence import BoundTerms, Indices
+from bench.images import Images
+from bench.metric import METRICS, Context, Request, Score
+from bench.metrics import codes, latent, likelihood, modes, sharpness
+from bench.metrics.networks import Predictions, Trained
+from bench.protocol import Scoring
+from bench.variant import Spec
+
+
+@dataclass
+class Bare(Context):
+    """The least that a request needs: evidence may be planted, the rest is resolved once."""
+
+    model: Any = None
+    data: Any = None
+    scoring: Scoring = field(default_factory=Scoring)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    cache: Path = Path("nowhere")
+    planted: dict[Any, Any] = field(default_factory=dict)
+
+    def get(self, request: Request[Any]) -> Any:
+        if request not in self.planted:
+            with torch.inference_mode():
+                self.planted[request] = request.resolve(self)
+        return self.planted[request]
+
+    def chunks(self, n: int, purpose: str) -> Iterator[slice]:
+        for i, start in enumerate(range(0, n, self.scoring.chunk)):
+            torch.manual_seed(i)
+            yield slice(start, min(n, start + self.scoring.chunk))
+
+
+def images(pixels: Tensor, labels: Tensor | None = None, classes: tuple[str, ...] = ()) -> Images:
+    return Images(pixels, labels, classes)
+
+
+def data_of(train: Images, test: Images) -> Data:
+    return Data("toy", train, test, train, latent_dim=2, steps=1, likelihood="bernoulli")
+
+
+def spec(text: str = "bernoulli") -> Spec:
+    return Spec((1, 4, 4), classes=0, size=10, latent_dim=2, likelihood=text)
+
+
+# --- all of them ---
+
+
+def test_every_registered_metric_loads_and_explains_itself() -> None:
+    for name in METRICS:
+        metric = METRICS.load(name)
+        assert metric.doc, name
+        assert metric.unit, name
+        assert metric.needs, name
+
+
+def test_coordinates_carry_no_direction() -> None:
+    for name in (
+        "distortion",
+        "bce",
+        "bce_excess",
+        "kl",
+        "mmd",
+        "rate_uniform",
+        "perplexity",
+        "sharpness",
+        "noise",
+    ):
+        assert METRICS.load(name).direction is None, name
+    assert METRICS.load("elbo").direction == "higher"
+    assert METRICS.load("fd").direction == "lower"
+
+
+# --- kernels ---
+
+
+def test_kernel_and_mmd_equal_loops() -> None:
+    x, y = torch.randn(5, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64) + 1
+
+    def k(a: Tensor, b: Tensor) -> float:
+        r = (a - b).square().sum().item()
+        return sum(2 * 3 * s / (2 * 3 * s + r) for s in SCALES)
+
+    torch.testing.assert_close(imq(x, y, 3), torch.tensor([[k(a, b) for b in y] for a in x], dtype=torch.float64))
+    xx = sum(k(x[i], x[j]) for i in range(5) for j in range(5) if i != j) / 20
+    yy = sum(k(y[i], y[j]) for i in range(4) for j in range(4) if i != j) / 12
+    xy = sum(k(a, b) for a in x for b in y) / 20
+    assert mmd2(x, y).item() == pytest.approx(xx + yy - 2 * xy, abs=1e-12)
+
+
+def test_mmd_reaches_its_known_values() -> None:
+    """B = 128, d = 20: normal codes 0 +- .006, of twice the spread .528, in 8 of 20 directions .267."""
+    torch.manual_seed(0)
+    prior = [torch.randn(128, 20) for _ in range(60)]
+    other = [torch.randn(128, 20) for _ in range(60)]
+    null = torch.stack([mmd2(x, y) for x, y in zip(other, prior, strict=True)])
+    assert null.mean().abs().item() < 3 * 0.006 / math.sqrt(60)
+    assert null.std().item() == pytest.approx(0.006, rel=0.3)
+    wide = torch.stack([mmd2(2 * x, y) for x, y in zip(other, prior, strict=True)])
+    assert wide.mean().item() == pytest.approx(0.528, abs=0.01)
+    mask = (torch.arange(20) < 8).float()
+    flat = torch.stack([mmd2(x * mask, y) for x, y in zip(other, prior, strict=True)])
+    assert flat.mean().item() == pytest.approx(0.267, abs=0.01)
+
+
+def test_distances_are_never_negative_and_have_finite_gradients() -> None:
+    x = (torch.randn(50, 4) + 1e3).requires_grad_()
+    assert squared_distances(x, x).min().item() >= 0
+    (gradient,) = torch.autograd.grad(mmd2(x, torch.randn(50, 4)), x)
+    assert gradient.isfinite().all()
+
+
+def test_mmd_stacks_and_compiles() -> None:
+    x, y = torch.randn(3, 10, 2), torch.randn(3, 10, 2)
+    stacked = torch.vmap(mmd2)(x, y)
+    torch.testing.assert_close(stacked, torch.stack([mmd2(a, b) for a, b in zip(x, y, strict=True)]))
+    compiled = torch.compile(mmd2, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x[0], y[0]), mmd2(x[0], y[0]))
+
+
+# --- likelihood ---
+
+
+def test_the_bound_and_its_halves() -> None:
+    terms = BoundTerms(torch.tensor([-10.0, -20.0]).double(), torch.tensor([1.0, 5.0]).double())
+    score = likelihood.elbo(terms)
+    assert (score.value, score.n) == (-18.0, 2)
+    assert score.se == pytest.approx(7.0)  # values -11 and -25: sd 9.899 over sqrt 2
+    assert likelihood.kl(terms).value == 3
+    assert likelihood.distortion(terms.log_likelihood).value == 15
+    assert likelihood.elbo(terms).value == pytest.approx(
+        -likelihood.distortion(terms.log_likelihood).value - likelihood.kl(terms).value
+    )
+    assert likelihood.elbo_given_y(terms) == score
+
+
+def test_bce_is_for_bernoulli_pixels_only() -> None:
+    log_likelihood = torch.tensor([-3.0, -5.0]).double()
+    assert likelihood.bce(spec(), log_likelihood).value == 4
+    with pytest.raises(NotAvailable, match=r"logistic.*distortion"):
+        likelihood.bce(spec("logistic"), log_likelihood)
+    with pytest.raises(NotAvailable, match="distortion"):
+        likelihood.bce_excess(spec("gaussian[sigma=0.1]"), log_likelihood, None)
+
+
+def test_bce_excess_of_a_perfect_decoder_is_zero() -> None:
+    pixels = torch.randint(0, 256, (6, 1, 4, 4), dtype=torch.uint8)
+    pixels[0] = 0
+    x = pixels.double() / 255
+    perfect = -nn.functional.binary_cross_entropy(x, x, reduction="none").flatten(1).sum(1)
+    score = likelihood.bce_excess(spec(), perfect, images(pixels))
+    assert score.value == pytest.approx(0, abs=1e-5)
+    worse = likelihood.bce_excess(spec(), perfect - torch.tensor([1.0, 2, 3, 4, 5, 6]).double(), images(pixels))
+    assert worse.value == pytest.approx(3.5, abs=1e-5)
+    assert worse.se == pytest.approx(math.sqrt(3.5 / 6), abs=1e-5)  # paired: the images' own entropies cancel
+
+
+def test_pixel_entropy_has_its_closed_form() -> None:
+    pixels = torch.tensor([0, 255, 51, 204], dtype=torch.uint8).reshape(1, 1, 2, 2)
+    h = -0.2 * math.log(0.2) - 0.8 * math.log(0.8)
+    assert likelihood.pixel_entropy(images(pixels)).item() == pytest.approx(2 * h, abs=1e-6)
+
+
+@pytest.mark.parametrize(("name", "floor"), [("mnist", 45.534), ("fashion", 189.858)])
+def test_entropy_floor_of_real_test_images(name: str, floor: float) -> None:
+    real = real_data(name)
+    assert likelihood.pixel_entropy(real.test).mean().item() == pytest.approx(floor, abs=1e-3)
+
+
+def real_data(name: str) -> Any:
+    from bench.dataset import DATASETS
+
+    dataset, root = DATASETS.load(name)(), Path(os.environ.get("BENCH_DATA", "nowhere"))
+    if not dataset.ready(root):
+        pytest.skip(f"needs {name} in the folder that BENCH_DATA names")
+    return dataset.load(root)
+
+
+# --- codes ---
+
+
+def test_even_use_of_half_a_codebook() -> None:
+    indices = Indices(torch.arange(4).repeat(6).reshape(6, 4), size=8)
+    assert codes.perplexity(indices).value == pytest.approx(4)
+    assert codes.live_codes(indices).value == 0.5
+    assert codes.rate_uniform(indices).value == pytest.approx(4 * math.log(8))
+    assert codes.rate_uniform(indices).n == 6
+
+
+def test_one_code() -> None:
+    indices = Indices(torch.zeros(3, 5, dtype=torch.long), size=1)
+    assert codes.perplexity(indices).value == 1
+    assert codes.live_codes(indices).value == 1
+    assert codes.rate_uniform(indices).value == 0
+
+
+# --- latent ---
+
+
+class Encoder(nn.Module):
+    """Codes are the first two pixels of an image."""
+
+    def encode(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.flatten(1)[:, :2]
+
+
+class Posterior(Encoder):
+    def posterior(self, x: Tensor, y: Tensor) -> Distribution:
+        return Normal(torch.zeros(len(x), 2), 1.0)
+
+
+class NormalPrior(Encoder):
+    def log_prior(self, z: Tensor) -> Tensor:
+        return Normal(0.0, 1.0).log_prob(z).sum(-1)
+
+
+class WidePrior(Encoder):
+    def log_prior(self, z: Tensor) -> Tensor:
+        return Normal(0.0, 2.0).log_prob(z).sum(-1)
+
+
+class Discrete(Encoder):
+    codebook_size = 4
+
+    def codes(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :2].long()
+
+
+def toy_context(model: nn.Module, n: int = 600) -> Bare:
+    split = images(torch.randint(0, 256, (n, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
+    return Bare(model=model, data=data_of(split, split))
+
+
+def test_mmd_takes_draws_from_the_posterior() -> None:
+    drawn = toy_context(Posterior()).get(latent.AggregatePosterior())
+    assert drawn.shape == (600, 2)
+    assert drawn.std().item() == pytest.approx(1, abs=0.1)
+    assert abs(latent.mmd(drawn).value) < 3 * latent.mmd_floor(drawn).value
+
+
+def test_mmd_of_codes_that_are_not_normal_stands_out() -> None:
+    context = toy_context(Encoder())
+    score, floor = latent.mmd(context.get(latent.AggregatePosterior())), latent.mmd_floor(torch.zeros(600, 2))
+    assert score.n == 600
+    assert score.value > 10 * floor.value > 0
+
+
+def test_mmd_caps_the_codes() -> None:
+    assert len(toy_context(Encoder()).get(latent.AggregatePosterior(n=250))) == 250
+
+
+@pytest.mark.parametrize(("n", "dim"), [(128, 20), (60, 2)])
+def test_the_floor_is_the_spread_of_normal_codes(n: int, dim: int) -> None:
+    torch.manual_seed(0)
+    null = torch.stack([mmd2(torch.randn(n, dim), torch.randn(n, dim)) for _ in range(300)])
+    floor = latent.mmd_floor(torch.zeros(n, dim)).value
+    assert floor == pytest.approx(null.square().mean().sqrt().item(), rel=0.2)
+
+
+def test_mmd_is_for_a_standard_normal_prior() -> None:
+    assert toy_context(NormalPrior()).get(latent.AggregatePosterior()).shape == (600, 2)
+    with pytest.raises(NotAvailable, match="prior isn't"):
+        toy_context(WidePrior()).get(latent.AggregatePosterior())
+    with pytest.raises(NotAvailable, match="discrete"):
+        toy_context(Discrete()).get(latent.AggregatePosterior())
+    with pytest.raises(NotAvailable, match="maps an image to a code"):
+        toy_context(nn.Identity()).get(latent.AggregatePosterior())
+
+
+# --- sharpness ---
+
+
+def test_laplacian_variance_of_known_images() -> None:
+    ramp = (10 * torch.arange(12)).expand(12, 12)
+    impulse = torch.zeros(12, 12)
+    impulse[6, 6] = 255
+    board = 255 * ((torch.arange(12)[:, None] + torch.arange(12)) % 2)
+    pixels = torch.stack([torch.full((12, 12), 77), ramp, impulse.long(), board]).to(torch.uint8)[:, None]
+    expected = torch.tensor([0, 0, 20 / 100, 16], dtype=torch.float64)
+    torch.testing.assert_close(sharpness.laplacian_variance(pixels), expected, atol=1e-12, rtol=0)
+
+
+def test_laplacian_variance_of_noise_and_contrast() -> None:
+    torch.manual_seed(0)
+    noise = torch.randint(0, 256, (40, 1, 64, 64), dtype=torch.uint8)
+    level_variance = (256**2 - 1) / 12 / 255**2
+    assert sharpness.laplacian_variance(noise).mean().item() == pytest.approx(20 * level_variance, rel=0.02)
+    half = noise // 2 * 2
+    torch.testing.assert_close(sharpness.laplacian_variance(half // 2), sharpness.laplacian_variance(half) / 4)
+
+
+def test_colour_is_seen_as_luma() -> None:
+    grey = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
+    colour = grey.expand(-1, 3, -1, -1)
+    torch.testing.assert_close(sharpness.laplacian_variance(colour), sharpness.laplacian_variance(grey))
+    red = torch.cat([grey, torch.zeros(5, 2, 8, 8, dtype=torch.uint8)], 1)
+    torch.testing.assert_close(sharpness.laplacian_variance(red), 0.299**2 * sharpness.laplacian_variance(grey))
+
+
+def test_noise_estimate_finds_the_noise_of_a_smooth_image() -> None:
+    torch.manual_seed(0)
+    ramp = torch.linspace(0.3, 0.7, 64).expand(20, 1, 64, 64)
+    for sigma in (0.02, 0.05, 0.1):
+        pixels = ((ramp + sigma * torch.randn(ramp.shape)) * 255).round().clamp(0, 255).to(torch.uint8)
+        assert sharpness.noise_sigma(pixels).mean().item() == pytest.approx(sigma, rel=0.03)
+
+
+def test_ratio_has_the_error_of_the_delta_method() -> None:
+    torch.manual_seed(0)
+    a, b = 2 + torch.randn(2_000, 400).double(), 4 + torch.randn(2_000, 900).double()
+    simulated = (a.mean(1) / b.mean(1)).std().item()
+    score = sharpness.ratio(a[0], b[0])
+    assert score.value == pytest.approx(0.5, abs=0.1)
+    assert score.se == pytest.approx(simulated, rel=0.15)
+
+
+def test_sharpness_of_the_real_images_is_one() -> None:
+    pixels = torch.randint(0, 256, (30, 1, 8, 8), dtype=torch.uint8)
+    context = toy_context(Encoder())
+    context.data = data_of(images(pixels), images(pixels))
+    real = context.get(sharpness.ImageSharpness())
+    assert sharpness.sharpness(pixels, real).value == 1
+    assert sharpness.sharpness_gmm(pixels // 2, real).value == pytest.approx(0.25, rel=0.05)
+    assert sharpness.noise(pixels, images(pixels)).value == 1
+
+
+def test_flat_real_images_and_tiny_images_have_no_ratio() -> None:
+    flat = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(NotAvailable, match="have none"):
+        sharpness.sharpness(flat, sharpness.laplacian_variance(flat))
+    with pytest.raises(NotAvailable, match="3 x 3"):
+        sharpness.laplacian_variance(flat[..., :2])
+
+
+def against(modes_reached: float = 1.0, noise: float = 1.0, anchor: float = 0.8) -> Score:
+    row = {"sharpness": Score(0.4, 100, 0.004)}
+    baseline = {
+        "sharpness": Score(anchor, 100, 0.008),
+        "modes": Score(modes_reached, 100),
+        "noise": Score(noise, 100, 0.02),
+    }
+    return sharpness.sharpness_vs_gan.from_scores(row, baseline)
+
+
+def test_sharpness_against_the_anchor() -> None:
+    score = against(noise=1.03)
+    assert score.value == pytest.approx(0.5)
+    assert score.se == pytest.approx(0.5 * math.hypot(0.01, 0.01))
+    assert sharpness.sharpness_vs_gan.derived
+
+
+def test_an_unfit_anchor_says_why() -> None:
+    with pytest.raises(NotAvailable, match="90% of the classes"):
+        against(modes_reached=0.9)
+    with pytest.raises(NotAvailable, match=r"1\.30 times the noise"):
+        against(noise=1.3)
+    with pytest.raises(NotAvailable, match="flat"):
+        against(anchor=0.0)
+    with pytest.raises(NotAvailable, match="needs class labels"):
+        sharpness.sharpness_vs_gan.from_scores(
+            {"sharpness": Score(1, 1)},
+            {"sharpness": Score(1, 1), "modes": NotAvailable("needs class labels")},
+        )
+
+
+# --- modes ---
+
+
+def predictions(classes: Tensor, k: int, sure: float = 1.0) -> Predictions:
+    hot = nn.functional.one_hot(classes, k).double()
+    return Predictions(torch.zeros(len(classes), 64), sure * hot + (1 - sure) / (k - 1) * (1 - hot))
+
+
+TRAINED = Trained(nn.Identity(), "fd-v1-x", 0.97)  # type: ignore[arg-type]
+
+
+def test_a_class_is_reached_by_a_tenth_of_its_share() -> None:
+    labels = torch.tensor([0] * 500 + [1] * 400 + [2] * 100)
+    predicted = torch.tensor([0] * 960 + [1] * 39 + [2] * 1)
+    assert modes.reached(predicted, labels, 3).tolist() == [True, False, False]  # 39 of 40; 1 of 10
+    predicted = torch.tensor([0] * 950 + [1] * 40 + [2] * 10)
+    assert modes.reached(predicted, labels, 3).tolist() == [True, True, True]
+    assert modes.reached(torch.zeros(10).long(), torch.zeros(10).long(), 2).tolist() == [True, True]
+
+
+def test_five_samples_at_least() -> None:
+    labels = torch.arange(2).repeat(50)
+    assert modes.reached(torch.tensor([0] * 16 + [1] * 4), labels, 2).tolist() == [True, False]
+
+
+def test_modes_and_confidence_name_network_and_missing_classes() -> None:
+    real = images(torch.zeros(30, 1, 4, 4, dtype=torch.uint8), torch.arange(3).repeat(10), ("ant", "bee", "cat"))
+    seen = predictions(torch.arange(2).repeat(50), 3, sure=0.9)
+    score = modes.modes(seen, TRAINED, real)
+    assert score.value == pytest.approx(2 / 3)
+    assert "cat" in score.note
+    assert "97.0%" in score.note
+    assert modes.modes(predictions(torch.arange(3).repeat(50), 3), TRAINED, real).value == 1
+    assert modes.confidence(seen, TRAINED).value == pytest.approx(0.9)

@@ -1,0 +1,222 @@
+"""The classifiers behind `fd`: how they're trained, named, kept and found."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from bench.dataset import DATASETS, Data
+from bench.errors import NotAvailable
+from bench.evidence import Generated
+from bench.images import Images
+from bench.metrics import networks
+from bench.metrics.classifier import FEATURES, Classifier, _shift, accuracy, halves, predict, train
+from bench.metrics.networks import SHIPPED, FeatureNetwork, Predicted, find, load, save
+
+from .test_metrics import Bare
+
+CLASSES = ("dark below", "dark above")
+
+
+def toy(n: int = 160, seed: int = 0) -> Images:
+    """Noisy 8x8 images, bright in their upper or in their lower half."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(2, (n,), generator=generator)
+    pixels = torch.randint(0, 100, (n, 1, 8, 8), generator=generator)
+    upper = (torch.arange(8) < 4).float()[:, None].expand(8, 8)
+    bright = torch.where(labels[:, None, None].bool(), 1 - upper, upper)
+    return Images((pixels + 150 * bright[:, None].long()).to(torch.uint8), labels, CLASSES)
+
+
+def context(source: Images, cache: Path, test: Images | None = None) -> Bare:
+    data = Data("toy", source, test or toy(80, seed=1), source, latent_dim=2, steps=1, likelihood="bernoulli")
+    return Bare(data=data, cache=cache)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Training of 30 steps; the list grows with each."""
+    calls: list[int] = []
+
+    def few(images: Images) -> Classifier:
+        calls.append(len(images))
+        return train(images, steps=30)
+
+    monkeypatch.setattr(networks, "train", few)
+    return calls
+
+
+@pytest.mark.parametrize("n", [2, 7, 1_000])
+def test_halves_part_the_images(n: int) -> None:
+    first, second = halves(n)
+    assert torch.equal(torch.cat([first, second]).sort().values, torch.arange(n))
+    assert len(first) - len(second) == n % 2
+    assert torch.equal(first, first.sort().values)
+    assert torch.equal(first, halves(n)[0])
+
+
+def test_halves_are_no_prefix() -> None:
+    assert 400 < (halves(1_000)[0] < 500).sum().item() / 500 * 1_000 < 600
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (2, 5, 9), (1, 3, 3), (1, 130, 90)]
+)
+def test_any_image_shape(shape: tuple[int, int, int]) -> None:
+    network = Classifier(shape, 3).eval()
+    features, probabilities = predict(network, torch.randint(0, 256, (2, *shape), dtype=torch.uint8), "cpu")
+    assert features.shape == (2, FEATURES)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(2))
+
+
+def test_training_learns_and_repeats_itself() -> None:
+    source, before = toy(), torch.get_rng_state()
+    with torch.inference_mode():
+        network = train(source, steps=30)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert accuracy(network, toy(80, seed=1)) > 0.95
+    again = train(source, steps=30).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in network.state_dict().items())
+
+
+def test_training_sees_one_half_only() -> None:
+    source = toy()
+    pixels, labels = source.take(torch.arange(160)), source.labels()
+    other = halves(160)[1]
+    pixels[other], labels = 0, labels.index_fill(0, other, 0)
+    one, two = train(source, steps=3), train(Images(pixels, labels, CLASSES), steps=3)
+    assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_features_have_unit_spread_on_what_was_trained_on() -> None:
+    source = toy()
+    features, _ = predict(train(source, steps=30), source.subset(halves(160)[0]), "cpu")
+    spread = features.std(0)
+    assert spread.max().item() == pytest.approx(1, abs=1e-3)
+    assert spread.median().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_no_image_depends_on_its_neighbours() -> None:
+    network, pixels = (
+        Classifier((1, 8, 8), 2).eval(),
+        torch.randint(0, 256, (1_030, 1, 8, 8), dtype=torch.uint8),
+    )
+    together, _ = predict(network, pixels, "cpu")
+    alone, _ = predict(network, pixels[500:501], "cpu")
+    torch.testing.assert_close(together[500:501], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_shifts_move_an_image_and_continue_its_border() -> None:
+    image = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8)
+    shifted = _shift(image.expand(200, -1, -1, -1), torch.Generator().manual_seed(0))
+    allowed = {
+        tuple(image[0, 0][(torch.arange(8) + dy).clamp(0, 7)][:, (torch.arange(8) + dx).clamp(0, 7)].flatten().tolist())
+        for dy in (-1, 0, 1)
+        for dx in (-1, 0, 1)
+    }
+    assert {tuple(x.flatten().tolist()) for x in shifted} == allowed
+
+
+def test_a_saved_network_comes_back_and_is_named_by_its_bytes(tmp_path: Path) -> None:
+    source = toy()
+    network = train(source, steps=3)
+    path = save(network, tmp_path, source, 0.75)
+    assert path.name.startswith(f"fd-v1-{source.digest[:12]}-")
+    trained = find(source, tmp_path)
+    assert trained is not None
+    assert (trained.name, trained.accuracy) == (path.stem, 0.75)
+    pixels = source.take(torch.arange(5))
+    torch.testing.assert_close(predict(trained.network, pixels, "cpu"), predict(network, pixels, "cpu"))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert find(toy(100), tmp_path) is None
+
+
+def test_a_changed_file_is_refused(tmp_path: Path) -> None:
+    path = save(train(toy(), steps=1), tmp_path, toy(), 0.5)
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(ValueError, match="isn't the file"):
+        load(path)
+
+
+def test_a_dataset_of_its_own_is_trained_on_once(tmp_path: Path, quick: list[int]) -> None:
+    source = toy()
+    first = context(source, tmp_path).get(FeatureNetwork())
+    second = context(source, tmp_path).get(FeatureNetwork())
+    assert quick == [160]
+    assert first.name == second.name
+    assert first.accuracy > 0.95
+    (kept,) = (tmp_path / "networks").iterdir()
+    kept.write_bytes(b"damaged")
+    assert context(source, tmp_path).get(FeatureNetwork()).name == first.name
+    assert len(quick) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path: Path, quick: list[int]) -> None:
+    (tmp_path / "file").touch()
+    trained = context(toy(), tmp_path / "file").get(FeatureNetwork())
+    assert trained.name.endswith("-unsaved")
+
+
+def test_a_damaged_shipped_network_is_not_replaced_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: list[int]
+) -> None:
+    monkeypatch.setattr(networks, "SHIPPED", tmp_path)
+    path = save(train(toy(), steps=1), tmp_path, toy(), 0.5)
+    path.write_bytes(b"damaged")
+    with pytest.raises(NotAvailable, match="reinstall"):
+        context(toy(), tmp_path).get(FeatureNetwork())
+    assert not quick
+
+
+def test_labels_of_two_classes_are_needed(tmp_path: Path) -> None:
+    pixels = toy().take(torch.arange(160))
+    with pytest.raises(NotAvailable, match="labels"):
+        context(Images(pixels), tmp_path).get(FeatureNetwork())
+    with pytest.raises(NotAvailable, match="labels"):
+        context(toy(), tmp_path, test=Images(pixels)).get(FeatureNetwork())
+    one = Images(pixels, torch.zeros(160).long(), ("only",))
+    with pytest.raises(NotAvailable, match="two classes"):
+        context(one, tmp_path, test=one).get(FeatureNetwork())
+
+
+def test_samples_are_predicted_as_images_are(tmp_path: Path, quick: list[int]) -> None:
+    test = toy(80, seed=1)
+    c = context(toy(), tmp_path, test)
+    c.planted[Generated("prior")] = test.take(torch.arange(80))
+    seen: Any = c.get(Predicted("prior"))
+    assert (seen.probabilities.argmax(1) == test.labels()).double().mean().item() > 0.95
+
+
+# --- the shipped ones ---
+
+
+def shipped() -> list[Path]:
+    return sorted(SHIPPED.glob("*.safetensors"))
+
+
+def test_three_networks_are_shipped_whole_and_small() -> None:
+    assert len(shipped()) == 3
+    for path in shipped():
+        assert load(path).name == path.stem
+        assert path.stat().st_size < 300_000
+        with safe_open(path, framework="pt") as file:
+            assert all(isinstance(file.get_tensor(key), Tensor) for key in file.keys())  # noqa: SIM118
+
+
+@pytest.mark.parametrize(("name", "least"), [("digits", 0.95), ("mnist", 0.985), ("fashion", 0.90)])
+def test_shipped_networks_recognise_test_images(name: str, least: float) -> None:
+    dataset, root = DATASETS.load(name)(), Path(os.environ.get("BENCH_DATA", "nowhere"))
+    if not dataset.ready(root):
+        pytest.skip(f"needs {name} in the folder that BENCH_DATA names")
+    splits = dataset.load(root)
+    trained = find(splits.train, SHIPPED)
+    assert trained is not None
+    measured = accuracy(trained.network, splits.test)
+    assert measured >= least
+    assert measured == pytest.approx(trained.accuracy, abs=2e-4)

@@ -1,0 +1,1 @@
+"""First-party variants, each by its own entry point."""

@@ -1,0 +1,63 @@
+"""The small baseline: a non-saturating GAN. Goodfellow et al. 2014; the shape of Radford et al. 2016, no BatchNorm."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+
+from bench import Batch, Bound, Encodes, Loss, Optimizer, Phase, Range, Spec, Stage, Tensor, Variant
+from bench.blocks import ConvDecoder, ConvEncoder
+
+
+class GAN(Variant):
+    """A generator as large as `conv`'s decoder and a critic as large as its encoder, one update of each a step.
+
+    The critic descends softplus(-D(x)) + softplus(D(G(z))), the generator softplus(-D(G(z))). An untuned anchor.
+    """
+
+    lacks: ClassVar[dict[type, str]] = {
+        Bound: "an implicit model: it has no likelihood and no posterior, so there is no bound",
+        Encodes: "an implicit model: it has no encoder",
+    }
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        latent_dim: Annotated[int | None, Range(1, 1_000_000), "size of z"] = None,
+        lr: Annotated[float, Range(0, exclusive=True), "learning rate of both players"] = 2e-4,
+        backbone: Annotated[Literal["conv"], "networks"] = "conv",
+    ) -> None:
+        super().__init__(spec)
+        self.latent_dim, self.lr = latent_dim or spec.latent_dim, lr
+        self.generator = ConvDecoder(self.latent_dim, spec.shape)
+        self.critic = ConvEncoder(spec.shape, 1, slope=0.2)
+
+    def stages(self) -> tuple[Stage, ...]:
+        adam = Optimizer("adam", lr=self.lr, betas=(0.5, 0.999))
+        return (
+            Stage((
+                Phase(self.critic_loss, (self.critic,), adam),
+                Phase(self.generator_loss, (self.generator,), adam),
+            )),
+        )  # fmt: skip
+
+    def critic_loss(self, batch: Batch) -> Loss:
+        with torch.no_grad():
+            fake = self.sample(batch.y)
+        loss = F.softplus(-self.critic(batch.x)).mean() + F.softplus(self.critic(fake)).mean()
+        return loss, {"critic": loss}
+
+    def generator_loss(self, batch: Batch) -> Loss:
+        loss = F.softplus(-self.critic(self.sample(batch.y))).mean()
+        return loss, {"generator": loss}
+
+    def sample(self, y: Tensor, temperature: float = 1.0) -> Tensor:
+        z = temperature * torch.randn(len(y), self.latent_dim, device=y.device)
+        return self.decode(z, y)
+
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        out: Tensor = self.generator(z)
+        return out.sigmoid()
