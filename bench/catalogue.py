@@ -61,9 +61,7 @@ def print_list(console: Console) -> None:
             if _is_default(kind, entry):
                 mark = "untuned anchor, joins every run" if kind == "variant" else "default"
             where = f"{entry.distribution} {entry.version}"
-            table.add_row(
-                "", Text(entry.name), Text(where, "dim"), Text(entry.value, "dim"), Text(mark, "italic")
-            )
+            table.add_row("", Text(entry.name), Text(where, "dim"), Text(entry.value, "dim"), Text(mark, "italic"))
         console.print(Text(f"{kind}s", "bold"))
         console.print(table if found else Text("   none", "dim"))
     console.print(Text("bench info NAME tells more of each", "dim"))
@@ -89,9 +87,7 @@ def describe(name: str) -> list[Description]:
     """
     found = [(kind, e) for kind, e in entries() if name in (e.name, f"{e.distribution}:{e.name}")]
     if not found:
-        raise UnknownName(
-            "plugin", name, {e.name for _, e in entries()}, fix="`bench list` shows all there is."
-        )
+        raise UnknownName("plugin", name, {e.name for _, e in entries()}, fix="`bench list` shows all there is.")
     return [_describe(kind, entry) for kind, entry in found]
 
 
@@ -121,18 +117,13 @@ def _describe(kind: str, entry: Entry) -> Description:
         facts |= {"labels": "used" if obj.uses_labels else "not used"}
         facts |= {f"no {ability.__name__}": reason for ability, reason in obj.lacks.items()}
     arguments = [
-        (h.name, f"{h.type_name}{f', {h.range}' if h.range else ''}", show(h.default), h.doc)
-        for h in _arguments(obj)
+        (h.name, f"{h.type_name}{f', {h.range}' if h.range else ''}", show(h.default), h.doc) for h in _arguments(obj)
     ]
-    return Description(
-        kind, entry, inspect.getdoc(obj) or "", {k: v for k, v in facts.items() if v}, arguments
-    )
+    return Description(kind, entry, inspect.getdoc(obj) or "", {k: v for k, v in facts.items() if v}, arguments)
 
 
 def _arguments(obj: type) -> list[Any]:
-    return (
-        [] if inspect.isabstract(obj) or "__init__" not in dir(obj) else list(hyperparameters(obj).values())
-    )
+    return [] if inspect.isabstract(obj) or "__init__" not in dir(obj) else list(hyperparameters(obj).values())
 
 
 def print_description(found: Description, console: Console) -> None:

@@ -48,11 +48,9 @@ Examples:
   bench info vqvae""",
 )
 @click.version_option(package_name="vaebench", prog_name="bench")
-@click.option(
-    "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks (or BENCH_DEBUG=1)."
-)
+@click.option("--debug", is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks (or BENCH_DEBUG=1).")
 def cli() -> None:
-    """Train variational autoencoders under one protocol, score them with one evaluator, compare them honestly."""
+    """Train variational autoencoders by one protocol, score them with one evaluator, compare them honestly."""
 
 
 @cli.command(
@@ -67,22 +65,14 @@ Examples:
 A run that was interrupted is finished by the same command; more variants, seeds or metrics extend it."""
 )
 @click.option("--variants", type=Names(), default=(), help="Names or selectors, by commas. All by default.")
-@click.option(
-    "--dataset", "datasets", type=Names(), default=(), help="Names, folder:PATH or npz:PATH, by commas."
-)
+@click.option("--dataset", "datasets", type=Names(), default=(), help="Names, folder:PATH or npz:PATH, by commas.")
 @click.option("--seeds", type=Seeds(), default="1", help="3 means 0,1,2.  [default: 1]")
 @click.option("--steps", type=int, help="Optimiser steps of a stage. By default the dataset's budget.")
-@click.option(
-    "--epochs", type=float, help="The budget in passes over the training split, instead of --steps."
-)
+@click.option("--epochs", type=float, help="The budget in passes over the training split, instead of --steps.")
 @click.option("--batch-size", type=int, default=128, show_default=True)
-@click.option(
-    "--set", multiple=True, metavar="VARIANT.NAME=VALUE", help="A hyperparameter; '*' is all variants."
-)
+@click.option("--set", multiple=True, metavar="VARIANT.NAME=VALUE", help="A hyperparameter; '*' is all variants.")
 @click.option("--backbone", help="The networks of all variants that take one, such as mlp or conv.")
-@click.option(
-    "--likelihood", help="p(x|z) for all variants. By default bernoulli for grey, logistic for colour."
-)
+@click.option("--likelihood", help="p(x|z) for all variants. By default bernoulli for grey, logistic for colour.")
 @click.option("--limit", type=int, help="Train on a random subset of this size; marked in every row.")
 @click.option("--validation", type=int, default=0, help="Images to carve out of the training split.")
 @click.option("--image-size", type=int, help="Side to which the images of a folder are brought.")
@@ -90,13 +80,9 @@ A run that was interrupted is finished by the same command; more variants, seeds
 @click.option(
     "--data-root", type=str, metavar="DIR", help="Where datasets lie; else BENCH_DATA, else the user's cache."
 )
-@click.option(
-    "--baseline/--no-baseline", default=True, help="Whether the untuned anchor joins.  [default: it does]"
-)
+@click.option("--baseline/--no-baseline", default=True, help="Whether the untuned anchor joins.  [default: it does]")
 @click.option("--metrics", type=Names(), default=(), help="Those alone; or all but some: --metrics=-fid,-fd.")
-@click.option(
-    "--out", metavar="DIR", help="The run's folder. By default one under results/, named by the request."
-)
+@click.option("--out", metavar="DIR", help="The run's folder. By default one under results/, named by the request.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -105,14 +91,10 @@ A run that was interrupted is finished by the same command; more variants, seeds
     help="Settings from a JSON or YAML file; what is typed beside it wins.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done; train nothing.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the rows as JSON to stdout, and nothing else there."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON to stdout, and nothing else there.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.pass_context
-def run(
-    ctx: click.Context, /, config: Path | None, dry_run: bool, as_json: bool, quiet: bool, **settings: Any
-) -> int:
+def run(ctx: click.Context, /, config: Path | None, dry_run: bool, as_json: bool, quiet: bool, **settings: Any) -> int:
     """Train and score variants; what is on disk already isn't done again."""
     from bench import runner
     from bench.console import Console, print_plan
@@ -178,9 +160,7 @@ def _rows(paths: Sequence[str]) -> list[Row]:
     return [row for path in paths for row in Run(Path(path)).rows()]
 
 
-@cli.command(
-    epilog="\b\nExamples:\n  bench table results/monday\n  bench table results/a results/b --format latex"
-)
+@cli.command(epilog="\b\nExamples:\n  bench table results/monday\n  bench table results/a results/b --format latex")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--format", "form", type=click.Choice(["md", "csv", "latex"]), help="Text for other programs.")
 @click.option("--json", "as_json", is_flag=True, help="The rows as one JSON array.")
@@ -216,9 +196,7 @@ def data() -> None:
     """Bring datasets to this machine, or see what is there."""
 
 
-_root = click.option(
-    "--data-root", metavar="DIR", help="Where datasets lie; else BENCH_DATA, else the user's cache."
-)
+_root = click.option("--data-root", metavar="DIR", help="Where datasets lie; else BENCH_DATA, else the user's cache.")
 
 
 @data.command()
@@ -264,9 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo(
-            "\ninterrupted: every finished cell is on disk, and the same command does the rest", err=True
-        )
+        click.echo("\ninterrupted: every finished cell is on disk, and the same command does the rest", err=True)
         return INTERRUPTED
     except Exception as error:
         return _report(error)

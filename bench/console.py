@@ -46,10 +46,10 @@ def err() -> rich_console.Console:
 def print_error(error: BenchError, console: rich_console.Console | None = None) -> None:
     """What happened, the usual cause, the way out."""
     console = console or err()
-    console.print(Text.assemble(("error: ", "bold red"), error.what))
+    console.print(Text.assemble(("error: ", "bold red"), error.what), soft_wrap=True)
     for line in (error.cause, error.fix):
         if line:
-            console.print(Text(line))
+            console.print(Text(line), soft_wrap=True)
 
 
 def summary(rows: Iterable[Row], folder: str = "", console: rich_console.Console | None = None) -> None:
@@ -84,7 +84,7 @@ def _print_group(group: Group, console: rich_console.Console) -> None:
             cells = [_cell(line.cells[c.name], pads[c.name]) for c in part]
             entries.append((_label(letter, line), [*counts, *cells] if first else cells))
         shown = [heads[c.name] for c in part]
-        return _Grid([*lead, *shown] if first else shown, entries, max(16, console.width // 4))
+        return _Grid([*lead, *shown] if first else shown, entries, max(16, console.width * 3 // 10))
 
     _print_parts(group.parts, grid, console)
     below = [f"{letter} {block.heading}" for letter, block in zip(letters, group.blocks, strict=False)]
@@ -144,9 +144,7 @@ def print_plan(plan: Plan, console: rich_console.Console | None = None) -> None:
     console.print(table)
     new = [cell for cell in plan.cells if cell.state == "new"]
     total = sum(sum(cell.steps) for cell in new)
-    console.print(
-        f"{len(plan.cells)} cells, {len(new)} of them to train: {total:,} steps, into {plan.folder}"
-    )
+    console.print(f"{len(plan.cells)} cells, {len(new)} of them to train: {total:,} steps, into {plan.folder}")
     for note in plan.notes:
         _print_note(note, console)
 
@@ -187,7 +185,7 @@ def comparison(found: Comparison, console: rich_console.Console | None = None) -
             part: Sequence[Column], _: bool, lines: Sequence[tuple[str, dict[str, Difference]]] = group.lines
         ) -> _Grid:
             entries = [(label, [_difference(by_name[c.name]) for c in part]) for label, by_name in lines]
-            return _Grid([_Head.of(c) for c in part], entries, max(16, console.width // 4))
+            return _Grid([_Head.of(c) for c in part], entries, max(16, console.width * 3 // 10))
 
         _print_parts(group.parts, grid, console)
         for text in group.notes:

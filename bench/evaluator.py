@@ -80,6 +80,7 @@ class Evaluator(Context):
         return score, time.perf_counter() - began
 
 
-def requests_of(metrics: Mapping[str, Metric]) -> tuple[Request[Any], ...]:
-    """The union of what the metrics request."""
-    return tuple(dict.fromkeys(need for metric in metrics.values() for need in metric.needs))
+def keepers(metrics: Mapping[str, Metric]) -> tuple[Request[Any], ...]:
+    """What the metrics request that is worth keeping on disk."""
+    requests = dict.fromkeys(need for metric in metrics.values() for need in metric.needs)
+    return tuple(r for r in requests if type(r).keep is not Request.keep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,7 @@ class Names(ParamType):
 
     name = "names"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         from bench.hyperparameters import split
 
         if isinstance(value, list | tuple):
@@ -35,9 +34,7 @@ class Seeds(ParamType):
 
     name = "N or a,b,c"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         try:
             if isinstance(value, list | tuple):
                 return tuple(map(int, value))
@@ -65,19 +62,18 @@ def read_config(path: Path) -> dict[str, Any]:
     from bench.protocol import RunRequest
 
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(
-            f"{path} can't be read as JSON or YAML", cause=" ".join(str(error).split())
-        ) from None
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} can't be read as JSON or YAML", cause=" ".join(str(error).split())) from None
     if not isinstance(document, dict):
         raise UsageError(f"{path} holds no settings", fix="For example: variants: [vae, beta]")
     single = {"dataset": "datasets", "variant": "variants", "metric": "metrics"}
     named = {single.get(str(key), str(key)).replace("-", "_"): value for key, value in document.items()}
-    RunRequest.from_json({**named, "seeds": ()})  # refuses what it doesn't know
     given = named.get("set")
     if isinstance(given, dict):
         named["set"] = [f"{key}={value}" for key, value in given.items()]
     elif isinstance(given, str):
         named["set"] = [given]
+    RunRequest.from_json({**named, "seeds": ()})  # refuses what it doesn't know
     return {key: value for key, value in named.items() if value is not None and key != "schema"}

@@ -22,7 +22,7 @@ from bench import data as datasets
 from bench import tables
 from bench.dataset import Data
 from bench.errors import BenchError, Diverged, NotAvailable, Unsuitable, UsageError
-from bench.evaluator import Evaluator
+from bench.evaluator import Evaluator, keepers
 from bench.events import CellEnded, CellStarted, Listener, RunEnded, RunStarted, Step
 from bench.events import Scoring as ScoringEvent
 from bench.evidence import KEPT
@@ -277,7 +277,7 @@ def _train_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener
     log(f"trained {sum(planned.steps):,} steps in {history.seconds:.1f} s")
     listener(ScoringEvent(planned.name, "evidence"))
     evaluator = Evaluator(model, c.data, Scoring(), datasets.cache_dir())
-    evidence = evaluator.kept(KEPT)
+    evidence = evaluator.kept((*KEPT, *keepers(plan.metrics)))
     pictures = {}
     if "samples" in evidence:
         pictures["samples"] = grid(evidence["samples"][:128])

@@ -181,9 +181,7 @@ def _group(dataset: str, table: Sequence[tuple[Row, Scores]], found: Sequence[Co
         remarks.append(f"found more than once, counted once: {', '.join(repeated)}")
     hidden = _hidden([c for c in found if c not in shown], [s for draft in drafts for _, s in draft.ok])
     footnotes = tuple(notes.numbers)
-    return Group(
-        dataset, seeds, tuple(shown), tuple(rare), heads, made, footnotes, numbered, hidden, tuple(remarks)
-    )
+    return Group(dataset, seeds, tuple(shown), tuple(rare), heads, made, footnotes, numbered, hidden, tuple(remarks))
 
 
 def _caveats(score: Score) -> list[str]:
@@ -193,11 +191,7 @@ def _caveats(score: Score) -> list[str]:
 def _common(drafts: Sequence[_Draft], name: str) -> list[str]:
     """Caveats that every score of a column has, where there are several: said once, at its head."""
     found = [s for draft in drafts for _, by_name in draft.ok if isinstance(s := by_name[name], Score)]
-    return (
-        [text for text in _caveats(found[0]) if all(text in _caveats(s) for s in found)]
-        if len(found) > 1
-        else []
-    )
+    return [text for text in _caveats(found[0]) if all(text in _caveats(s) for s in found)] if len(found) > 1 else []
 
 
 def _drafts(table: Sequence[tuple[Row, Scores]]) -> tuple[list[_Draft], list[str]]:
@@ -242,22 +236,16 @@ def _block(
         row, unscored = draft.row, not draft.ok
         others = [] if unscored else draft.others
         line_notes = notes(f"seed {r.seed} {r.status}: {r.reason}".removesuffix(": ") for r, _ in others)
-        cells = {
-            c.name: _cell(draft, c.name, places[c.name], best[c.name], common[c.name], notes) for c in shown
-        }
+        cells = {c.name: _cell(draft, c.name, places[c.name], best[c.name], common[c.name], notes) for c in shown}
         if unscored and not shown:
             line_notes = notes(str(reason) for _, by_name in draft.others for reason in by_name.values())
         seeds = tuple(sorted(r.seed for r, _ in draft.ok))
-        lines.append(
-            Line(row.label, row.variant, steps(row), seeds, cells, line_notes, row.baseline, row.uses_labels)
-        )
+        lines.append(Line(row.label, row.variant, steps(row), seeds, cells, line_notes, row.baseline, row.uses_labels))
     row = drafts[0].row
     return Block(_heading(row, varied) if drafts[0].ok else "without scores", tuple(lines))
 
 
-def _cell(
-    draft: _Draft, name: str, places: int, best: str | None, common: Sequence[str], notes: _Notes
-) -> Cell:
+def _cell(draft: _Draft, name: str, places: int, best: str | None, common: Sequence[str], notes: _Notes) -> Cell:
     values = draft.values(name)
     found = [by_name[name] for _, by_name in draft.ok or draft.others]
     texts = [text for f in found for text in (_caveats(f) if isinstance(f, Score) else [str(f)])]

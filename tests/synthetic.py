@@ -71,11 +71,7 @@ def register(monkeypatch: pytest.MonkeyPatch, *broken: str, **metrics: Metric) -
 def row(label: str = "vae", seed: int = 0, dataset: str = "fashion", **changes: Any) -> Row:
     """An ok row; numbers and texts in `scores` stand for scores and reasons."""
     scores = {
-        name: Score(float(v), 100, 0.5)
-        if isinstance(v, int | float)
-        else NotAvailable(v)
-        if isinstance(v, str)
-        else v
+        name: Score(float(v), 100, 0.5) if isinstance(v, int | float) else NotAvailable(v) if isinstance(v, str) else v
         for name, v in changes.pop("scores", {}).items()
     }
     variant = label.partition("[")[0]
@@ -128,9 +124,7 @@ def many(seeds: int = 1, variants: Callable[[str], bool] = lambda _: True) -> li
                 "fid_gmm": "the Inception weights aren't cached and can't be downloaded",
                 "fd": 12.5 + 3 * x,
                 "fd_train": 12.1 + 3 * x,
-                "fd_gmm": only(
-                    9.5 + x, coded and variant != "vqvae", no if not coded else "its codes are discrete"
-                ),
+                "fd_gmm": only(9.5 + x, coded and variant != "vqvae", no if not coded else "its codes are discrete"),
                 "confidence": 0.84 - x / 50,
                 "modes": 10,
                 "sharpness": 0.42 + x / 30,
@@ -138,11 +132,7 @@ def many(seeds: int = 1, variants: Callable[[str], bool] = lambda _: True) -> li
                 "noise": 0.21 + x / 40,
             }
             net = "conv" if variant in ("conv", "vqvae", "gan") else "mlp"
-            hyper = (
-                {"backbone": net, "latent_dim": 20}
-                if variant not in ("vqvae", "gan")
-                else {"latent_dim": None}
-            )
+            hyper = {"backbone": net, "latent_dim": 20} if variant not in ("vqvae", "gan") else {"latent_dim": None}
             extra = {"steps": (4690, 4690)} if variant == "vqvae" else {}
             changes = {
                 "hyperparameters": hyper,

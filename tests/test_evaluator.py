@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bench import Context, NotAvailable, Request, Score, Spec, Variant
 from bench.dataset import Data
-from bench.evaluator import Evaluator, requests_of
-from bench.evidence import KEPT, Codes, Generated, LogLikelihood, MixtureCodes, SampledLabels, Terms
+from bench.evaluator import Evaluator, keepers
+from bench.evidence import KEPT, Codes, Generated, LogLikelihood, MixtureCodes, SampledLabels, Terms, TheSpec
 from bench.metric import BaselineScored, Metric, Scored, metric
 from bench.protocol import Scoring
 from tests.conftest import build, trained
@@ -199,10 +199,18 @@ def test_evidence_is_what_design_promises(evaluate: Callable[..., Evaluator]) ->
     assert set(evaluate("gan").kept(KEPT)) == {"samples"}
 
 
-def test_the_union_of_requests_has_each_once() -> None:
-    a = Metric(lambda t: Score(0, 1), (Terms(), Generated("prior")), "", None, (0, 1))
-    b = Metric(lambda t: Score(0, 1), (Terms(), Generated("gmm")), "", None, (0, 1))
-    assert requests_of({"a": a, "b": b}) == (Terms(), Generated("prior"), Generated("gmm"))
+def test_a_metric_may_keep_evidence_of_its_own(evaluate: Callable[..., Evaluator]) -> None:
+    @dataclass(frozen=True)
+    class Norms(Request[Tensor]):
+        def resolve(self, context: Context) -> Tensor:
+            return context.get(Codes("test")).codes.norm(dim=1)
+
+        def keep(self, value: Tensor) -> dict[str, Tensor]:
+            return {"norms": value}
+
+    norms = Metric(lambda n, t: Score.of(n), (Norms(), TheSpec()), "", None, (0, math.inf))
+    assert keepers({"norms": norms, "again": norms}) == (Norms(),)
+    assert evaluate().kept(keepers({"norms": norms}))["norms"].shape == (360,)
 
 
 def test_a_derived_metric_passes_on_what_is_missing() -> None:

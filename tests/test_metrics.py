@@ -17,9 +17,9 @@ from torch.distributions import Distribution, Normal
 from bench.blocks.kernels import SCALES, imq, mmd2, squared_distances
 from bench.dataset import Data
 from bench.errors import NotAvailable
-from bench.evidence import BoundTerms, Indices
+from bench.evidence import BoundTerms, Generated, Indices
 from bench.images import Images
-from bench.metric import METRICS, Context, Request, Score
+from bench.metric import METRICS, Context, Metric, Request, Score
 from bench.metrics import codes, latent, likelihood, modes, sharpness
 from bench.metrics.networks import Predictions, Trained
 from bench.protocol import Scoring
@@ -336,16 +336,22 @@ def test_sharpness_of_the_real_images_is_one() -> None:
     pixels = torch.randint(0, 256, (30, 1, 8, 8), dtype=torch.uint8)
     context = toy_context(Encoder())
     context.data = data_of(images(pixels), images(pixels))
-    real = context.get(sharpness.ImageSharpness())
-    assert sharpness.sharpness(pixels, real).value == 1
-    assert sharpness.sharpness_gmm(pixels // 2, real).value == pytest.approx(0.25, rel=0.05)
-    assert sharpness.noise(pixels, images(pixels)).value == 1
+    context.planted = {Generated("prior"): pixels, Generated("gmm"): pixels // 2}
+
+    def score(metric: Metric) -> float:
+        return metric(*(context.get(need) for need in metric.needs)).value
+
+    assert score(sharpness.sharpness) == 1
+    assert score(sharpness.sharpness_gmm) == pytest.approx(0.25, rel=0.05)
+    assert score(sharpness.noise) == 1
+    kept = sharpness.ImageSharpness("gmm").keep(context.get(sharpness.ImageSharpness("gmm")))
+    assert kept["sharpness_gmm"].shape == (30,)
 
 
 def test_flat_real_images_and_tiny_images_have_no_ratio() -> None:
     flat = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
     with pytest.raises(NotAvailable, match="have none"):
-        sharpness.sharpness(flat, sharpness.laplacian_variance(flat))
+        sharpness.sharpness(*[sharpness.laplacian_variance(flat)] * 2)
     with pytest.raises(NotAvailable, match="3 x 3"):
         sharpness.laplacian_variance(flat[..., :2])
 

@@ -30,7 +30,8 @@ def reached(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
 def confidence(predictions: Predictions, trained: Trained) -> Score:
     """Mean probability of the likeliest class over prior samples.
 
-    Low for images of nothing in particular; high also for one good image repeated: no merit by itself.
+    Low for images between classes; high also for one image repeated, and often for what is far from all classes:
+    no merit by itself.
     """
     return Score.of(predictions.probabilities.max(1).values, trained.note)
 

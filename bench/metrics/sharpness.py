@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -66,30 +67,37 @@ def ratio(values: Tensor, reference: Tensor) -> Score:
 
 @dataclass(frozen=True)
 class ImageSharpness(Request[Tensor]):
-    """Sharpness of each test image: (N,) float64."""
+    """Sharpness of each test image or sample: (N,) float64."""
+
+    of: Literal["test", "prior", "gmm"]
 
     def resolve(self, context: Context) -> Tensor:
-        return laplacian_variance(_pixels(context.get(TestImages())))
+        if self.of == "test":
+            return laplacian_variance(_pixels(context.get(TestImages())))
+        return laplacian_variance(context.get(Generated(self.of)))
+
+    def keep(self, value: Tensor) -> dict[str, Tensor]:
+        return {f"sharpness_{self.of}": value.float()}
 
 
 def _pixels(images: Images) -> Tensor:
     return images.take(torch.arange(len(images)), "cpu")
 
 
-@metric(Generated("prior"), ImageSharpness(), unit="× real", range=(0, math.inf))
+@metric(ImageSharpness("prior"), ImageSharpness("test"), unit="× real", range=(0, math.inf))
 def sharpness(samples: Tensor, real: Tensor) -> Score:
     """Mean variance of the Laplacian of prior samples, as a ratio to the real test images.
 
     1 is the target. Below it images are blurred; above it they are harder or noisier than real ones, and
     noise raises it at once: so no direction.
     """
-    return ratio(laplacian_variance(samples), real)
+    return ratio(samples, real)
 
 
-@metric(Generated("gmm"), ImageSharpness(), unit="× real", range=(0, math.inf))
+@metric(ImageSharpness("gmm"), ImageSharpness("test"), unit="× real", range=(0, math.inf))
 def sharpness_gmm(samples: Tensor, real: Tensor) -> Score:
     """`sharpness` of samples whose codes come from a Gaussian mixture fitted on training codes."""
-    return ratio(laplacian_variance(samples), real)
+    return ratio(samples, real)
 
 
 @metric(Generated("prior"), TestImages(), unit="× real", range=(0, math.inf))

@@ -1,0 +1,341 @@
+"""Frames, files and rendered tables, from rows made by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench import tables
+from bench.errors import NotAvailable, StoreError
+from bench.metric import Score
+from bench.summary import Cell, Line, summary
+from tests.synthetic import bound, failed, loss, loss_ratio, many, rate, register, row
+
+
+@pytest.fixture(autouse=True)
+def _metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, bound=bound, loss=loss, rate=rate, loss_ratio=loss_ratio)
+
+
+GAN = row("gan", baseline=True, scores={"loss": 4.0, "bound": "no bound"})
+
+
+def lines(rows: list) -> dict[str, Line]:
+    return {line.label: line for group in summary(rows).groups for line in group.lines}
+
+
+def cell(rows: list, label: str, metric: str) -> Cell:
+    return lines(rows)[label].cells[metric]
+
+
+# frames
+
+
+def test_a_frame_has_every_metric_in_the_registrys_order_then_unknown_ones() -> None:
+    made = tables.frame([row(scores={"zzz_uninstalled": 7.0, "rate": 1.5, "bound": -3.25})])
+    names = [c for c in made.columns if c in ("bound", "loss", "rate", "loss_ratio", "zzz_uninstalled")]
+    assert names == ["bound", "loss", "rate", "loss_ratio", "zzz_uninstalled"]
+    assert made.loc[0, "zzz_uninstalled"] == 7.0
+    assert made.loc[0, "bound"] == -3.25
+    assert made.loc[0, "bound_se"] == 0.5
+    assert math.isnan(made.loc[0, "loss"])
+    assert made.columns[-1] == "not_available"
+
+
+def test_the_identity_of_a_row_is_in_the_frame() -> None:
+    made = tables.frame([row("beta[beta=10]", 3, steps=(100, 50), hyperparameters={"beta": 10.0, "latent_dim": 8})])
+    first = made.iloc[0]
+    assert (first["variant"], first["label"], first["seed"]) == ("beta", "beta[beta=10]", 3)
+    assert (first["steps"], first["hyperparameters"]) == ("100+50", "beta=10 latent_dim=8")
+    assert first["latent_dim"] == 8
+
+
+def test_protocols_are_hashed_and_equal_ones_share_a_hash() -> None:
+    a, b, c = row(), row(seed=1), row(training={"steps": 1})
+    made = tables.frame([a, b, c])
+    assert made["training"][0] == made["training"][1] != made["training"][2]
+    assert made["scoring"].nunique() == 1
+
+
+def test_a_derived_metric_is_made_from_the_baseline_of_the_same_dataset_and_seed() -> None:
+    rows = [
+        row("vae", 0, scores={"loss": 2.0}),
+        row("vae", 1, scores={"loss": 2.0}),
+        row("vae", 0, dataset="mnist", scores={"loss": 2.0}),
+        GAN,
+        row("gan", 1, baseline=True, scores={"loss": 8.0}),
+    ]
+    made = tables.frame(rows)["loss_ratio"].tolist()
+    assert made[:2] == [0.5, 0.25]
+    assert math.isnan(made[2])
+    assert tables.reasons(rows)[("vae", "mnist", 0), "loss_ratio"] == "no baseline in this run"
+    assert made[3] == 1.0
+
+
+def test_a_baseline_of_another_protocol_or_that_failed_is_no_denominator() -> None:
+    vae = row(scores={"loss": 2.0})
+    short = row("gan", baseline=True, training={"steps": 1}, scores={"loss": 8.0})
+    key = (("vae", "fashion", 0), "loss_ratio")
+    assert tables.reasons([vae, short])[key] == "no baseline in this run"
+    broken = failed("gan", baseline=True, reason="non-finite loss at step 3")
+    assert tables.reasons([vae, broken])[key] == "the baseline's loss: diverged: non-finite loss at step 3"
+
+
+def test_the_baseline_counts_when_it_was_asked_for_by_name() -> None:
+    assert tables.frame([row(scores={"loss": 2.0}), row("gan", scores={"loss": 4.0})])["loss_ratio"][0] == 0.5
+
+
+def test_a_derived_metric_that_raises_costs_its_own_cell_only() -> None:
+    rows = [row(scores={"loss": 2.0, "rate": 1.0}), row("gan", baseline=True, scores={"loss": 0.0})]
+    assert tables.frame(rows)["rate"][0] == 1.0
+    assert "ZeroDivisionError" in tables.reasons(rows)[("vae", "fashion", 0), "loss_ratio"]
+
+
+def test_a_metric_that_cannot_be_imported_keeps_its_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, "broken", bound=bound)
+    rows = [row(scores={"broken": 5.0}), row(seed=1, scores={"bound": 1.0})]
+    assert tables.frame(rows)["broken"][0] == 5.0
+    assert "can't be imported" in tables.reasons(rows)[("vae", "fashion", 1), "broken"]
+
+
+def test_a_row_that_is_not_ok_has_its_status_as_the_reason_for_every_score() -> None:
+    rows = [failed(scores={"bound": -1.0})]
+    assert tables.reasons(rows) == {
+        (("vae", "fashion", 0), name): "diverged: non-finite" for name in ("bound", "loss", "rate", "loss_ratio")
+    }
+    assert tables.frame(rows)["not_available"][0] == "all: diverged: non-finite"
+
+
+# files
+
+
+def test_files_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
+    rows = [row(label, seed, scores={"bound": -seed / 3}) for label in ("b[x=10]", "b[x=4]", "a") for seed in (1, 0)]
+    (tmp_path / "x").mkdir()
+    (tmp_path / "y").mkdir()
+    tables.write(tmp_path / "x", rows)
+    tables.write(tmp_path / "y", rows[::-1])
+    for name in ("table.csv", "costs.csv", "table.md", "table.parquet"):
+        assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "y" / name).read_bytes()
+    labels = list(dict.fromkeys(pd.read_csv(tmp_path / "x" / "table.csv")["label"]))
+    assert labels == ["a", "b[x=4]", "b[x=10]"]
+    assert sorted(p.name for p in (tmp_path / "x").iterdir()) == ["costs.csv", "table.csv", "table.md", "table.parquet"]
+
+
+def test_table_csv_keeps_every_bit_and_explains_every_blank(tmp_path: Path) -> None:
+    value = -105.3412345678901234
+    tables.write(tmp_path, [row(scores={"bound": value, "loss": "no loss here"}), failed(seed=1)])
+    first, second = csv.DictReader((tmp_path / "table.csv").open())
+    assert float(first["bound"]) == value
+    assert first["loss"] == ""
+    assert first["not_available"] == "loss: no loss here; rate: not scored; loss_ratio: loss: no loss here"
+    assert second["bound"] == ""
+    assert second["not_available"] == "all: diverged: non-finite"
+    again = pd.read_parquet(tmp_path / "table.parquet")
+    assert again["bound"][0] == value
+
+
+def test_costs_are_apart_from_the_table(tmp_path: Path) -> None:
+    tables.write(tmp_path, [row(costs={"parameters": 10.0, "train_seconds": 1.5})])
+    costs = pd.read_csv(tmp_path / "costs.csv")
+    assert costs["train_seconds"].tolist() == [1.5]
+    assert "train_seconds" not in (tmp_path / "table.csv").read_text()
+
+
+def test_text_that_looks_like_a_formula_is_disarmed_and_numbers_are_not(tmp_path: Path) -> None:
+    tables.write(tmp_path, [row("=cmd()", status="failed", reason="@SUM(A1)"), row("vae", scores={"bound": -1.5})])
+    rows = {r["label"]: r for r in csv.DictReader((tmp_path / "table.csv").open())}
+    assert rows["'=cmd()"]["reason"] == "'@SUM(A1)"
+    assert rows["vae"]["bound"] == "-1.5"
+
+
+def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="can't be written"):
+        tables.write(tmp_path / "missing", [row()])
+
+
+def test_no_rows_make_empty_tables(tmp_path: Path) -> None:
+    tables.write(tmp_path, [])
+    assert pd.read_csv(tmp_path / "table.csv").empty
+
+
+def test_records_are_json_with_derived_scores_and_reasons() -> None:
+    made = json.loads(json.dumps(tables.records([row(scores={"loss": 2.0, "bound": "none"}), GAN])))
+    assert made[0]["scores"]["loss_ratio"]["value"] == 0.5
+    assert made[0]["scores"]["bound"] == {"not_available": "none"}
+    assert made[0]["steps"] == [4690]
+
+
+# the summary
+
+
+def test_mean_and_standard_deviation_over_seeds() -> None:
+    found = cell([row(seed=s, scores={"bound": v}) for s, v in enumerate((1.5, 2.5, 5.0))], "vae", "bound")
+    assert (found.n, found.mean) == (3, 3.0)
+    assert found.sd == pytest.approx(math.sqrt((1.5**2 + 0.5**2 + 2**2) / 2))
+
+
+def test_the_best_is_marked_by_direction() -> None:
+    rows = [row("a", scores={"bound": -1.5, "loss": 3.5}), row("b", scores={"bound": -2.5, "loss": 2.5})]
+    assert [cell(rows, "a", m).best for m in ("bound", "loss")] == [True, False]
+    assert [cell(rows, "b", m).best for m in ("bound", "loss")] == [False, True]
+
+
+def test_a_coordinate_is_never_marked() -> None:
+    rows = [row("a", scores={"rate": 1.5}), row("b", scores={"rate": 2.5})]
+    assert not any(line.cells["rate"].best for line in lines(rows).values())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hyperparameters": {"backbone": "conv", "latent_dim": 20}},
+        {"hyperparameters": {"backbone": "mlp", "latent_dim": 8}},
+        {"likelihood": "gaussian"},
+        {"uses_labels": True},
+        {"training": {"steps": 1}},
+        {"scoring": {"samples": 5}},
+        {"dataset": "mnist"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_nothing_is_marked_across_blocks(change: dict) -> None:
+    rows = [row("a", scores={"bound": 1.5}), row("b", scores={"bound": 2.5}, **change)]
+    assert not any(line.cells["bound"].best for line in lines(rows).values())
+
+
+def test_the_baseline_is_never_marked_and_gives_nobody_a_rival() -> None:
+    rows = [row("vae", scores={"loss": 5.0}), GAN]
+    assert not any(line.cells["loss"].best for line in lines(rows).values())
+
+
+def test_two_seeds_of_one_label_are_no_rivals() -> None:
+    assert not cell([row(seed=0, scores={"bound": 1.0}), row(seed=1, scores={"bound": 2.0})], "vae", "bound").best
+
+
+def test_a_failed_row_is_never_marked_and_stays_in_the_table() -> None:
+    rows = [row("a", scores={"bound": 1.5}), row("b", scores={"bound": 0.5}), failed("c", scores={"bound": 99.0})]
+    assert cell(rows, "a", "bound").best
+    gone = cell(rows, "c", "bound")
+    assert (gone.mean, gone.best) == (None, False)
+    assert summary(rows).groups[0].footnotes[gone.notes[0] - 1] == "diverged: non-finite"
+
+
+def test_ties_are_by_what_is_printed() -> None:
+    rows = [row(label, scores={"bound": v}) for label, v in (("a", 105.3412), ("b", 105.3409), ("c", 105.33))]
+    assert [cell(rows, label, "bound").best for label in "abc"] == [True, True, False]
+
+
+def test_when_all_are_equal_nobody_is_best() -> None:
+    rows = [row("a", scores={"bound": 1.0}), row("b", scores={"bound": 1.0})]
+    assert not any(line.cells["bound"].best for line in lines(rows).values())
+
+
+def test_a_seed_that_failed_is_told_and_does_not_count() -> None:
+    rows = [row(seed=0, scores={"bound": 1.5}), failed(seed=1, reason="non-finite loss at step 7")]
+    line = lines(rows)["vae"]
+    assert (line.seeds, line.cells["bound"].n) == ((0,), 1)
+    assert summary(rows).groups[0].footnotes[line.notes[0] - 1] == "seed 1 diverged: non-finite loss at step 7"
+
+
+def test_every_blank_has_a_footnote() -> None:
+    for group in summary(many(2)).groups:
+        assert len(group.lines) == 9
+        for line in group.lines:
+            for found in line.cells.values():
+                assert found.mean is not None or found.notes
+                assert all(1 <= n <= len(group.footnotes) for n in found.notes)
+        told = {name for _, names in group.hidden for name in names}
+        assert told | {c.name for c in group.columns} >= {"bound", "loss", "rate", "loss_ratio", "fid", "elbo"}
+
+
+def test_a_caveat_of_a_score_becomes_a_footnote_and_a_common_one_is_said_once() -> None:
+    rows = [
+        row("a", scores={"loss": Score(1.5, 10, note="net-v1; few samples")}),
+        row("b", scores={"loss": Score(2.5, 10, note="net-v1")}),
+    ]
+    (group,) = summary(rows).groups
+    assert group.footnotes == ("net-v1", "few samples")
+    assert group.column_notes["loss"] == (1,)
+    assert cell(rows, "a", "loss").notes == (2,)
+    assert cell(rows, "b", "loss").notes == ()
+
+
+def test_a_column_of_a_single_line_is_told_in_words() -> None:
+    rows = [row(label, scores={"bound": i + 0.5, "rate": "no codes"}) for i, label in enumerate("abcd")]
+    rows.append(row("e", scores={"bound": 9.5, "rate": 2.25}))
+    (group,) = summary(rows).groups
+    assert [c.name for c in group.rare] == ["rate"]
+    assert group.told == ["only e: rate 2.250 nats/image; n/a elsewhere (no codes)"]
+
+
+def test_the_same_cell_of_two_runs_counts_once() -> None:
+    rows = [row(scores={"bound": 1.5}), row(scores={"bound": 1.5})]
+    assert cell(rows, "vae", "bound").n == 1
+    assert "vae seed 0" in summary(rows).groups[0].remarks[-1]
+
+
+def test_runs_of_different_budgets_are_not_averaged() -> None:
+    rows = [row(scores={"bound": 1.5}), row(seed=1, training={"steps": 1}, steps=(1,), scores={"bound": 2.5})]
+    (group,) = summary(rows).groups
+    assert [line.cells["bound"].n for line in group.lines] == [1, 1]
+    assert [b.heading.rpartition(" · ")[2] for b in group.blocks] != ["bernoulli", "bernoulli"]
+
+
+def test_one_seed_says_what_it_cannot_show() -> None:
+    assert "--seeds" in summary([row()]).groups[0].remarks[0]
+    assert "--seeds" not in summary([row(), row(seed=1)]).groups[0].remarks[0]
+
+
+# rendered
+
+
+def test_markdown_marks_the_best_in_bold_and_escapes_pipes() -> None:
+    rows = [row("a|b", scores={"bound": 1.5}), row("c", scores={"bound": 2.5, "rate": "p(x|y) is missing"})]
+    text = tables.render(rows, "md")
+    assert "| **2.500** |" in text
+    assert "a\\|b" in text
+    widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")}
+    assert widths == {5}
+
+
+def test_csv_has_means_in_full_and_reasons() -> None:
+    rows = [row(seed=s, scores={"bound": v, "loss": "no loss"}) for s, v in enumerate((1.0, 2.0, 4.0))]
+    (line,) = csv.DictReader(io.StringIO(tables.render([*rows], "csv")))
+    assert float(line["bound"]) == 7 / 3
+    assert line["bound_n"] == "3"
+    both = tables.render([*rows, row("b", scores={"loss": 1.5})], "csv")
+    first = next(csv.DictReader(io.StringIO(both)))
+    assert "loss: no loss" in first["not_available"]
+
+
+def test_latex_is_escaped_and_balanced() -> None:
+    rows = [row("a_b[x=50%]", scores={"bound": -1.5}), row("c", scores={"bound": -2.5})]
+    text = tables.render(rows, "latex")
+    assert r"a\_b[x=50\%]" in text
+    assert r"\textbf{$-$1.500}" in text
+    assert text.count(r"\begin{") == text.count(r"\end{")
+    assert text.count("{") == text.count("}")
+    body = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    assert len({line.replace(r"\&", "").count("&") for line in body}) == 1
+
+
+def test_a_reason_survives_as_an_exception() -> None:
+    assert isinstance(row(scores={"bound": "why"}).scores["bound"], NotAvailable)
+
+
+def test_merits_come_before_coordinates_and_the_headline_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, rate=rate, loss=loss, bound=bound, loss_ratio=loss_ratio)
+    rows = [row(scores={"rate": 1.0, "loss": 2.0, "bound": 3.0, "old": 4.0})]
+    assert [c.name for c in summary(rows).groups[0].columns] == ["bound", "loss", "rate", "old"]
+    score = loss_ratio.function
+    monkeypatch.setattr(score, "__module__", "elsewhere")
+    monkeypatch.setattr("bench.columns.default", {"headline": "loss_ratio", "baseline": "gan"}.get)
+    rows = [row(scores={"loss": 2.0, "bound": 3.0}), row("gan", baseline=True, scores={"loss": 2.0})]
+    assert [c.name for c in summary(rows).groups[0].columns] == ["loss_ratio", "bound", "loss"]
