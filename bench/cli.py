@@ -77,6 +77,7 @@ A run that was interrupted is finished by the same command; more variants, seeds
 @click.option("--validation", type=int, default=0, help="Images to carve out of the training split.")
 @click.option("--image-size", type=int, help="Side to which the images of a folder are brought.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+@click.option("--jobs", type=int, default=1, show_default=True, help="Cells at once, each in its own process.")
 @click.option(
     "--data-root", type=str, metavar="DIR", help="Where datasets lie; else BENCH_DATA, else the user's cache."
 )

@@ -74,6 +74,7 @@ class RunRequest:
     validation: int = 0
     image_size: int | None = None
     device: str = "auto"
+    jobs: int = 1  #: cells at once, each in a process of its own
     data_root: str | None = None
     baseline: bool = True
     metrics: tuple[str, ...] = ()  #: () is all; ('-fid',) is all but that

@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -28,6 +28,7 @@ from bench.events import Scoring as ScoringEvent
 from bench.evidence import KEPT
 from bench.grid import Cell, cell, expand, plugin_of
 from bench.metric import METRICS, Metric, Score
+from bench.parallel import run_cells
 from bench.pictures import grid, paired
 from bench.protocol import RunRequest, Scoring, digest
 from bench.registry import default
@@ -99,7 +100,7 @@ def choose_metrics(names: tuple[str, ...]) -> dict[str, Metric]:
 
 def default_folder(request: RunRequest) -> Path:
     """Where a request's results lie if nobody says: the same request finds its own again."""
-    key = replace(request, out=None, device="auto", data_root=None)
+    key = replace(request, out=None, device="auto", data_root=None, jobs=1)
     names = "-".join(text.split("[")[0].split(":")[0] for text in request.datasets)
     return Path("results") / f"{names}-{digest(key.to_json())[:8]}"
 
@@ -116,6 +117,7 @@ def validate(request: RunRequest) -> None:
         ("steps", request.steps, 1),
         ("epochs", request.epochs, None),
         ("batch-size", request.batch_size, 2),
+        ("jobs", request.jobs, 1),
         ("limit", request.limit, 1),
         ("validation", request.validation, 0),
         ("image-size", request.image_size, 4),
@@ -195,23 +197,36 @@ def run(request: RunRequest, listener: Listener = lambda _: None) -> list[Row]:
     planned = plan(request)
     store = Run(planned.folder)
     store.create(replace(planned.request, out=None))
+    request = replace(request, out=str(planned.folder))
     new = [c for c in planned.cells if c.state == "new"]
     steps = sum(sum(c.steps) for c in new)
     notes = list(planned.notes)
     if steps > LONG:
         listener(RunStarted(len(planned.cells), steps, str(planned.folder), ("measuring a few steps of each variant",)))
-        notes.append(f"about {_duration(estimate(planned))} of training ahead, then scoring")
+        notes.append(f"about {_duration(estimate(planned) / request.jobs)} of training ahead, then scoring")
     listener(RunStarted(len(planned.cells), steps, str(planned.folder), tuple(notes)))
     rows: list[Row] = []
     try:
-        for c in planned.cells:
-            row = _run_cell(c, planned, store, listener)
+        for row in _rows(planned, request, store, listener):
             rows.append(row)
             tables.write(planned.folder, store.rows())
     finally:
         tables.write(planned.folder, store.rows())
+        order = {c.name: i for i, c in enumerate(planned.cells)}
+        rows.sort(key=lambda row: order[row.cell])
         listener(RunEnded(str(planned.folder), tuple(rows), time.perf_counter() - began))
     return rows
+
+
+def _rows(planned: Plan, request: RunRequest, store: Run, listener: Listener) -> Iterator[Row]:
+    alone = request.jobs == 1 or len([c for c in planned.cells if c.state == "new"]) < 2
+    here = [c for c in planned.cells if alone or c.state != "new"]
+    for c in here:
+        yield run_cell(c, planned, store, listener)
+    if not alone:
+        # the longest first, so that the last ones to finish are short
+        there = sorted((c for c in planned.cells if c.state == "new"), key=lambda c: -c.parameters * sum(c.steps))
+        yield from run_cells(request, [c.name for c in there], request.jobs, listener)
 
 
 LONG = 8_000  # steps from which on the time is estimated beforehand
@@ -223,7 +238,8 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _run_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener) -> Row:
+def run_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener) -> Row:
+    """Train and score one cell, or find it done; whatever comes of it is on disk when this returns."""
     c = planned.cell
     if planned.state == "skipped":
         return _end(_blank(planned, "skipped", c.unsuitable), "", store, listener)

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from bench import Batch, Loss, Spec, Variant
 from bench.registry import Entry, Registry
 from bench.variant import VARIANTS
-from torch import Tensor, nn
 
 
 class Mean(Variant):

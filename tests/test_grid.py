@@ -180,6 +180,7 @@ def test_a_cell_folder_is_safe_whatever_the_dataset_is_called(name: str, digits:
     "bad",
     [
         {"steps": 0}, {"steps": -3}, {"epochs": 0.0}, {"epochs": float("nan")}, {"steps": 3, "epochs": 1.0},
+
         {"batch_size": 1}, {"limit": 0}, {"validation": -1}, {"seeds": ()}, {"seeds": (1, 1)}, {"seeds": (-1,)}, {"image_size": 1},
     ],
 )  # fmt: skip

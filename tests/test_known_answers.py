@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+
 from bench.dataset import Data
 from bench.evaluator import Evaluator
 from bench.evidence import LogLikelihood, Terms
@@ -18,8 +20,6 @@ from bench.images import Images, to_float
 from bench.protocol import Scoring, Training
 from bench.trainer import train
 from bench.variant import Variant
-from torch import Tensor
-
 from tests.conftest import build, real, scored, trained
 
 SETS = ["mnist", "fashion"]

@@ -263,8 +263,24 @@ def test_mmd_of_codes_that_are_not_normal_stands_out() -> None:
     assert score.value > 10 * floor.value > 0
 
 
-def test_mmd_caps_the_codes() -> None:
-    assert len(toy_context(Encoder()).get(latent.AggregatePosterior(n=250))) == 250
+def test_mmd_is_a_mean_over_batches_in_random_order() -> None:
+    """A split whose halves differ: each batch sees both, so the mean is that of the whole."""
+    drawn = toy_context(Posterior()).get(latent.AggregatePosterior())
+    ramp = torch.arange(600.0, dtype=torch.float64)[:, None].expand(-1, 2) / 100
+    split = images(torch.zeros(600, 1, 4, 4, dtype=torch.uint8))
+
+    class Ordered(nn.Module):
+        def encode(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            self.at = getattr(self, "at", 0)
+            self.at += len(x)
+            return ramp[self.at - len(x) : self.at]
+
+    codes = Bare(model=Ordered(), data=data_of(split, split)).get(latent.AggregatePosterior())
+    assert sorted(codes[:, 0].tolist()) == ramp[:, 0].tolist()
+    assert codes[:128, 0].std() > 1
+    whole = mmd2(codes, torch.randn(600, 2, dtype=torch.float64)).item()
+    assert latent.mmd(codes).value == pytest.approx(whole, abs=0.25)
+    assert latent.mmd(drawn[:100]).n == 100
 
 
 @pytest.mark.parametrize(("n", "dim"), [(128, 20), (60, 2)])

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import bench
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
+
+import bench
 from bench import abilities, runner
 from bench.errors import NotAvailable, PluginError, StoreError, UnknownName, UsageError
 from bench.events import CellEnded, CellStarted, Event, RunEnded, RunStarted, Step
@@ -18,8 +20,6 @@ from bench.metric import METRICS
 from bench.protocol import RunRequest
 from bench.row import Row
 from bench.store import Run
-from safetensors.torch import load_file
-
 from tests.plugins import install
 
 QUICK = ("elbo", "bce", "kl")
@@ -297,3 +297,17 @@ def test_every_metric_gives_a_number_or_a_reason_for_every_variant(go: Callable[
             else:
                 low, high = METRICS.load(name).range
                 assert low <= score.value <= high, (row.label, name)
+
+
+def test_cells_at_once_are_the_same_cells(go: Callable[..., list[Row]], tmp_path: Path) -> None:
+    """Two processes: every event arrives, every row comes in order, and the table is that of one process."""
+    events: list[Event] = []
+    one = go("vae", "wae", "vqvae", out=str(tmp_path / "one"))
+    two = go("vae", "wae", "vqvae", out=str(tmp_path / "two"), jobs=2, listener=events.append)
+
+    assert [row.label for row in two] == [row.label for row in one]
+    assert sum(isinstance(e, CellEnded) for e in events) == 3
+    assert {e.cell for e in events if isinstance(e, Step)} == {row.cell for row in two}
+    for a, b in zip(one, two, strict=True):  # to rounding: the processes have other thread counts
+        assert a.cell == b.cell
+        assert a.scores["bce"].value == pytest.approx(b.scores["bce"].value, rel=1e-3)  # type: ignore[union-attr]

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+
 from bench.errors import NotAvailable, StoreError
 from bench.metric import Score
 from bench.protocol import RunRequest
 from bench.row import Row
 from bench.store import Run, read_json, write_json, write_text
-from PIL import Image
 
 ROW = Row(
     "beta",

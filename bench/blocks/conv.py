@@ -1,6 +1,7 @@
 """The convolutional backbone: 32-64-128 channels, two stride-2 steps (28 -> 14 -> 7), dense 500; and its mirror image.
 
-Images beyond 32 pixels a side get further stride-2 steps, so that the grid behind them is at most 8 x 8.
+Images beyond 32 pixels a side get further stride-2 steps, so that the grid behind them is at most 8 x 8; up to 16
+pixels all widths are halved.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from bench.blocks.mlp import mlp
 from bench.errors import Unsuitable
 
 
+def _width(shape: Shape, at_28: int) -> int:
+    return at_28 // 2 if max(shape[1:]) <= 16 else at_28
+
+
 def _plan(shape: Shape, halvings: int | None) -> list[tuple[int, int, Shape]]:
     """(channels, stride, the shape that a layer sees) for each convolution."""
     if halvings is None:
@@ -22,7 +27,7 @@ def _plan(shape: Shape, halvings: int | None) -> list[tuple[int, int, Shape]]:
     if min(shape[1:]) < 2**halvings:
         raise Unsuitable(f"images of {shape[1]} x {shape[2]} are too small for {halvings} stride-2 convolutions")
     strides = [2] * halvings + [1] * max(0, 3 - halvings)
-    widths = [32, 64] + [128] * (len(strides) - 2)
+    widths = [_width(shape, w) for w in [32, 64] + [128] * (len(strides) - 2)]
     layers, current = [], shape
     for width, stride in zip(widths, strides, strict=True):
         layers.append((width, stride, current))
@@ -31,7 +36,7 @@ def _plan(shape: Shape, halvings: int | None) -> list[tuple[int, int, Shape]]:
 
 
 class Down(nn.Sequential):
-    """Convolutions with an activation behind each: (B, C, H, W) to (B, 128, h, w), in `grid` = (128, h, w).
+    """Convolutions with an activation behind each: (B, C, H, W) to `grid` = (128, h, w) each.
 
     `halvings` is the number of stride-2 steps (two up to 32 pixels by default).
     """
@@ -48,7 +53,7 @@ class Down(nn.Sequential):
 
 
 class Up(nn.Sequential):
-    """The mirror image of `Down`: (B, 128, h, w) to raw outputs (B, C, H, W), odd sizes included."""
+    """The mirror image of `Down`: (B, *grid) to raw outputs (B, C, H, W), odd sizes included."""
 
     def __init__(self, shape: Shape, *, halvings: int | None = None) -> None:
         layers: list[nn.Module] = []
@@ -68,9 +73,10 @@ class ConvEncoder(nn.Module):
     """(B, C, H, W), (B, context) to (B, out). Context enters as constant planes. `slope` > 0: leaky ReLU."""
 
     def __init__(
-        self, shape: Shape, out: int, context: int = 0, hidden: tuple[int, ...] = (500,), slope: float = 0.0
+        self, shape: Shape, out: int, context: int = 0, hidden: tuple[int, ...] | None = None, slope: float = 0.0
     ) -> None:
         super().__init__()
+        hidden = (_width(shape, 500),) if hidden is None else hidden
         self.down = Down(shape, context=context, slope=slope)
         dense = mlp(math.prod(self.down.grid), *hidden, out)
         if slope:
@@ -88,8 +94,9 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """(B, latent), (B, context) to raw outputs (B, C, H, W)."""
 
-    def __init__(self, latent: int, shape: Shape, context: int = 0, hidden: tuple[int, ...] = (500,)) -> None:
+    def __init__(self, latent: int, shape: Shape, context: int = 0, hidden: tuple[int, ...] | None = None) -> None:
         super().__init__()
+        hidden = (_width(shape, 500),) if hidden is None else hidden
         self.up = Up(shape)
         self.dense = nn.Sequential(mlp(latent + context, *reversed(hidden), math.prod(self.up.grid)), nn.ReLU())
 
@@ -104,8 +111,8 @@ class Conv(Backbone):
 
     @staticmethod
     def encoder(shape: Shape, out: int, *, context: int = 0, hidden: tuple[int, ...] | None = None) -> nn.Module:
-        return ConvEncoder(shape, out, context, (500,) if hidden is None else hidden)
+        return ConvEncoder(shape, out, context, hidden)
 
     @staticmethod
     def decoder(latent: int, shape: Shape, *, context: int = 0, hidden: tuple[int, ...] | None = None) -> nn.Module:
-        return ConvDecoder(latent, shape, context, (500,) if hidden is None else hidden)
+        return ConvDecoder(latent, shape, context, hidden)
