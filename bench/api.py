@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import StoreError, UsageError
+from bench.errors import StoreError
 from bench.hyperparameters import split
 from bench.protocol import RunRequest
 
@@ -42,16 +41,15 @@ def run(
     from bench import runner, tables
     from bench.console import Console
 
-    try:
-        request = RunRequest(
-            variants=_texts(variants),
-            datasets=_texts(dataset),
-            seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
-            set=tuple(f"{k}={v}" for k, v in set.items()) if isinstance(set, Mapping) else tuple(set),
-        )
-        request = replace(request, **settings)
-    except TypeError as error:
-        raise UsageError(f"bench.run doesn't take that: {error}") from None
+    request = RunRequest.from_json(
+        {
+            "variants": _texts(variants),
+            "datasets": _texts(dataset),
+            "seeds": tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
+            "set": tuple(f"{k}={v}" for k, v in set.items()) if isinstance(set, Mapping) else tuple(set),
+            **settings,
+        }
+    )
     rows = runner.run(request, Console() if progress else lambda _: None)
     return tables.frame(rows)
 

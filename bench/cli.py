@@ -103,7 +103,8 @@ def run(ctx: click.Context, /, config: Path | None, dry_run: bool, as_json: bool
 
     request = RunRequest(**_settle(ctx, settings))
     if dry_run:
-        print_plan(runner.plan(request))
+        plan = runner.plan(request)
+        _print_json([cell.as_json() for cell in plan.cells]) if as_json else print_plan(plan)
         return 0
     with Console(quiet=quiet) as display:
         rows = runner.run(request, display)

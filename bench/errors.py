@@ -90,7 +90,11 @@ class Diverged(Exception):
 
 
 class NotAvailable(Exception):
-    """This score doesn't exist for this model or dataset, and why."""
+    """This score doesn't exist for this model or dataset, and why. `retry`: another try may have it."""
+
+    def __init__(self, reason: str, *, retry: bool = False) -> None:
+        super().__init__(reason)
+        self.retry = retry
 
     @property
     def reason(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,6 +61,8 @@ class Evaluator(Context):
                     kept |= request.keep(self.get(request))
                 except NotAvailable:
                     continue
+                except Exception as error:
+                    warnings.warn(f"no evidence of {request}: {type(error).__name__}: {error}", stacklevel=2)
         return kept
 
     def score(self, metric: Metric) -> tuple[Score | NotAvailable, float]:
@@ -72,11 +75,11 @@ class Evaluator(Context):
             try:
                 score: Score | NotAvailable = metric(*[self.get(need) for need in metric.needs])
                 if not isinstance(score, Score):
-                    score = NotAvailable(f"the metric returned {type(score).__name__}, not a Score")
+                    score = NotAvailable(f"the metric returned {type(score).__name__}, not a Score", retry=True)
             except NotAvailable as reason:
                 score = reason
             except Exception as error:
-                score = NotAvailable(f"the metric raised {type(error).__name__}: {error}")
+                score = NotAvailable(f"the metric raised {type(error).__name__}: {error}", retry=True)
         return score, time.perf_counter() - began
 
 

@@ -9,6 +9,15 @@ from bench.row import Row
 
 
 @dataclass(frozen=True)
+class Preparing:
+    """Something that takes a while before the run begins; `done` of `total` bytes, where it is a download."""
+
+    what: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
 class RunStarted:
     """The run begins: how many cells it has, and where its results lie."""
 
@@ -31,7 +40,7 @@ class CellStarted:
 
 @dataclass(frozen=True)
 class Step:
-    """Sent about ten times a second at most: `step` of the cell's total, and the terms averaged since the last."""
+    """Sent about 200 times a cell: `step` of the cell's total, and the terms averaged since the last."""
 
     cell: str
     step: int
@@ -65,5 +74,5 @@ class RunEnded:
     seconds: float
 
 
-Event = RunStarted | CellStarted | Step | Scoring | CellEnded | RunEnded
+Event = Preparing | RunStarted | CellStarted | Step | Scoring | CellEnded | RunEnded
 Listener = Callable[[Event], None]

@@ -69,9 +69,16 @@ class TestImages(Request[Images]):
         return context.data.test
 
 
-def _batches(context: Context, images: Images, n: int, purpose: str) -> Iterator[tuple[Tensor, Tensor]]:
-    for part in context.chunks(n, purpose):
-        index = torch.arange(part.start, part.stop)
+def positions(images: Images, n: int | None = None) -> Tensor:
+    """Which `n` images of a split stand for it: drawn by a fixed seed, since a source may have sorted them; or all."""
+    if n is None or n >= len(images):
+        return torch.arange(len(images))
+    return torch.randperm(len(images), generator=torch.Generator().manual_seed(seed_for("positions")))[:n]
+
+
+def _batches(context: Context, images: Images, where: Tensor, purpose: str) -> Iterator[tuple[Tensor, Tensor]]:
+    for part in context.chunks(len(where), purpose):
+        index = where[part]
         yield to_float(images.take(index, context.device)), images.labels(index, context.device)
 
 
@@ -82,7 +89,7 @@ class Terms(Request[BoundTerms]):
     def resolve(self, context: Context) -> BoundTerms:
         model = require(context.model, abilities.Bound)
         images, pairs = context.data.test, []
-        for x, y in _batches(context, images, len(images), "bound"):
+        for x, y in _batches(context, images, positions(images), "bound"):
             pairs.append(model.elbo_terms(x, torch.full_like(y, -1)))
         return _terms(pairs)
 
@@ -98,13 +105,13 @@ class ConditionalTerms(Request[BoundTerms]):
         model = require(context.model, abilities.ConditionalBound)
         images = context.data.test
         return _terms([
-            model.conditional_elbo_terms(x, y) for x, y in _batches(context, images, len(images), "conditional")
+            model.conditional_elbo_terms(x, y) for x, y in _batches(context, images, positions(images), "conditional")
         ])  # fmt: skip
 
 
 def _terms(pairs: list[tuple[Tensor, Tensor]]) -> BoundTerms:
-    log_px = torch.cat([a.double().cpu() for a, _ in pairs])
-    rate = torch.cat([(b.flatten(1).sum(1) if b.ndim > 1 else b).double().cpu() for _, b in pairs])
+    log_px = torch.cat([a.cpu().double() for a, _ in pairs])
+    rate = torch.cat([(b.flatten(1).sum(1) if b.ndim > 1 else b).cpu().double() for _, b in pairs])
     return BoundTerms(log_px, rate)
 
 
@@ -117,8 +124,8 @@ class LogLikelihood(Request[Tensor]):
             return context.get(Terms()).log_likelihood
         model = require(context.model, abilities.Reconstructs)
         images = context.data.test
-        found = [model.log_likelihood(x, y) for x, y in _batches(context, images, len(images), "log-likelihood")]
-        return torch.cat([v.double().cpu() for v in found])
+        found = [model.log_likelihood(x, y) for x, y in _batches(context, images, positions(images), "log-likelihood")]
+        return torch.cat([v.cpu().double() for v in found])
 
     def keep(self, value: Tensor) -> dict[str, Tensor]:
         return {"distortion": -value.float()}
@@ -126,7 +133,7 @@ class LogLikelihood(Request[Tensor]):
 
 @dataclass(frozen=True)
 class Codes(Request[LabelledCodes]):
-    """Codes of the first `n` images of a split (all by default)."""
+    """Codes of `n` images of a split, drawn by a fixed seed (all by default)."""
 
     split: Literal["train", "test"] = "test"
     n: int | None = None
@@ -134,12 +141,9 @@ class Codes(Request[LabelledCodes]):
     def resolve(self, context: Context) -> LabelledCodes:
         model = require(context.model, abilities.Encodes)
         images = context.data.train if self.split == "train" else context.data.test
-        n = min(self.n or len(images), len(images))
-        found = [model.encode(x, y).float().cpu() for x, y in _batches(context, images, n, f"codes-{self.split}")]
-        return LabelledCodes(torch.cat(found), images.labels(torch.arange(n), "cpu"))
-
-    def keep(self, value: LabelledCodes) -> dict[str, Tensor]:
-        return {"codes": value.codes, "labels": value.labels} if self.split == "test" else {}
+        where = positions(images, self.n)
+        found = [model.encode(x, y).float().cpu() for x, y in _batches(context, images, where, f"codes-{self.split}")]
+        return LabelledCodes(torch.cat(found), images.labels(where, "cpu"))
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ class DiscreteCodes(Request[Indices]):
     def resolve(self, context: Context) -> Indices:
         model = require(context.model, abilities.HasCodes)
         images = context.data.test
-        found = [model.codes(x).cpu() for x, _ in _batches(context, images, len(images), "discrete-codes")]
+        found = [model.codes(x).cpu() for x, _ in _batches(context, images, positions(images), "discrete-codes")]
         return Indices(torch.cat(found), model.codebook_size)
 
 
@@ -226,7 +230,7 @@ class MixtureCodes(Request[Tensor]):
 
 @dataclass(frozen=True)
 class Reconstructions(Request[Tensor]):
-    """Decoded codes of the first `n` test images: (n, C, H, W) uint8."""
+    """Decoded codes of `n` test images, those at `positions(test, n)`: (n, C, H, W) uint8."""
 
     n: int = 256
 
@@ -234,7 +238,7 @@ class Reconstructions(Request[Tensor]):
         encoder, decoder = require(context.model, abilities.Encodes), require(context.model, abilities.Decodes)
         images = context.data.test
         found = []
-        for x, y in _batches(context, images, min(self.n, len(images)), "reconstructions"):
+        for x, y in _batches(context, images, positions(images, self.n), "reconstructions"):
             found.append(to_uint8(decoder.decode(encoder.encode(x, y), y)).cpu())
         return torch.cat(found)
 
@@ -242,11 +246,26 @@ class Reconstructions(Request[Tensor]):
         return {"reconstructions": value}
 
 
+@dataclass(frozen=True)
+class KeptCodes(Request[LabelledCodes]):
+    """2,000 codes of test images with their labels: vectors, or indices where the codes are discrete."""
+
+    def resolve(self, context: Context) -> LabelledCodes:
+        images = context.data.test
+        if not isinstance(context.model, abilities.HasCodes):
+            return context.get(Codes("test", 2_000))
+        where = positions(images, 2_000)
+        return LabelledCodes(context.get(DiscreteCodes()).codes[where], images.labels(where, "cpu"))
+
+    def keep(self, value: LabelledCodes) -> dict[str, Tensor]:
+        return {"codes": value.codes, "labels": value.labels}
+
+
 #: What every cell keeps on disk, whatever metrics were asked for.
 KEPT: tuple[Request[Any], ...] = (
     Terms(),
     LogLikelihood(),
-    Codes("test", 2_000),
+    KeptCodes(),
     Generated("prior"),
     Generated("gmm"),
     Reconstructions(),

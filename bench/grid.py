@@ -16,7 +16,7 @@ import torch
 
 import bench
 from bench.dataset import Data
-from bench.errors import BenchError, PluginError, Unsuitable, UsageError
+from bench.errors import BenchError, PluginError, UnknownName, Unsuitable, UsageError
 from bench.hyperparameters import check, hyperparameters, selector, show
 from bench.protocol import RunRequest, Training, digest, seed_for
 from bench.registry import default
@@ -52,7 +52,7 @@ class Config:
         """
         with seeded(seed_for("init", seed), torch.device("cpu")):
             try:
-                return self.cls(spec, **dict(self.given))
+                model = self.cls(spec, **dict(self.given))
             except (BenchError, Unsuitable):
                 raise
             except Exception as error:
@@ -60,6 +60,10 @@ class Config:
                     f"the variant {self.label} can't be built for images of {spec.shape}",
                     cause=f"{type(error).__name__}: {error}",
                 ) from error
+        for p in model.parameters():
+            if p.ndim == 4:  # the layout of the faster convolutions; a loaded model has it too
+                p.data = p.data.contiguous(memory_format=torch.channels_last)
+        return model
 
 
 def expand(request: RunRequest) -> list[Config]:
@@ -96,10 +100,10 @@ def expand(request: RunRequest) -> list[Config]:
         for point in product(*axes):
             checked = check(name, cls, dict(point))
             given = tuple(sorted((k, v) for k, v in checked.items()))
-            configs[Config(name, given, name == baseline and name not in names)] = None
+            configs[Config(name, given, name == default("baseline"))] = None
     for key in everywhere.keys() - taken:
         every = {h for name, _ in wanted for h in hyperparameters(VARIANTS.load(name))}
-        raise bench.errors.UnknownName("hyperparameter of any variant in this run", key, every)
+        raise UnknownName("hyperparameter of any variant in this run", key, every)
     if request.backbone is not None:
         from bench.blocks.backbone import BACKBONES
 
@@ -123,7 +127,7 @@ def _settings(texts: tuple[str, ...], names: set[str]) -> tuple[dict[str, Any], 
         elif variant in names:
             own.setdefault(variant, {})[key] = value.strip()
         else:
-            raise bench.errors.UnknownName("variant in this run", variant, {*names, "*"})
+            raise UnknownName("variant in this run", variant, {*names, "*"})
     return everywhere, own
 
 
@@ -143,7 +147,7 @@ class Cell:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What is hashed: two cells with equal identities have equal results."""
+        """What is hashed: all that the weights depend on, but for the machine and its threads."""
         return {
             "variant": self.config.name,
             "plugin": plugin_of(self.config.name),

@@ -265,7 +265,7 @@ def convert(kind: Any, value: Any) -> Any:
             raise ValueError(value)
         return tuple(convert(get_args(kind)[0], v) for v in value)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if math.isnan(value):
+        if not math.isfinite(value):
             raise ValueError(value)
         return float(value)
     if kind in (int, bool, str) and type(value) is kind:

@@ -43,13 +43,17 @@ class Score:
     note: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "value", float(self.value))
+        object.__setattr__(self, "n", int(self.n))
         if not math.isfinite(self.value):
             raise NotAvailable(f"came out as {self.value}")
+        if self.se is not None:
+            object.__setattr__(self, "se", float(self.se) if math.isfinite(self.se) else None)
 
     @classmethod
     def of(cls, values: Tensor, note: str = "") -> Score:
         """The mean over images of `values` (N,), with the standard error of that mean."""
-        v = values.double()
+        v = values.cpu().double()
         se = (v.std(correction=1) / math.sqrt(len(v))).item() if len(v) > 1 else None
         return cls(v.mean().item(), len(v), se, note)
 

@@ -37,7 +37,9 @@ class Seeds(ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         try:
             if isinstance(value, list | tuple):
-                return tuple(map(int, value))
+                if any(type(v) is not int for v in value):
+                    raise ValueError(value)
+                return tuple(value)
             numbers = tuple(int(part) for part in str(value).split(","))
         except ValueError:
             raise UsageError(

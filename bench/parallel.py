@@ -7,7 +7,7 @@ import os
 import queue
 import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from multiprocessing.queues import Queue
@@ -60,16 +60,19 @@ def run_cells(request: RunRequest, names: Sequence[str], jobs: int, listener: Li
     context = multiprocessing.get_context("spawn")
     events: Queue[Event] = context.Queue()
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(events, threads_for(jobs)))
+    todo = list(names)
+    busy: list[Future[Row]] = []
     try:
-        waiting = [pool.submit(_work, request, name) for name in names]
-        while waiting:
+        while todo or busy:
+            while todo and len(busy) < jobs:  # never more, so that an interrupt finds nothing queued
+                busy.append(pool.submit(_work, request, todo.pop(0)))
             try:
                 listener(events.get(timeout=0.05))
                 continue
             except queue.Empty:
                 pass
-            for future in [f for f in waiting if f.done()]:
-                waiting.remove(future)
+            for future in [f for f in busy if f.done()]:
+                busy.remove(future)
                 yield future.result()
     except BrokenProcessPool:
         raise BenchError(

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from bench.events import CellEnded, CellStarted, Event, RunEnded, RunStarted, Scoring, Step
+    from bench.events import CellEnded, CellStarted, Event, Preparing, RunEnded, RunStarted, Scoring, Step
 
 QUARTERS = 4  # lines a cell gets while it trains, where there are no bars
 
@@ -28,11 +28,14 @@ class Console:
         self._at: dict[str, CellStarted] = {}
         self._seen: dict[str, int] = {}
         self._cells = self._ended = self._reused = 0
+        self._what = ""
 
     def __call__(self, event: Event) -> None:
-        from bench.events import CellEnded, CellStarted, RunEnded, RunStarted, Scoring, Step
+        from bench.events import CellEnded, CellStarted, Preparing, RunEnded, RunStarted, Scoring, Step
 
         match event:
+            case Preparing():
+                self._preparing(event)
             case RunStarted():
                 self._run_started(event)
             case CellStarted():
@@ -60,6 +63,18 @@ class Console:
 
     def _say(self, text: Text) -> None:
         (self._live.console if self._live else self.console).print(text, soft_wrap=True)
+
+    def _preparing(self, event: Preparing) -> None:
+        if event.what != self._what:
+            self.close()
+            self._what = event.what
+            self._say(Text(event.what, "dim"))
+            if event.total and self.console.is_terminal:
+                self._live = Progress(BarColumn(), DownloadColumn(), console=self.console, transient=True)
+                self._run = self._live.add_task(event.what, total=event.total)
+                self._live.start()
+        if self._live is not None and self._run is not None and event.total:
+            self._live.update(self._run, completed=event.done)
 
     def _run_started(self, event: RunStarted) -> None:
         self.close()

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import math
 import platform
+import re
 import resource
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
+from torch import Tensor
 
 from bench import data as datasets
 from bench import tables
 from bench.dataset import Data
-from bench.errors import BenchError, Diverged, NotAvailable, Unsuitable, UsageError
+from bench.errors import BenchError, Diverged, NotAvailable, PluginError, Unsuitable, UsageError
 from bench.evaluator import Evaluator, keepers
-from bench.events import CellEnded, CellStarted, Listener, RunEnded, RunStarted, Step
+from bench.events import CellEnded, CellStarted, Listener, Preparing, RunEnded, RunStarted, Step
 from bench.events import Scoring as ScoringEvent
-from bench.evidence import KEPT
+from bench.evidence import KEPT, positions
 from bench.grid import Cell, cell, expand, plugin_of
 from bench.metric import METRICS, Metric, Score
 from bench.parallel import run_cells
@@ -34,8 +37,7 @@ from bench.protocol import RunRequest, Scoring, digest
 from bench.registry import default
 from bench.row import Row, Status
 from bench.store import Run
-from bench.trainer import History, probe, seeded, train
-from bench.variant import Variant
+from bench.trainer import History, probe, train
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class PlannedCell:
     state: str  #: 'new', 'done' or 'skipped'
     reason: str
     cell: Cell
+
+    def as_json(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "cell"}
 
 
 @dataclass(frozen=True)
@@ -94,15 +99,26 @@ def choose_metrics(names: tuple[str, ...]) -> dict[str, Metric]:
     """
     for name in names:
         METRICS.entry(name.removeprefix("-"))
-    wanted = [n for n in names if not n.startswith("-")] or list(METRICS)
-    return {n: METRICS.load(n) for n in wanted if f"-{n}" not in names}
+    wanted = [n for n in names if not n.startswith("-")]
+    if wanted:
+        return {n: METRICS.load(n) for n in wanted if f"-{n}" not in names}
+    found = {}
+    for name in (n for n in METRICS if f"-{n}" not in names):
+        try:
+            found[name] = METRICS.load(name)
+        except PluginError as error:  # a broken plugin breaks the runs that ask for it
+            warnings.warn(f"left out: {error.what} ({error.cause})", stacklevel=2)
+    return found
 
 
 def default_folder(request: RunRequest) -> Path:
-    """Where a request's results lie if nobody says: the same request finds its own again."""
-    key = replace(request, out=None, device="auto", data_root=None, jobs=1)
-    names = "-".join(text.split("[")[0].split(":")[0] for text in request.datasets)
-    return Path("results") / f"{names}-{digest(key.to_json())[:8]}"
+    """Where results lie if nobody says: requests that differ in variants, seeds or metrics alone share a folder."""
+    plain = RunRequest(datasets=request.datasets)
+    free = ("variants", "seeds", "metrics", "device", "jobs", "data_root", "out", "baseline")
+    key = replace(request, **{name: getattr(plain, name) for name in free})
+    names = "-".join(re.sub(r"[^a-z0-9_]+", "", re.split(r"[\[:]", text.lower())[0]) for text in request.datasets)
+    own = key != plain or any(set("[:") & set(text) for text in request.datasets)
+    return Path("results") / (f"{names[:60]}-{digest(key.to_json())[:8]}" if own else names[:60])
 
 
 def validate(request: RunRequest) -> None:
@@ -132,12 +148,17 @@ def validate(request: RunRequest) -> None:
         )
 
 
-def plan(request: RunRequest) -> Plan:
-    """Check a request and settle its cells. Fetches data that is missing; trains nothing, writes nothing.
+def plan(request: RunRequest, listener: Listener = lambda _: None) -> Plan:
+    """Check a request and settle its cells. Fetches data that is missing; trains nothing, writes no result.
 
     Raises:
         UsageError, PluginError, DataError
+        StoreError: the folder that it would go to can't be read.
     """
+
+    def fetching(path: str, done: int, total: int) -> None:
+        listener(Preparing(f"downloading {path}", done, total))
+
     validate(request)
     device = device_of(request.device)
     metrics = choose_metrics(request.metrics)
@@ -146,17 +167,24 @@ def plan(request: RunRequest) -> Plan:
         request = replace(request, datasets=(default("dataset") or "",))
     root = datasets.data_root(request.data_root)
     loaded = [
-        datasets.load(name, root, limit=request.limit, validation=request.validation, image_size=request.image_size)
-        for name in request.datasets
+        datasets.load(
+            name,
+            root,
+            limit=request.limit,
+            validation=request.validation,
+            image_size=request.image_size,
+            on_progress=fetching,
+        )
+        for name in dict.fromkeys(request.datasets)
     ]
     folder = Path(request.out) if request.out else default_folder(request)
-    store = Run(folder)
+    is_done = Run(folder).is_done
     cells = []
     for data in loaded:
         for config in configs:
             for seed in request.seeds:
                 c = cell(config, data, seed, request)
-                state = "skipped" if c.unsuitable else "done" if store.is_done(c.name) else "new"
+                state = "skipped" if c.unsuitable else "done" if is_done(c.name) else "new"
                 cells.append(
                     PlannedCell(
                         c.name, config.label, data.name, seed, c.steps, c.parameters, state, c.unsuitable, c
@@ -194,7 +222,7 @@ def run(request: RunRequest, listener: Listener = lambda _: None) -> list[Row]:
         StoreError: the folder can't be written, found before training.
     """
     began = time.perf_counter()
-    planned = plan(request)
+    planned = plan(request, listener)
     store = Run(planned.folder)
     store.create(replace(planned.request, out=None))
     request = replace(request, out=str(planned.folder))
@@ -202,7 +230,7 @@ def run(request: RunRequest, listener: Listener = lambda _: None) -> list[Row]:
     steps = sum(sum(c.steps) for c in new)
     notes = list(planned.notes)
     if steps > LONG:
-        listener(RunStarted(len(planned.cells), steps, str(planned.folder), ("measuring a few steps of each variant",)))
+        listener(Preparing("measuring a few steps of each variant"))
         notes.append(f"about {_duration(estimate(planned) / request.jobs)} of training ahead, then scoring")
     listener(RunStarted(len(planned.cells), steps, str(planned.folder), tuple(notes)))
     rows: list[Row] = []
@@ -241,6 +269,7 @@ def _duration(seconds: float) -> str:
 def run_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener) -> Row:
     """Train and score one cell, or find it done; whatever comes of it is on disk when this returns."""
     c = planned.cell
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 says the protocol
     if planned.state == "skipped":
         return _end(_blank(planned, "skipped", c.unsuitable), "", store, listener)
     before = store.row(planned.name)
@@ -248,12 +277,12 @@ def run_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener) -
         listener(CellEnded(planned.name, before, reused=True))
         return before
     log = _Log()
-    model: Variant | None = None
+    evaluator: Evaluator | None = None
     if not store.is_done(planned.name):
         listener(CellStarted(planned.name, planned.label, planned.dataset, planned.seed, planned.steps))
         try:
             with log.warnings():
-                model = _train_cell(planned, plan, store, listener, log)
+                evaluator = _train_cell(planned, plan, store, listener, log)
         except Diverged as reason:
             return _end(_blank(planned, "diverged", str(reason)), log.text, store, listener)
         except Unsuitable as reason:
@@ -265,11 +294,11 @@ def run_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener) -
             log(traceback.format_exc())
             reason_ = f"{error}" if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
             return _end(_blank(planned, "failed", " ".join(reason_.split())[:500]), log.text, store, listener)
-    scored = _score_cell(planned, plan, store, listener, model)
+    scored = _score_cell(planned, plan, store, listener, evaluator)
     row = store.row(planned.name)
     if row is None:
         raise BenchError(f"{planned.name} has vanished from {store.path}")
-    listener(CellEnded(planned.name, row, reused=model is None and not scored))
+    listener(CellEnded(planned.name, row, reused=evaluator is None and not scored))
     return row
 
 
@@ -279,7 +308,7 @@ def _end(row: Row, log: str, store: Run, listener: Listener) -> Row:
     return row
 
 
-def _train_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener, log: _Log) -> Variant:
+def _train_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener, log: _Log) -> Evaluator:
     c, device = planned.cell, plan.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -293,40 +322,56 @@ def _train_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener
     log(f"trained {sum(planned.steps):,} steps in {history.seconds:.1f} s")
     listener(ScoringEvent(planned.name, "evidence"))
     evaluator = Evaluator(model, c.data, Scoring(), datasets.cache_dir())
-    evidence = evaluator.kept((*KEPT, *keepers(plan.metrics)))
-    pictures = {}
-    if "samples" in evidence:
-        pictures["samples"] = grid(evidence["samples"][:128])
-    if "reconstructions" in evidence:
-        originals = c.data.test.take(torch.arange(len(evidence["reconstructions"])), "cpu")
-        pictures["reconstructions"] = grid(paired(originals[:64], evidence["reconstructions"][:64]))
     row = replace(
         _blank(planned, "ok", ""),
         costs=_costs(planned, history, device),
         provenance=_provenance(device, started),
     )
-    weights = {k: v.detach().cpu() for k, v in model.state_dict().items()}
-    store.write_done(row, weights, history.rows, evidence, pictures, log.text)
-    return model
+    weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+    evidence: dict[str, Tensor] = {}
+    pictures: dict[str, Image] = {}
+    try:
+        evidence = evaluator.kept((*KEPT, *keepers(plan.metrics)))
+        pictures = _pictures(evidence, c.data)
+    except Exception:
+        log(traceback.format_exc())
+    finally:  # whatever becomes of the evidence, the weights are earned
+        store.write_done(row, weights, history.rows, evidence, pictures, log.text)
+    return evaluator
 
 
-def _score_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener, model: Variant | None) -> bool:
+def _pictures(evidence: Mapping[str, Tensor], data: Data) -> dict[str, Image]:
+    pictures = {}
+    if "samples" in evidence:
+        pictures["samples"] = grid(evidence["samples"][:128])
+    if "reconstructions" in evidence:
+        decoded = evidence["reconstructions"]
+        originals = data.test.take(positions(data.test, len(decoded)), "cpu")
+        pictures["reconstructions"] = grid(paired(originals[:64], decoded[:64]))
+    return pictures
+
+
+def _score_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener, evaluator: Evaluator | None) -> bool:
     c, scoring = planned.cell, Scoring()
     way = {**asdict(scoring), "test": c.data.test.digest, "source": c.data.source.digest}
     scores = store.read_scores(planned.name, way)
-    missing = {name: m for name, m in plan.metrics.items() if not m.derived and name not in scores}
-    if not missing:
+
+    def missing(name: str) -> bool:
+        known = scores.get(name)
+        return known is None or (isinstance(known, NotAvailable) and known.retry)
+
+    wanted = {name: m for name, m in plan.metrics.items() if not m.derived and missing(name)}
+    if not wanted:
         return False
-    if model is None:
+    if evaluator is None:
         from bench.api import load
 
         model = load(store.cells / planned.name).to(plan.device)
-    evaluator = Evaluator(model, c.data, scoring, datasets.cache_dir())
-    seconds = {}
-    for name, metric in missing.items():
+        evaluator = Evaluator(model, c.data, scoring, datasets.cache_dir())
+    for name, metric in wanted.items():
         listener(ScoringEvent(planned.name, name))
-        scores[name], seconds[name] = evaluator.score(metric)
-    store.write_scores(planned.name, way, _in_order(scores), seconds)
+        scores[name], seconds = evaluator.score(metric)
+        store.write_scores(planned.name, way, _in_order(scores), {name: seconds})
     return True
 
 
@@ -416,6 +461,3 @@ def _provenance(device: torch.device, started: str) -> dict[str, Any]:
         "started": started,
         "ended": _now(),
     }
-
-
-__all__ = ["Plan", "PlannedCell", "device_of", "estimate", "plan", "run", "seeded"]

@@ -97,7 +97,7 @@ class Run:
             StoreError: it can't be written, or isn't a run's.
         """
         try:
-            if self.path.exists() and not self.exists() and any(self.path.iterdir()):
+            if self.path.is_dir() and not self.exists() and any(self.path.iterdir()):
                 raise StoreError(
                     f"{self.path} holds something else than a run",
                     cause="It isn't empty, and has no run.json.",
@@ -117,7 +117,10 @@ class Run:
     # one cell
 
     def is_done(self, cell: str) -> bool:
-        return (self.cells / cell / "done" / "cell.json").is_file()
+        try:
+            return (self.cells / cell / "done" / "cell.json").is_file()
+        except OSError as error:
+            raise StoreError(f"{self.path} can't be read", cause=f"{error.strerror or error}.") from None
 
     def write_done(
         self,
@@ -172,7 +175,7 @@ class Run:
         if path.is_file():
             seconds = {**read_json(path).get("seconds", {}), **seconds}
         document = {
-            name: {"reason": s.reason} if isinstance(s, NotAvailable) else _score_document(s)
+            name: _reason_document(s) if isinstance(s, NotAvailable) else _score_document(s)
             for name, s in scores.items()
         }
         write_json(path, {"scoring": dict(scoring), "scores": document, "seconds": dict(seconds)})
@@ -202,11 +205,12 @@ class Run:
         names = [text.split("[")[0] for text in request.variants]
         folders = sorted(p.name for p in self.cells.iterdir() if p.is_dir()) if self.cells.is_dir() else []
         rows = [row for row in map(self.row, folders) if row is not None]
+        rows.sort(key=lambda row: str(row.provenance.get("ended", "")), reverse=True)  # of equal labels, the newest
 
         def place(row: Row) -> tuple[Any, ...]:
             dataset = request.datasets.index(row.dataset) if row.dataset in request.datasets else len(request.datasets)
             variant = names.index(row.variant) if row.variant in names else len(names)
-            return dataset, row.dataset, row.baseline, variant, row.variant, _natural(row.label), row.seed, row.cell
+            return dataset, row.dataset, row.baseline, variant, row.variant, _natural(row.label), row.seed
 
         return sorted(rows, key=place)
 
@@ -244,7 +248,8 @@ class Run:
 
 def _join(before: RunRequest, now: RunRequest) -> RunRequest:
     lists = ("variants", "datasets", "seeds")
-    same = all(getattr(before, f.name) == getattr(now, f.name) for f in fields(now) if f.name not in lists)
+    apart = (*lists, "metrics", "jobs", "device", "data_root")
+    same = all(getattr(before, f.name) == getattr(now, f.name) for f in fields(now) if f.name not in apart)
     if not same or (not before.variants) != (not now.variants):
         return now
     joined: dict[str, Any] = {
@@ -281,6 +286,10 @@ def _row_from(document: Mapping[str, Any], cell: str) -> Row:
     return Row(**values, cell=cell)
 
 
+def _reason_document(missing: NotAvailable) -> dict[str, Any]:
+    return {"reason": missing.reason, **({"retry": True} if missing.retry else {})}
+
+
 def _score_document(score: Score) -> dict[str, Any]:
     document: dict[str, Any] = {"value": score.value, "n": score.n}
     if score.se is not None:
@@ -290,6 +299,8 @@ def _score_document(score: Score) -> dict[str, Any]:
 
 def _scores_from(document: Mapping[str, Any]) -> dict[str, Score | NotAvailable]:
     return {
-        name: NotAvailable(s["reason"]) if "reason" in s else Score(s["value"], s["n"], s.get("se"), s.get("note", ""))
+        name: NotAvailable(s["reason"], retry=s.get("retry", False))
+        if "reason" in s
+        else Score(s["value"], s["n"], s.get("se"), s.get("note", ""))
         for name, s in document["scores"].items()
     }

@@ -286,7 +286,10 @@ def _heading(row: Row, varied: Sequence[tuple[str, str]]) -> str:
     words += [f"{h['latent_dim']} latent dimensions"] if h.get("latent_dim") is not None else []
     words += [row.likelihood] if row.likelihood else []
     words += ["uses labels"] if row.uses_labels else []
-    words += [f"{key} {_short(getattr(row, part).get(key))}" for part, key in varied]
+    words += [f"limited to {row.training['limit']:,} training images"] if row.training.get("limit") else []
+    words += [f"{row.training['validation']:,} images held out"] if row.training.get("validation") else []
+    told = {"limit", "validation"}
+    words += [f"{key} {_short(getattr(row, part).get(key))}" for part, key in varied if key not in told]
     return " · ".join(words)
 
 

@@ -6,13 +6,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.errors import Diverged, PluginError, Unsuitable
+from bench.errors import Diverged, PluginError
 from bench.images import Images, to_float
 from bench.protocol import Training, seed_for
 from bench.variant import Batch, Optimizer, Phase, Stage, Variant
@@ -30,7 +30,9 @@ class History:
 
 
 class Order:
-    """Which images the k-th batch of a seed holds: one endless run of permutations, the same for every variant.
+    """Which images the batch of turn k holds: one endless run of permutations, the same for every variant.
+
+    A phase that repeats draws its further batches from a run of its own, so that no variant shifts the order.
 
     Batches straddle epochs, so that all have the same size and every image is seen equally often. A function of
     (seed, k) alone: resuming needs no state but k.
@@ -137,11 +139,10 @@ def _name(phase: Phase) -> str:
 
 
 def _build(o: Optimizer, params: list[nn.Parameter]) -> torch.optim.Optimizer:
-    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in params)
     if o.name == "sgd":
-        return torch.optim.SGD(params, o.lr, momentum=o.betas[0], weight_decay=o.weight_decay, fused=fused)
+        return torch.optim.SGD(params, o.lr, momentum=o.betas[0], weight_decay=o.weight_decay, fused=True)
     cls = torch.optim.AdamW if o.name == "adamw" else torch.optim.Adam
-    return cls(params, o.lr, betas=o.betas, weight_decay=o.weight_decay, fused=fused)
+    return cls(params, o.lr, betas=o.betas, weight_decay=o.weight_decay, fused=True)
 
 
 def _lr_factor(schedule: str, progress: float) -> float:
@@ -175,15 +176,15 @@ def train(
         Unsuitable: a stage found no way to start on this data.
     """
     device = next(model.parameters()).device
-    model.to(memory_format=torch.channels_last)  # the faster convolutions
     default = Optimizer(training.optimizer, lr=training.lr)  # type: ignore[arg-type]
     order = Order(len(images), training.batch_size, seed)
+    extra = Order(len(images), training.batch_size, seed_for("repeats", seed))
     stages = model.stages()
     plan = stage_steps(stages, training.steps)
     interval = max(1, sum(plan) // 200)
     history = History()
     began = time.perf_counter()
-    done = drawn = 0
+    done = repeats = 0
     last: float | None = None
     with seeded(seed_for("train", seed), device):
         for number, (stage, steps) in enumerate(zip(stages, plan, strict=True)):
@@ -197,13 +198,12 @@ def train(
             for step in range(steps):
                 progress = torch.tensor(step / steps, device=device)
                 turn: list[Tensor] = []
+                first = _batch(images, order.batch(done), progress)
                 for player in players:
                     factor = _lr_factor(player.optimizer.schedule, step / steps)
-                    for _ in range(player.phase.repeat):
-                        index = order.batch(drawn)
-                        drawn += 1
-                        x = to_float(images.take(index, device))
-                        batch = Batch(x, images.labels(index, device), index.to(device), progress)
+                    for again in range(player.phase.repeat):
+                        batch = first if not again else _batch(images, extra.batch(repeats), progress)
+                        repeats += again > 0
                         loss, terms = player.descend(batch, factor)
                         turn.append(loss)
                         for name, value in terms.items():
@@ -211,9 +211,9 @@ def train(
                 losses.append(turn[0] if len(turn) == 1 else torch.stack(turn).sum())
                 done += 1
                 if done % interval == 0 or step == steps - 1:
-                    values = torch.stack(losses).double().tolist()
+                    values = torch.stack(losses).cpu().double().tolist()
                     last = _finite(values, done, last)
-                    row = {name: torch.stack(v).double().mean().item() for name, v in sums.items()}
+                    row = {name: torch.stack(v).cpu().double().mean().item() for name, v in sums.items()}
                     row = {"stage": number, "step": done, "loss": sum(values) / len(values), **row}
                     history.rows.append(row)
                     if on_progress is not None:
@@ -222,8 +222,14 @@ def train(
         model.eval()
         if not all(bool(p.isfinite().all()) for p in model.parameters()):
             raise Diverged(done, last)
-    history.seconds, history.images = time.perf_counter() - began, drawn * training.batch_size
+    history.seconds, history.images = time.perf_counter() - began, (done + repeats) * training.batch_size
     return history
+
+
+def _batch(images: Images, index: Tensor, progress: Tensor) -> Batch:
+    device = progress.device
+    x = to_float(images.take(index, device))
+    return Batch(x, images.labels(index, device), index.to(device), progress)
 
 
 def _finite(values: list[float], done: int, last: float | None) -> float | None:
@@ -236,10 +242,8 @@ def _finite(values: list[float], done: int, last: float | None) -> float | None:
 
 def probe(build: Callable[[], Variant], images: Images, training: Training) -> float:
     """Seconds that a full training will take, from a few steps of a throw-away model. NaN where even that fails."""
-    from dataclasses import replace
-
     try:
         seconds = [train(build(), images, replace(training, steps=n), seed=0).seconds for n in (2, 7)]
-    except (Diverged, PluginError, Unsuitable):
+    except Exception:  # the cell itself will say what is wrong
         return math.nan
     return max(0.0, (seconds[1] - seconds[0]) / 5 * training.steps + seconds[0])

@@ -53,7 +53,7 @@ class Phase:
     loss: Callable[[Batch], Loss]
     moves: tuple[nn.Module | nn.Parameter, ...] = ()  #: () is everything
     optimizer: Optimizer | None = None  #: None is the protocol's
-    repeat: int = 1  #: updates a turn, each on a batch of its own
+    repeat: int = 1  #: updates a turn, each on a batch of its own; the phases of a turn share the first
 
 
 @dataclass(frozen=True)

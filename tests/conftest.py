@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.data import load
 from bench.dataset import Data
@@ -15,6 +16,8 @@ from bench.metric import METRICS, NotAvailable, Score
 from bench.protocol import RunRequest, Scoring, Training
 from bench.trainer import train
 from bench.variant import Spec, Variant
+
+torch.set_num_threads(1)  # tests run side by side; sums in one order
 
 
 @pytest.fixture(autouse=True)

@@ -65,7 +65,7 @@ def test_backbone_lifts_all_that_take_it() -> None:
 def test_the_baseline_joins_unless_told_not_to_and_once() -> None:
     assert [c.name for c in expand(RunRequest(variants=("vae",)))] == ["vae", "gan"]
     assert [(c.name, c.baseline) for c in expand(RunRequest(variants=("gan", "vae")))] == [
-        ("gan", False),
+        ("gan", True),
         ("vae", False),
     ]
     assert expand(RunRequest(variants=("vae",)))[-1].baseline
@@ -176,14 +176,24 @@ def test_a_cell_folder_is_safe_whatever_the_dataset_is_called(name: str, digits:
     assert not folder.startswith(".")
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"steps": 0}, {"steps": -3}, {"epochs": 0.0}, {"epochs": float("nan")}, {"steps": 3, "epochs": 1.0},
+BAD: list[dict[str, Any]] = [
+    {"steps": 0},
+    {"steps": -3},
+    {"epochs": 0.0},
+    {"epochs": float("nan")},
+    {"steps": 3, "epochs": 1.0},
+    {"batch_size": 1},
+    {"limit": 0},
+    {"validation": -1},
+    {"seeds": ()},
+    {"seeds": (1, 1)},
+    {"seeds": (-1,)},
+    {"image_size": 1},
+    {"jobs": 0},
+]
 
-        {"batch_size": 1}, {"limit": 0}, {"validation": -1}, {"seeds": ()}, {"seeds": (1, 1)}, {"seeds": (-1,)}, {"image_size": 1},
-    ],
-)  # fmt: skip
+
+@pytest.mark.parametrize("bad", BAD, ids=str)
 def test_numbers_that_make_no_run_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         validate(RunRequest(**bad))

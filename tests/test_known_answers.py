@@ -81,8 +81,8 @@ def test_a_collapsed_cvae_says_the_mean_image_of_the_class(name: str, known: flo
     model = reach("cvae[beta=1000]", data, [(500, 5e-3), (300, 1e-3), (300, 1e-4)])
     got = scored(model, data, "elbo", "elbo_given_y")
     assert -got["elbo_given_y"] == pytest.approx(known, abs=0.6)
-    # without the label: better than the mean of all, and at most ln 10 better than with it
-    assert got["elbo_given_y"] - math.log(10) <= got["elbo"] <= got["elbo_given_y"] + math.log(10)
+    # summing the labels out costs at most the label's own code length: log sum_y p(y) a_y >= log p(y) + log a_y
+    assert got["elbo"] >= got["elbo_given_y"] - math.log(10) - 0.05
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_linear_autoencoder_is_pca(name: str, d: int, known: float) -> None:
     sse = (centred - centred @ directions @ directions.T).square().sum(1).mean().item()
     assert sse == pytest.approx(known, abs=2e-3)
 
-    model = reach(f"ae[hidden=none,latent_dim={d}]", data, [(1500, 2e-3), (500, 2e-4)], "gaussian")
+    model = reach(f"ae[hidden=none,latent_dim={d}]", data, [(2000, 5e-3), (700, 1e-3), (500, 1e-4)], "gaussian")
     distortion = scored(model, data, "distortion")["distortion"]
     assert 2 * (distortion - 392 * math.log(2 * math.pi)) == pytest.approx(known, rel=0.01)
 
@@ -121,7 +121,7 @@ def test_a_linear_gaussian_vae_is_probabilistic_pca(name: str, d: int, known: fl
     law = torch.distributions.MultivariateNormal(mean, covariance)
     assert law.log_prob(pixels(data.test)).mean().item() == pytest.approx(known, abs=0.06)
 
-    rounds = [(3000, 5e-3), (1000, 1e-3), (1000, 2e-4), (500, 5e-5)]
+    rounds = [(4000, 5e-3), (1000, 1e-3), (1000, 2e-4), (700, 5e-5)]
     model = reach(f"vae[hidden=none,latent_dim={d}]", data, rounds, "gaussian[learned=true]")
     elbo = scored(model, data, "elbo")["elbo"]
     assert known - 1.5 < elbo < known + 0.5

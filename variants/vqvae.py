@@ -26,25 +26,24 @@ class VQVAE(Variant):
         code_dim: Annotated[int, Range(1), "size of a code vector"] = 64,
         commitment: Annotated[float, Range(0), "weight of ||z_e - sg(z_q)||^2, averaged over latents"] = 0.25,
         decay: Annotated[float, Range(0, 1), "of the codebook's moving averages"] = 0.99,
-        prior_width: Annotated[int | None, Range(4), "width of the prior's transformer, a multiple of 4"] = None,
-        prior_layers: Annotated[int, Range(1), "layers of the prior's transformer"] = 2,
+        prior_width: Annotated[int | None, Range(1), "width of each of the prior's 4 attention heads"] = None,
+        prior_layers: Annotated[int | None, Range(1), "layers of the prior's transformer"] = None,
         backbone: Annotated[Literal["conv"], "networks"] = "conv",
     ) -> None:
         super().__init__(spec)
         side = max(spec.shape[1:])
         small = side <= 16
         self.codes_ = self.codebook_size = codes or (32 if small else 256 if side <= 28 or spec.shape[0] == 1 else 512)
-        halvings = 1 if small else None
-        down = Down(spec.shape, halvings=halvings)
+        down = Down(spec.shape)
         width, h, w = self.grid = down.grid
         self.encoder = nn.Sequential(down, nn.Conv2d(width, code_dim, 1))
-        self.decoder = nn.Sequential(nn.Conv2d(code_dim, width, 1), nn.ReLU(), Up(spec.shape, halvings=halvings))
+        self.decoder = nn.Sequential(nn.Conv2d(code_dim, width, 1), nn.ReLU(), Up(spec.shape))
         self.quantizer = EMAQuantizer(self.codebook_size, code_dim, decay)
         self.likelihood = spec.make_likelihood()
-        self.prior_width = prior_width or (64 if small else 128)
-        self.prior = CausalTransformer(
-            self.codebook_size, h * w, width=self.prior_width, layers=prior_layers, dropout=0.1
-        )
+        self.prior_width = prior_width or (4 if small else 32)
+        self.prior_layers = prior_layers or (1 if small else 2)
+        sizes = {"width": 4 * self.prior_width, "layers": self.prior_layers, "heads": 4}
+        self.prior = CausalTransformer(self.codebook_size, h * w, dropout=0.1, **sizes)
         self.code_dim, self.commitment = code_dim, commitment
 
     def stages(self) -> tuple[Stage, ...]:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from torch import Tensor
 
 from bench.blocks.backbone import BACKBONES
-from bench.hyperparameters import Plugin, Range
+from bench.errors import UsageError
+from bench.hyperparameters import Plugin, Range, show
 from bench.variant import Spec, Variant
 
 
@@ -28,6 +29,10 @@ class Autoencoder(Variant):
         super().__init__(spec)
         self.latent_dim = latent_dim or spec.latent_dim
         self.backbone, self.hidden = backbone, hidden
+        if hidden is not None and min(hidden, default=1) < 1:
+            raise UsageError(
+                f"hidden={show(hidden)}: a layer has at least one unit", fix="hidden=none is a linear map."
+            )
         self.likelihood = spec.make_likelihood()
         networks = BACKBONES.load(backbone)
         common: dict[str, Any] = {"context": self.context_width(spec), "hidden": hidden}

@@ -71,7 +71,9 @@ def find_weights() -> Weights:
         else:
             reason = _failed.get(url) or _download(url, path)
         if reason:
-            raise NotAvailable(f"no Inception weights ({reason}); put {path.name} into {path.parent} by hand")
+            raise NotAvailable(
+                f"no Inception weights ({reason}); put {path.name} into {path.parent} by hand", retry=True
+            )
     with path.open("rb") as file:
         return Weights(path, hashlib.file_digest(file, "sha256").hexdigest())
 
@@ -113,7 +115,7 @@ def build(weights: Weights, device: torch.device) -> nn.Module:
         network: nn.Module = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[DIMENSIONS]])
     except (pickle.UnpicklingError, RuntimeError, AttributeError, TypeError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise NotAvailable(f"{weights.path} holds no Inception weights, delete it: {reason}") from None
+        raise NotAvailable(f"{weights.path} holds no Inception weights, delete it: {reason}", retry=True) from None
     return network.eval().to(device)
 
 

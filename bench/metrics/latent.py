@@ -39,9 +39,9 @@ class AggregatePosterior(Request[Tensor]):
             index = torch.arange(part.start, part.stop)
             x, y = to_float(images.take(index, context.device)), images.labels(index, context.device)
             if isinstance(model, abilities.HasPosterior):
-                found.append(model.posterior(x, y).sample().double().cpu())
+                found.append(model.posterior(x, y).sample().cpu().double())
             else:
-                found.append(able.encode(x, y).double().cpu())
+                found.append(able.encode(x, y).cpu().double())
         codes = torch.cat(found)
         if len(codes) < 2:
             raise NotAvailable("needs two test images")
