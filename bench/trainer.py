@@ -98,6 +98,7 @@ class _Player:
                 cause="No module or parameter in its `moves` has anything to train.",
             )
         self.steps = _build(self.optimizer, self.params)
+        self.averages = [p.detach().clone() for p in self.params] if self.optimizer.ema is not None else []
         self.checked = False
 
     def descend(self, batch: Batch, lr_factor: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -120,7 +121,15 @@ class _Player:
         self.steps.step()
         for p in self.params:
             p.grad = None
+        for average, p in zip(self.averages, self.params, strict=False):
+            average.lerp_(p.detach(), 1 - (self.optimizer.ema or 0.0))
         return loss.detach(), terms
+
+    def finish(self) -> None:
+        """What the end of the stage brings: averaged weights, where they were asked for."""
+        with torch.no_grad():
+            for average, p in zip(self.averages, self.params, strict=False):
+                p.copy_(average)
 
     def _check(self, grads: tuple[Tensor | None, ...]) -> None:
         self.checked = True
@@ -219,6 +228,8 @@ def train(
                     if on_progress is not None:
                         on_progress(done, number, {k: v for k, v in row.items() if k not in ("stage", "step")})
                     losses, sums = [], {}
+            for player in players:
+                player.finish()
         model.eval()
         if not all(bool(p.isfinite().all()) for p in model.parameters()):
             raise Diverged(done, last)

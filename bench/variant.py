@@ -36,7 +36,11 @@ Loss = tuple[Tensor, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """A description; the trainer builds it. `clip` bounds the gradient's global norm; `schedule` scales `lr`."""
+    """A description; the trainer builds it.
+
+    `clip` bounds the gradient's global norm, `schedule` scales `lr`; at the end of the stage the weights become their
+    exponential average of decay `ema`.
+    """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = 1e-3
@@ -44,6 +48,7 @@ class Optimizer:
     weight_decay: float = 0.0
     clip: float | None = None
     schedule: Literal["constant", "cosine", "linear"] = "constant"
+    ema: float | None = None
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,14 @@ def test_the_bound_and_its_halves() -> None:
     assert likelihood.elbo_given_y(terms) == score
 
 
+def test_bits_per_dimension_of_uniform_levels_are_eight() -> None:
+    terms = BoundTerms(torch.full((5,), -16 * math.log(256), dtype=torch.float64), torch.zeros(5).double())
+    assert likelihood.bpd(spec("logistic"), terms).value == pytest.approx(8)
+    for text in ("bernoulli", "gaussian"):
+        with pytest.raises(NotAvailable, match="no mass"):
+            likelihood.bpd(spec(text), terms)
+
+
 def test_bce_is_for_bernoulli_pixels_only() -> None:
     log_likelihood = torch.tensor([-3.0, -5.0]).double()
     assert likelihood.bce(spec(), log_likelihood).value == 4

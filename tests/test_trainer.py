@@ -251,3 +251,17 @@ def test_clip_bounds_the_gradient(images: Images) -> None:
     before = model.a.bias.item()
     train(model, images, Training(1, 8), seed=0)
     assert model.a.bias.item() == pytest.approx(before - 0.5, abs=1e-4)
+
+
+def test_averaged_weights_are_the_average_of_the_path(images: Images) -> None:
+    def phases(m: Toy) -> tuple[Phase, ...]:
+        sgd = Optimizer("sgd", lr=1.0, betas=(0.0, 0.0), ema=0.5)
+        return (Phase(lambda batch: (m.a.bias.sum(), {}), (m.a.bias,), sgd),)
+
+    model = Toy(phases)
+    w0 = model.a.bias.item()  # w falls by 1 a step: w0 - 1, w0 - 2, w0 - 3
+    train(model, images, Training(3, 8), seed=0)
+    expected = w0
+    for k in (1, 2, 3):
+        expected = 0.5 * expected + 0.5 * (w0 - k)
+    assert model.a.bias.item() == pytest.approx(expected, abs=1e-5)

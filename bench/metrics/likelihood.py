@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from bench.errors import NotAvailable
 from bench.evidence import BoundTerms, ConditionalTerms, LogLikelihood, Terms, TestImages, TheSpec
 from bench.images import Images, to_float
+from bench.likelihood import Bernoulli
 from bench.metric import Score, metric
 from bench.variant import Spec
 
@@ -22,7 +25,7 @@ def pixel_entropy(images: Images) -> Tensor:
 
 
 def _cross_entropy(spec: Spec, log_likelihood: Tensor) -> Tensor:
-    if spec.likelihood != "bernoulli":
+    if not isinstance(spec.make_likelihood(), Bernoulli):
         raise NotAvailable(f"its likelihood is {spec.likelihood}, no cross-entropy: see `distortion`")
     return -log_likelihood
 
@@ -35,6 +38,15 @@ def elbo(terms: BoundTerms) -> Score:
     knows labels sums them out.
     """
     return Score.of(terms.log_likelihood - terms.rate)
+
+
+@metric(TheSpec(), Terms(), unit="bits/dim", direction="lower", range=(0, math.inf))
+def bpd(spec: Spec, terms: BoundTerms) -> Score:
+    """-ELBO / (D ln 2): bits for each pixel and channel, where the likelihood is a mass over the 256 levels."""
+    kind = spec.make_likelihood().kind
+    if kind != "mass":
+        raise NotAvailable(f"its likelihood, {spec.likelihood}, is a {kind}, no mass over the data's own levels")
+    return Score.of((terms.rate - terms.log_likelihood) / (math.prod(spec.shape) * math.log(2)))
 
 
 @metric(LogLikelihood(), unit="nats/image")
