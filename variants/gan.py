@@ -59,7 +59,8 @@ class GAN(Variant):
     def critic_loss(self, batch: Batch) -> Loss:
         with torch.no_grad():
             fake = self.sample(batch.y)
-        loss = F.softplus(-self.critic(batch.x)).mean() + F.softplus(self.critic(fake)).mean()
+        real, fake = self.critic(torch.cat([batch.x, fake])).chunk(2)
+        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
         return loss, {"critic": loss}
 
     def generator_loss(self, batch: Batch) -> Loss:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from bench.errors import NotAvailable
 from bench.evidence import BoundTerms, ConditionalTerms, LogLikelihood, Terms, TestImages, TheSpec
 from bench.images import Images, to_float
 from bench.likelihood import Bernoulli
-from bench.metric import Score, metric
+from bench.metric import Context, Request, Score, metric
 from bench.variant import Spec
 
 
@@ -40,12 +41,21 @@ def elbo(terms: BoundTerms) -> Score:
     return Score.of(terms.log_likelihood - terms.rate)
 
 
-@metric(TheSpec(), Terms(), unit="bits/dim", direction="lower", range=(0, math.inf))
+@dataclass(frozen=True)
+class MassTerms(Request[BoundTerms]):
+    """`Terms`, where the likelihood is a mass over the data's own levels."""
+
+    def resolve(self, context: Context) -> BoundTerms:
+        spec = context.get(TheSpec())
+        kind = spec.make_likelihood().kind
+        if kind != "mass":
+            raise NotAvailable(f"{spec.likelihood} is a {kind}, no mass over the data's own levels")
+        return context.get(Terms())
+
+
+@metric(TheSpec(), MassTerms(), unit="bits/dim", direction="lower", range=(0, math.inf))
 def bpd(spec: Spec, terms: BoundTerms) -> Score:
     """-ELBO / (D ln 2): bits for each pixel and channel, where the likelihood is a mass over the 256 levels."""
-    kind = spec.make_likelihood().kind
-    if kind != "mass":
-        raise NotAvailable(f"its likelihood, {spec.likelihood}, is a {kind}, no mass over the data's own levels")
     return Score.of((terms.rate - terms.log_likelihood) / (math.prod(spec.shape) * math.log(2)))
 
 
