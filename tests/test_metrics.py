@@ -145,9 +145,9 @@ def test_the_bound_and_its_halves() -> None:
     assert (score.value, score.n) == (-18.0, 2)
     assert score.se == pytest.approx(7.0)  # values -11 and -25: sd 9.899 over sqrt 2
     assert likelihood.kl(terms).value == 3
-    assert likelihood.distortion(terms.log_likelihood).value == 15
+    assert likelihood.distortion(spec("logistic"), terms.log_likelihood).value == 15
     assert likelihood.elbo(terms).value == pytest.approx(
-        -likelihood.distortion(terms.log_likelihood).value - likelihood.kl(terms).value
+        -likelihood.distortion(spec("logistic"), terms.log_likelihood).value - likelihood.kl(terms).value
     )
     assert likelihood.elbo_given_y(terms) == score
 

@@ -72,10 +72,15 @@ def find_weights() -> Weights:
             reason = _failed.get(url) or _download(url, path)
         if reason:
             raise NotAvailable(
-                f"no Inception weights ({reason}); put {path.name} into {path.parent} by hand", retry=True
+                f"no Inception weights ({reason}); put {path.name} into {_shown(path.parent)} by hand", retry=True
             )
     with path.open("rb") as file:
         return Weights(path, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _shown(path: Path) -> str:
+    home = Path.home()
+    return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else str(path)
 
 
 def _download(url: str, path: Path) -> str:

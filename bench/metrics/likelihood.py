@@ -59,9 +59,14 @@ def bpd(spec: Spec, terms: BoundTerms) -> Score:
     return Score.of((terms.rate - terms.log_likelihood) / (math.prod(spec.shape) * math.log(2)))
 
 
-@metric(LogLikelihood(), unit="nats/image")
-def distortion(log_likelihood: Tensor) -> Score:
-    """-log p(x|z) under the row's own likelihood: half of the bound, a coordinate and no merit by itself."""
+@metric(TheSpec(), LogLikelihood(), unit="nats/image")
+def distortion(spec: Spec, log_likelihood: Tensor) -> Score:
+    """-log p(x|z) under the row's own likelihood: half of the bound, a coordinate and no merit by itself.
+
+    Of Bernoulli pixels it is `bce`, and stands there.
+    """
+    if isinstance(spec.make_likelihood(), Bernoulli):
+        raise NotAvailable("of Bernoulli pixels it is `bce`")
     return Score.of(-log_likelihood)
 
 
