@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-import platform
 import re
-import resource
-import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +29,11 @@ from bench.metric import METRICS, Metric, Score
 from bench.parallel import run_cells
 from bench.pictures import grid, paired
 from bench.protocol import RunRequest, Scoring, digest
+from bench.provenance import Log, costs, now, provenance
 from bench.registry import default
 from bench.row import Row, Status
 from bench.store import Run
-from bench.trainer import History, probe, train
+from bench.trainer import probe, train
 
 
 @dataclass(frozen=True)
@@ -276,7 +272,7 @@ def run_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener) -
     if before is not None and before.status == "diverged":
         listener(CellEnded(planned.name, before, reused=True))
         return before
-    log = _Log()
+    log = Log()
     evaluator: Evaluator | None = None
     if not store.is_done(planned.name):
         listener(CellStarted(planned.name, planned.label, planned.dataset, planned.seed, planned.steps))
@@ -308,11 +304,11 @@ def _end(row: Row, log: str, store: Run, listener: Listener) -> Row:
     return row
 
 
-def _train_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener, log: _Log) -> Evaluator:
+def _train_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener, log: Log) -> Evaluator:
     c, device = planned.cell, plan.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    started = _now()
+    started = now()
     model = c.config.build(c.spec, planned.seed).to(device)
 
     def progress(step: int, stage: int, terms: dict[str, float]) -> None:
@@ -324,8 +320,8 @@ def _train_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener
     evaluator = Evaluator(model, c.data, Scoring(), datasets.cache_dir())
     row = replace(
         _blank(planned, "ok", ""),
-        costs=_costs(planned, history, device),
-        provenance=_provenance(device, started),
+        costs=costs(planned.parameters, history, device),
+        provenance=provenance(device, started),
     )
     weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
     evidence: dict[str, Tensor] = {}
@@ -408,56 +404,3 @@ def _blank(planned: PlannedCell, status: Status, reason: str) -> Row:
         training=asdict(c.training),
         cell=planned.name,
     )
-
-
-class _Log:
-    """What a cell has to say besides its numbers: a line each, with the time."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def __call__(self, line: str) -> None:
-        self.text += f"{_now()} {line}\n"
-
-    def warnings(self) -> Any:
-        log = self
-
-        class Catch(warnings.catch_warnings):
-            def __enter__(self) -> None:
-                super().__enter__()
-                show: Callable[..., None] = lambda m, k, *_: log(f"{k.__name__}: {m}")  # noqa: E731
-                warnings.showwarning = show
-
-        return Catch()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _costs(planned: PlannedCell, history: History, device: torch.device) -> dict[str, float]:
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device) / 2**20
-    else:  # of the whole process so far
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return {
-        "parameters": planned.parameters,
-        "train_seconds": round(history.seconds, 3),
-        "images_per_second": round(history.images / max(history.seconds, 1e-9), 1),
-        "peak_mib": round(peak, 1),
-    }
-
-
-def _provenance(device: torch.device, started: str) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "vaebench": version("vaebench"),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "platform": platform.platform(),
-        "device": str(device),
-        "device_name": name,
-        "threads": torch.get_num_threads(),
-        "started": started,
-        "ended": _now(),
-    }
