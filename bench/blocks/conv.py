@@ -20,10 +20,9 @@ def _width(shape: Shape, at_28: int) -> int:
     return at_28 // 2 if max(shape[1:]) <= 16 else at_28
 
 
-def _plan(shape: Shape, halvings: int | None) -> list[tuple[int, int, Shape]]:
+def _plan(shape: Shape) -> list[tuple[int, int, Shape]]:
     """(channels, stride, the shape that a layer sees) for each convolution."""
-    if halvings is None:
-        halvings = max(2, math.ceil(math.log2(max(shape[1:]) / 8)))
+    halvings = max(2, math.ceil(math.log2(max(shape[1:]) / 8)))
     if min(shape[1:]) < 2**halvings:
         raise Unsuitable(f"images of {shape[1]} x {shape[2]} are too small for {halvings} stride-2 convolutions")
     strides = [2] * halvings + [1] * max(0, 3 - halvings)
@@ -36,14 +35,11 @@ def _plan(shape: Shape, halvings: int | None) -> list[tuple[int, int, Shape]]:
 
 
 class Down(nn.Sequential):
-    """Convolutions with an activation behind each: (B, C, H, W) to `grid` = (128, h, w) each.
+    """Convolutions with an activation behind each: (B, C, H, W) to `grid` = (128, h, w) each."""
 
-    `halvings` is the number of stride-2 steps (two up to 32 pixels by default).
-    """
-
-    def __init__(self, shape: Shape, *, halvings: int | None = None, context: int = 0, slope: float = 0.0) -> None:
+    def __init__(self, shape: Shape, *, context: int = 0, slope: float = 0.0) -> None:
         layers: list[nn.Module] = []
-        *plan, (_, _, self_grid) = _plan(shape, halvings)
+        *plan, (_, _, self_grid) = _plan(shape)
         for width, stride, (c, _, _) in plan:
             kernel = 4 if stride == 2 else 3
             conv = nn.Conv2d(c + (0 if layers else context), width, kernel, stride, padding=1)
@@ -55,9 +51,9 @@ class Down(nn.Sequential):
 class Up(nn.Sequential):
     """The mirror image of `Down`: (B, *grid) to raw outputs (B, C, H, W), odd sizes included."""
 
-    def __init__(self, shape: Shape, *, halvings: int | None = None) -> None:
+    def __init__(self, shape: Shape) -> None:
         layers: list[nn.Module] = []
-        *plan, (_, _, self_grid) = _plan(shape, halvings)
+        *plan, (_, _, self_grid) = _plan(shape)
         for width, stride, (c, h, w) in reversed(plan):
             if stride == 2:
                 odd = (h % 2, w % 2)
