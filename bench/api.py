@@ -70,9 +70,9 @@ def load(cell: str | Path) -> Variant:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from bench.durable import read_json
     from bench.grid import Config
     from bench.hyperparameters import check
-    from bench.store import read_json
     from bench.variant import VARIANTS, Spec
 
     folder = Path(cell)

@@ -1,7 +1,8 @@
 """The verbs of `bench`: parse, call, print. What they call is imported in them, so --help costs nothing.
 
-Exit codes: 0 all cells ok or skipped; 1 a mistake of ours; 2 a request that can't be carried out; 3 cells
-failed; 4 a results folder that can't be used; 130 interrupted.
+Exit codes: 0 all cells ok or skipped; 1 a mistake of ours; 2 a request that can't be carried out; 3 finished with
+cells that have no result; 4 a results folder that can't be used; 5 results that aren't what they should be; 6 a
+--fail-if threshold; 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ import click
 from click.core import ParameterSource
 
 from bench.errors import BenchError
-from bench.options import Names, Seeds, read_config
+from bench.options import Duration, Names, Seeds, Shard, read_config
 
 if TYPE_CHECKING:
     from bench.row import Row
 
-UNFINISHED, INTERRUPTED = 3, 130
+UNFINISHED, INTEGRITY, THRESHOLD, INTERRUPTED = 3, 5, 6, 130
+
+
+STOPPED = "interrupted: every finished cell is on disk, and the same command does the rest"
 
 
 def _config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
@@ -78,6 +82,21 @@ A run that was interrupted is finished by the same command; more variants, seeds
 @click.option("--image-size", type=int, help="Side to which the images of a folder are brought.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--jobs", type=int, default=1, show_default=True, help="Cells at once, each in its own process.")
+@click.option("--threads", type=int, help="CPU threads of a cell. By default the cores divided by --jobs.")
+@click.option("--timeout", type=Duration(), help="Stop a cell after this long, with a checkpoint: 90s, 30m, 12h.")
+@click.option(
+    "--stall", type=Duration(), default=1800.0, help="A cell hangs if it's silent for so long.  [default: 30m]"
+)
+@click.option("--checkpoint", type=Duration(), default=60.0, help="How often to keep a checkpoint.  [default: 60s]")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first cell that fails.")
+@click.option("--fail-if", multiple=True, metavar="[LABEL:]METRIC<VALUE", help="Exit with 6 if a row is so; or >.")
+@click.option("--retry-failed", is_flag=True, help="Try cells again that failed or diverged.")
+@click.option("--force", is_flag=True, help="Train and score anew what is there already.")
+@click.option("--shard", type=Shard(), metavar="I/N", help="Only the I-th of N parts of the cells, for job arrays.")
+@click.option("--executor", help="Who runs the cells: local (the default), ray, ...")
+@click.option("--address", help="The cluster of an executor that has one.")
+@click.option("--gpus-per-cell", type=float, default=0.0, help="The share of a GPU that an executor reserves.")
+@click.option("--in-process", is_flag=True, help="Without processes of their own, one by one: for debugging.")
 @click.option(
     "--data-root", type=str, metavar="DIR", help="Where datasets lie; else BENCH_DATA, else the user's cache."
 )
@@ -95,22 +114,46 @@ A run that was interrupted is finished by the same command; more variants, seeds
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON to stdout, and nothing else there.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.pass_context
-def run(ctx: click.Context, /, config: Path | None, dry_run: bool, as_json: bool, quiet: bool, **settings: Any) -> int:
+def run(
+    ctx: click.Context,
+    /,
+    config: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    fail_if: tuple[str, ...],
+    **settings: Any,
+) -> int:
     """Train and score variants; what is on disk already isn't done again."""
-    from bench import runner
+    from bench import planning, runner
     from bench.console import Console, print_plan
     from bench.protocol import RunRequest
+    from bench.threshold import Threshold
 
     request = RunRequest(**_settle(ctx, settings))
     if dry_run:
-        plan = runner.plan(request)
+        plan = planning.plan(request)
         _print_json([cell.as_json() for cell in plan.cells]) if as_json else print_plan(plan)
         return 0
+    thresholds = [Threshold.parse(text) for text in fail_if]
+    stopped = 0
     with Console(quiet=quiet) as display:
-        rows = runner.run(request, display)
+        try:
+            rows = runner.run(request, display)
+        except runner.Interrupted as stop:
+            rows, stopped = stop.rows, stop.exit_code
     _print_rows(rows, as_json, display.folder)
-    status = {row.status for row in rows}
-    return INTERRUPTED if "interrupted" in status else UNFINISHED if status - {"ok", "skipped"} else 0
+    if stopped:
+        click.echo(STOPPED, err=True)
+        return stopped
+    if any(row.conflict for row in rows):
+        return INTEGRITY
+    if {row.status for row in rows} - {"ok", "skipped"}:
+        return UNFINISHED
+    crossed = [line for threshold in thresholds for line in threshold.crossed(rows)]
+    for line in crossed:
+        click.echo(line, err=True)
+    return THRESHOLD if crossed else 0
 
 
 def _settle(ctx: click.Context, settings: dict[str, Any]) -> dict[str, Any]:
@@ -244,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("\ninterrupted: every finished cell is on disk, and the same command does the rest", err=True)
+        click.echo(f"\n{STOPPED}", err=True)
         return INTERRUPTED
     except Exception as error:
         return _report(error)

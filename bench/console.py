@@ -24,8 +24,8 @@ from bench.progress import Console
 if TYPE_CHECKING:
     from bench.columns import Column
     from bench.compare import Comparison, Difference
+    from bench.planning import Plan, PlannedCell
     from bench.row import Row
-    from bench.runner import Plan, PlannedCell
     from bench.summary import Cell, Group, Line
 
 GAP = 2  # spaces between columns
@@ -127,23 +127,23 @@ def print_plan(plan: Plan, console: rich_console.Console | None = None) -> None:
     console = console or out()
     cells: dict[tuple[str, str], list[PlannedCell]] = {}
     for cell in plan.cells:
-        cells.setdefault((cell.dataset, cell.label), []).append(cell)
+        cells.setdefault((cell.row.dataset, cell.row.label), []).append(cell)
     table = _plain_table("dataset", "variant", "seeds", ">steps", ">parameters", "state")
     for (dataset, label), members in cells.items():
         first, states = members[0], Counter(cell.state for cell in members)
         state = first.state if len(states) == 1 else ", ".join(f"{n} {name}" for name, n in states.items())
-        reasons = dict.fromkeys(cell.reason for cell in members if cell.reason)
+        reasons = dict.fromkeys(cell.row.reason for cell in members if cell.row.reason)
         table.add_row(
             Text(dataset),
             Text(label),
-            ",".join(str(cell.seed) for cell in members),
-            "+".join(f"{s:,}" for s in first.steps) or "–",
+            ",".join(str(cell.row.seed) for cell in members),
+            "+".join(f"{s:,}" for s in first.row.steps) or "–",
             f"{first.parameters:,}" if first.parameters else "–",
             Text(": ".join([state, *reasons])),
         )
     console.print(table)
     new = [cell for cell in plan.cells if cell.state == "new"]
-    total = sum(sum(cell.steps) for cell in new)
+    total = sum(sum(cell.row.steps) for cell in new)
     console.print(f"{len(plan.cells)} cells, {len(new)} of them to train: {total:,} steps, into {plan.folder}")
     for note in plan.notes:
         _print_note(note, console)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,10 +28,14 @@ class Evaluator(Context):
         model: in eval mode, on the device where it'll be asked.
         scoring: the protocol: sample counts, chunk size.
         cache: a folder for reference statistics and feature networks.
+        alive: called at every chunk; what it raises ends the scoring.
     """
 
-    def __init__(self, model: Variant, data: Data, scoring: Scoring, cache: Path) -> None:
+    def __init__(
+        self, model: Variant, data: Data, scoring: Scoring, cache: Path, alive: Callable[[], None] = lambda: None
+    ) -> None:
         self.model, self.data, self.scoring, self.cache = model.eval(), data, scoring, cache
+        self.alive = alive
         self.device = next(model.parameters()).device
         self._known: dict[Request[Any], Any] = {}
 
@@ -49,6 +53,7 @@ class Evaluator(Context):
 
     def chunks(self, n: int, purpose: str) -> Iterator[slice]:
         for i, start in enumerate(range(0, n, self.scoring.chunk)):
+            self.alive()
             torch.manual_seed(seed_for("score", purpose, i))
             yield slice(start, min(start + self.scoring.chunk, n))
 
@@ -78,7 +83,7 @@ class Evaluator(Context):
                     score = NotAvailable(f"the metric returned {type(score).__name__}, not a Score", retry=True)
             except NotAvailable as reason:
                 score = reason
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 score = NotAvailable(f"the metric raised {type(error).__name__}: {error}", retry=True)
         return score, time.perf_counter() - began
 

@@ -20,6 +20,7 @@ from bench.errors import BenchError, PluginError, UnknownName, Unsuitable, Usage
 from bench.hyperparameters import check, hyperparameters, selector, show
 from bench.protocol import RunRequest, Training, digest, seed_for
 from bench.registry import default
+from bench.row import Row, Status
 from bench.trainer import seeded, stage_steps
 from bench.variant import VARIANTS, Spec, Variant
 
@@ -55,7 +56,7 @@ class Config:
                 model = self.cls(spec, **dict(self.given))
             except (BenchError, Unsuitable):
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise PluginError(
                     f"the variant {self.label} can't be built for images of {spec.shape}",
                     cause=f"{type(error).__name__}: {error}",
@@ -66,22 +67,23 @@ class Config:
         return model
 
 
-def expand(request: RunRequest) -> list[Config]:
+def expand(request: RunRequest, faults: dict[str, PluginError] | None = None) -> list[Config]:
     """The variants of a request, grids multiplied out, with the baseline last.
 
     `--backbone` and `*.` settings reach every variant that takes them; a variant's own `--set` is stronger, and a
     selector's bracket the strongest.
 
+    Args:
+        faults: variants that are known not to work are left out; those that can't be loaded are added.
+
     Raises:
         UsageError: an unknown name, or a value that doesn't fit.
+        PluginError: a variant can't be loaded, and there is no `faults` to note it in.
     """
-    texts = request.variants or tuple(name for name in VARIANTS if name != default("baseline"))
-    wanted = [selector(text) for text in texts]
-    names = {name for name, _ in wanted}
-    baseline = default("baseline") if request.baseline else None
-    if baseline is not None and baseline not in names and baseline in VARIANTS:
-        wanted.append((baseline, {}))
+    wanted = _selectors(request)
     everywhere, own = _settings(request.set, {name for name, _ in wanted})
+    if faults is not None:
+        wanted = [(name, bracket) for name, bracket in wanted if _loads(name, faults)]
     taken: set[str] = set()
     configs: dict[Config, None] = {}
     for name, bracket in wanted:
@@ -109,6 +111,29 @@ def expand(request: RunRequest) -> list[Config]:
 
         BACKBONES.load(request.backbone)
     return list(configs)
+
+
+def _selectors(request: RunRequest) -> list[tuple[str, dict[str, Any]]]:
+    texts = request.variants or tuple(name for name in VARIANTS if name != default("baseline"))
+    wanted: list[tuple[str, dict[str, Any]]] = [(name, dict(bracket)) for name, bracket in map(selector, texts)]
+    baseline = default("baseline") if request.baseline else None
+    if baseline is not None and baseline not in {name for name, _ in wanted} and baseline in VARIANTS:
+        wanted.append((baseline, {}))
+    return wanted
+
+
+def selected(request: RunRequest) -> list[str]:
+    """The names of the variants that a request asks for, the baseline's among them."""
+    return list(dict.fromkeys(name for name, _ in _selectors(request)))
+
+
+def _loads(name: str, faults: dict[str, PluginError]) -> bool:
+    if name not in faults:
+        try:
+            VARIANTS.load(name)
+        except PluginError as error:
+            faults[name] = error
+    return name not in faults
 
 
 def _settings(texts: tuple[str, ...], names: set[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -162,9 +187,42 @@ class Cell:
     @property
     def name(self) -> str:
         """Its folder: readable, safe on any file system, and one for each identity."""
-        text = f"{self.config.label}-{self.data.name}-s{self.seed}"
-        slug = re.sub(r"[^a-z0-9._=-]+", "_", text.lower()).strip("._-")[:80]
-        return f"{slug}-{digest(self.identity)[:12]}"
+        return slug(f"{self.config.label}-{self.data.name}-s{self.seed}", digest(self.identity))
+
+
+def slug(text: str, identity: str) -> str:
+    """A folder's name that people can read, safe wherever `text` comes from."""
+    return f"{re.sub(r'[^a-z0-9._=-]+', '_', text.lower()).strip('._-')[:80]}-{identity[:12]}"
+
+
+def blank(c: Cell, status: Status, reason: str = "") -> Row:
+    """A cell's row before it has a score."""
+    return Row(
+        variant=c.config.name,
+        label=c.config.label,
+        dataset=c.data.name,
+        seed=c.seed,
+        status=status,
+        reason=reason,
+        hyperparameters=dict(c.hyperparameters),
+        likelihood=c.spec.likelihood,
+        uses_labels=c.config.cls.uses_labels,
+        baseline=c.config.baseline,
+        steps=c.steps,
+        plugin=plugin_of(c.config.name),
+        engine=engine(),
+        data={
+            "shape": list(c.spec.shape),
+            "classes": c.data.classes,
+            "latent_dim": c.spec.latent_dim,
+            "train": c.data.train.digest,
+            "test": c.data.test.digest,
+            "train_images": len(c.data.train),
+            "test_images": len(c.data.test),
+        },
+        training=asdict(c.training),
+        cell=c.name,
+    )
 
 
 def cell(config: Config, data: Data, seed: int, request: RunRequest) -> Cell:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,32 @@ class Seeds(ParamType):
         if numbers[0] < 1:
             raise UsageError(f"--seeds {value} asks for no seed at all", fix="For example: --seeds 3.")
         return tuple(range(numbers[0]))
+
+
+class Duration(ParamType):
+    """Seconds, or with a unit: 90, 90s, 30m, 12h."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(s|m|h|d|)\s*", str(value))
+        if found is None:
+            raise UsageError(f"{value!r} isn't a length of time", fix="For example: 90s, 30m or 12h.")
+        return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+class Shard(ParamType):
+    """I/N, counted from 1."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple | list) and len(value) == 2:
+            return int(value[0]), int(value[1])
+        found = re.fullmatch(r"(\d+)/(\d+)", str(value))
+        if found is None:
+            raise UsageError(f"--shard {value} isn't I/N", fix="For example: --shard 1/8, to --shard 8/8.")
+        return int(found[1]), int(found[2])
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, get_origin, get_type_hints
 
+from bench.durable import SCHEMA
 from bench.errors import UnknownName, UsageError
 from bench.hyperparameters import convert
 
@@ -57,6 +58,16 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[A
     return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)}
 
 
+ONCE = ("out", "in_process", "fail_fast", "retry_failed", "force", "shard")
+"""Settings that aren't repeated by `--config run.json`."""
+
+HOW = (
+    *ONCE, "device", "jobs", "threads", "executor", "address", "gpus_per_cell", "timeout", "stall", "checkpoint",
+    "data_root",
+)  # fmt: skip
+"""Settings that say how cells are run, and not what they are."""
+
+
 @dataclass(frozen=True)
 class RunRequest:
     """All that a run is asked for: `run.json` holds it, and `bench run --config run.json` repeats it."""
@@ -75,13 +86,30 @@ class RunRequest:
     image_size: int | None = None
     device: str = "auto"
     jobs: int = 1  #: cells at once, each in a process of its own
+    threads: int | None = None  #: CPU threads of a cell; None: the cores divided by jobs
+    executor: str | None = None  #: who runs the cells' processes; None: this machine
+    address: str | None = None  #: of the executor's cluster
+    gpus_per_cell: float = 0.0  #: what of a GPU the executor reserves for a cell
+    in_process: bool = False  #: no processes of their own: for debugging
+    timeout: float | None = None  #: seconds that a cell may take
+    stall: float = 1800.0  #: seconds without a step or a score after which a cell counts as hung
+    checkpoint: float = 60.0  #: seconds between checkpoints
+    fail_fast: bool = False
+    retry_failed: bool = False
+    force: bool = False
+    shard: tuple[int, int] | None = None  #: (i, n): the i-th of n parts of the cells
     data_root: str | None = None
     baseline: bool = True
     metrics: tuple[str, ...] = ()  #: () is all; ('-fid',) is all but that
     out: str | None = None  #: the run's folder; None: a new one under results/
 
+    def lasting(self) -> RunRequest:
+        """What a later run should repeat: without what was meant for this once, or for this machine's place in it."""
+        plain = RunRequest()
+        return replace(self, **{name: getattr(plain, name) for name in ONCE})
+
     def to_json(self) -> dict[str, Any]:
-        return {"schema": 1, **asdict(self)}
+        return {"schema": SCHEMA, **asdict(self)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> RunRequest:
@@ -90,9 +118,9 @@ class RunRequest:
         Raises:
             UsageError: an unknown key, or a newer schema.
         """
-        if document.get("schema", 1) > 1:
+        if document.get("schema", 1) > SCHEMA:
             raise UsageError(
-                f"this configuration has schema {document['schema']}, and this version reads up to 1",
+                f"this configuration has schema {document['schema']}, and this version reads up to {SCHEMA}",
                 fix="Upgrade vaebench, or remove the fields that it doesn't know.",
             )
         kinds = get_type_hints(cls)

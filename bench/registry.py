@@ -5,7 +5,9 @@ Names are read from metadata without importing anything; an object is imported w
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -37,6 +39,20 @@ def _entries(group: str) -> list[Entry]:
         name, version = (dist.name, dist.version) if dist is not None else ("unknown", "0")
         found.setdefault((point.name, name, point.value), Entry(point.name, name, version, point))
     return sorted(found.values(), key=lambda e: (e.name, e.distribution))
+
+
+class _Mute(io.TextIOBase):
+    """Somewhere to print to."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """What a plugin prints while it's imported is no result of ours."""
+    with redirect_stdout(_Mute()), redirect_stderr(_Mute()):
+        yield
 
 
 @dataclass
@@ -90,8 +106,9 @@ class Registry(Generic[T]):
         entry = self.entry(name)
         if entry not in self._loaded:
             try:
-                obj = entry.point.load()
-            except Exception as error:
+                with _muted():
+                    obj = entry.point.load()
+            except (Exception, SystemExit) as error:
                 raise PluginError(
                     f"the {self.kind} {entry.name!r} of {entry.distribution} {entry.version} can't be imported",
                     cause=f"{entry.value}: {type(error).__name__}: {error}",

@@ -9,7 +9,17 @@ from typing import Any, Literal
 from bench.errors import NotAvailable
 from bench.metric import Score
 
-Status = Literal["ok", "failed", "diverged", "timeout", "skipped", "interrupted"]
+Status = Literal[
+    "ok",
+    "skipped",  # the variant can't take the dataset
+    "diverged",  # a loss became non-finite
+    "failed",  # it raised, or its process died
+    "oom",  # out of memory
+    "timeout",  # longer than --timeout
+    "stalled",  # no step, no score for longer than --stall
+    "killed",  # killed from outside, again and again
+    "interrupted",  # stopped by the user: the same command goes on from its checkpoint
+]
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,7 @@ class Row:
     baseline: bool = False  #: the anchor that joined the run by itself
     steps: tuple[int, ...] = ()  #: of each stage
     plugin: Mapping[str, str] = field(default_factory=dict)  #: distribution, version, source digest
+    engine: str = ""  #: digest of the suite's own source that weights depend on
     data: Mapping[str, Any] = field(default_factory=dict)  #: digests, sizes, limit, validation
     training: Mapping[str, Any] = field(default_factory=dict)  #: the training protocol
     scoring: Mapping[str, Any] = field(default_factory=dict)  #: the scoring protocol; empty before scoring
@@ -35,6 +46,11 @@ class Row:
     costs: Mapping[str, float] = field(default_factory=dict)  #: parameters, seconds, images_per_second, peak_mib, ...
     provenance: Mapping[str, Any] = field(default_factory=dict)  #: versions, machine, device, threads, times
     cell: str = ""  #: name of its folder
+
+    @property
+    def conflict(self) -> bool:
+        """Whether another attempt at this cell gave another result."""
+        return self.status == "ok" and bool(self.reason)
 
     @property
     def block(self) -> tuple[Any, ...]:

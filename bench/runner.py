@@ -1,406 +1,306 @@
-"""Runs a request: plans its cells, trains and scores each, keeps every result at once, and says so in events."""
+"""Runs a request: plans its cells, has each trained and scored, keeps every result at once, and says so in events."""
 
 from __future__ import annotations
 
-import math
-import re
+import os
+import signal
+import tempfile
+import threading
 import time
-import traceback
-import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
-
-import torch
-from PIL.Image import Image
-from torch import Tensor
 
 from bench import data as datasets
 from bench import tables
-from bench.dataset import Data
-from bench.errors import BenchError, Diverged, NotAvailable, PluginError, Unsuitable, UsageError
-from bench.evaluator import Evaluator, keepers
-from bench.events import CellEnded, CellStarted, Listener, Preparing, RunEnded, RunStarted, Step
-from bench.events import Scoring as ScoringEvent
-from bench.evidence import KEPT, positions
-from bench.grid import Cell, cell, expand, plugin_of
-from bench.metric import METRICS, Metric, Score
-from bench.parallel import run_cells
-from bench.pictures import grid, paired
-from bench.protocol import RunRequest, Scoring, digest
-from bench.provenance import Log, costs, now, provenance
+from bench.events import CellEnded, Listener, Preparing, RunEnded, RunStarted
+from bench.executor import EXECUTORS, Executor, Job
+from bench.executors.local import Local
+from bench.grid import selected
+from bench.job import Conduct, Stopped, missing, perform
+from bench.lease import Lease
+from bench.metric import METRICS
+from bench.planning import Plan, PlannedCell, duration, estimate, plan, validate
+from bench.protocol import RunRequest
 from bench.registry import default
-from bench.row import Row, Status
+from bench.row import Row
 from bench.store import Run
-from bench.trainer import probe, train
+from bench.supervisor import INTERRUPTED, POLL, Supervisor, Task, how
+from bench.variant import VARIANTS
+
+LONG = 8_000  # steps from which on the time is estimated beforehand
+IMPORT = 120.0  # seconds that a plugin may take to be imported
 
 
-@dataclass(frozen=True)
-class PlannedCell:
-    """A cell as `--dry-run` shows it."""
+class Interrupted(KeyboardInterrupt):
+    """A run was stopped by a signal, after its checkpoints and tables were written; with the rows that it has."""
 
-    name: str
-    label: str
-    dataset: str
-    seed: int
-    steps: tuple[int, ...]
-    parameters: int
-    state: str  #: 'new', 'done' or 'skipped'
-    reason: str
-    cell: Cell
-
-    def as_json(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "cell"}
+    def __init__(self, number: int, rows: list[Row]) -> None:
+        super().__init__(number)
+        self.exit_code, self.rows = 128 + number, rows
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a request comes to, before anything is trained."""
+class _Signals:
+    """Counts SIGINT and SIGTERM, where this is the main thread. The third ends the process.
 
-    request: RunRequest
-    folder: Path
-    cells: tuple[PlannedCell, ...]
-    metrics: Mapping[str, Metric]
-    device: torch.device
-    notes: tuple[str, ...] = ()
-
-
-def device_of(name: str) -> torch.device:
-    """The device that `--device` names; `auto` is CUDA, else MPS, else the CPU.
-
-    Raises:
-        UsageError: it isn't there.
-    """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return torch.device(next(d for d in ("cuda", "mps", "cpu") if there[d]))
-    kind = name.split(":")[0]
-    if kind not in there:
-        raise UsageError(f"no device called {name!r}", cause="Known: auto, cpu, cuda, mps.")
-    if not there[kind]:
-        raise UsageError(
-            f"this machine has no {kind.upper()} device that torch can use",
-            cause="There is none, its driver is missing, or this torch was built without it.",
-            fix=f"Use --device cpu, or --device auto (here: {device_of('auto')}).",
-        )
-    return torch.device(name)
-
-
-def choose_metrics(names: tuple[str, ...]) -> dict[str, Metric]:
-    """All metrics, those named, or all but those named with a minus.
-
-    Raises:
-        UnknownName
-    """
-    for name in names:
-        METRICS.entry(name.removeprefix("-"))
-    wanted = [n for n in names if not n.startswith("-")]
-    if wanted:
-        return {n: METRICS.load(n) for n in wanted if f"-{n}" not in names}
-    found = {}
-    for name in (n for n in METRICS if f"-{n}" not in names):
-        try:
-            found[name] = METRICS.load(name)
-        except PluginError as error:  # a broken plugin breaks the runs that ask for it
-            warnings.warn(f"left out: {error.what} ({error.cause})", stacklevel=2)
-    return found
-
-
-def default_folder(request: RunRequest) -> Path:
-    """Where results lie if nobody says: requests that differ in variants, seeds or metrics alone share a folder."""
-    plain = RunRequest(datasets=request.datasets)
-    free = ("variants", "seeds", "metrics", "device", "jobs", "data_root", "out", "baseline")
-    key = replace(request, **{name: getattr(plain, name) for name in free})
-    names = "-".join(re.sub(r"[^a-z0-9_]+", "", re.split(r"[\[:]", text.lower())[0]) for text in request.datasets)
-    own = key != plain or any(set("[:") & set(text) for text in request.datasets)
-    return Path("results") / (f"{names[:60]}-{digest(key.to_json())[:8]}" if own else names[:60])
-
-
-def validate(request: RunRequest) -> None:
-    """What can be wrong with the numbers of a request.
-
-    Raises:
-        UsageError
-    """
-    if request.steps is not None and request.epochs is not None:
-        raise UsageError("--steps and --epochs both set the budget", fix="Give one of them.")
-    for name, value, least in (
-        ("steps", request.steps, 1),
-        ("epochs", request.epochs, None),
-        ("batch-size", request.batch_size, 2),
-        ("jobs", request.jobs, 1),
-        ("limit", request.limit, 1),
-        ("validation", request.validation, 0),
-        ("image-size", request.image_size, 4),
-    ):
-        if value is not None and (value < least if least is not None else not 0 < value < math.inf):
-            bound = f"at least {least}" if least is not None else "more than 0"
-            raise UsageError(f"--{name} {value} is out of range", cause=f"It must be {bound}.")
-    if not request.seeds or min(request.seeds) < 0 or len(set(request.seeds)) < len(request.seeds):
-        raise UsageError(
-            f"--seeds {','.join(map(str, request.seeds)) or '(none)'} isn't a list of different whole numbers from 0",
-            fix="For example: --seeds 3 (that is 0,1,2), or --seeds 0,7,11.",
-        )
-
-
-def plan(request: RunRequest, listener: Listener = lambda _: None) -> Plan:
-    """Check a request and settle its cells. Fetches data that is missing; trains nothing, writes no result.
-
-    Raises:
-        UsageError, PluginError, DataError
-        StoreError: the folder that it would go to can't be read.
+    Args:
+        impatient: the second one raises KeyboardInterrupt, wherever we are.
     """
 
-    def fetching(path: str, done: int, total: int) -> None:
-        listener(Preparing(f"downloading {path}", done, total))
+    def __init__(self, *, impatient: bool = False) -> None:
+        self.seen: list[int] = []
+        self.impatient = impatient
+        self._before: dict[int, Any] = {}
 
-    validate(request)
-    device = device_of(request.device)
-    metrics = choose_metrics(request.metrics)
-    configs = expand(request)
-    if not request.datasets:
-        request = replace(request, datasets=(default("dataset") or "",))
-    root = datasets.data_root(request.data_root)
-    loaded = [
-        datasets.load(
-            name,
-            root,
-            limit=request.limit,
-            validation=request.validation,
-            image_size=request.image_size,
-            on_progress=fetching,
-        )
-        for name in dict.fromkeys(request.datasets)
-    ]
-    folder = Path(request.out) if request.out else default_folder(request)
-    is_done = Run(folder).is_done
-    cells = []
-    for data in loaded:
-        for config in configs:
-            for seed in request.seeds:
-                c = cell(config, data, seed, request)
-                state = "skipped" if c.unsuitable else "done" if is_done(c.name) else "new"
-                cells.append(
-                    PlannedCell(
-                        c.name, config.label, data.name, seed, c.steps, c.parameters, state, c.unsuitable, c
-                    )
-                )  # fmt: skip
-    notes = []
-    if len(request.seeds) == 1:
-        notes.append("one seed shows no spread: a difference between two rows may be chance (--seeds 3 tells)")
-    return Plan(request, folder, tuple(cells), metrics, device, tuple(notes))
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-def estimate(plan: Plan) -> float:
-    """Seconds of training to come, from a few steps of each kind of cell on the device that will run it."""
-    seconds: dict[tuple[str, str], float] = {}
-    total = 0.0
-    for planned in plan.cells:
-        if planned.state == "new":
-            key, c = (planned.label, planned.dataset), planned.cell
-            if key not in seconds:
-                images = c.data.train.to(plan.device)
-                build = lambda c=c: c.config.build(c.spec).to(plan.device)  # noqa: E731
-                seconds[key] = probe(build, images, c.training)
-            total += 0.0 if math.isnan(seconds[key]) else seconds[key]
-    return total
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.seen.append(number)
+        if len(self.seen) > 2:
+            os._exit(128 + number)
+        if len(self.seen) > 1 and self.impatient:
+            raise KeyboardInterrupt
+
+    def count(self) -> int:
+        return len(self.seen)
 
 
 def run(request: RunRequest, listener: Listener = lambda _: None) -> list[Row]:
     """Do what a request asks for, and what of it is on disk already, don't.
 
-    Every finished cell is on disk at once; a cell that fails is a row with its reason, and the run goes on. On Ctrl-C
-    the tables are written, and KeyboardInterrupt goes on to the caller.
+    Every finished cell is on disk at once; a cell that fails is a row with its reason, and the run goes on. On SIGINT
+    or SIGTERM the cells under way keep a checkpoint, and the tables are written; the same request goes on from there.
 
     Raises:
         UsageError, PluginError, DataError: nothing has been trained.
-        StoreError: the folder can't be written, found before training.
+        StoreError: the folder can't be written; nothing that was earned is lost.
+        Interrupted: by a signal.
     """
     began = time.perf_counter()
-    planned = plan(request, listener)
-    store = Run(planned.folder)
-    store.create(replace(planned.request, out=None))
-    request = replace(request, out=str(planned.folder))
-    new = [c for c in planned.cells if c.state == "new"]
-    steps = sum(sum(c.steps) for c in new)
-    notes = list(planned.notes)
-    if steps > LONG:
-        listener(Preparing("measuring a few steps of each variant"))
-        notes.append(f"about {_duration(estimate(planned) / request.jobs)} of training ahead, then scoring")
-    listener(RunStarted(len(planned.cells), steps, str(planned.folder), tuple(notes)))
-    rows: list[Row] = []
+    validate(request)
+    local = Local(request.jobs)
     try:
-        for row in _rows(planned, request, store, listener):
-            rows.append(row)
-            tables.write(planned.folder, store.rows())
+        with _Signals(impatient=request.in_process) as signals:
+            broken, dead = ({}, set()) if request.in_process else vet(request, local)
+            planned = plan(request, listener, broken, dead)
+            request = replace(planned.request, out=str(planned.folder))
+            store = Run(planned.folder)
+            store.create(planned.request)
+            new = [c for c in planned.cells if c.state == "new"]
+            steps = sum(sum(c.row.steps) for c in new)
+            notes = list(planned.notes)
+            if steps > LONG and not signals.seen:
+                listener(Preparing("measuring a few steps of each variant"))
+                seconds = _estimate(planned, request, local)
+                if seconds:
+                    notes.append(f"about {duration(seconds / request.jobs)} of training ahead, then scoring")
+            listener(RunStarted(len(planned.cells), steps, str(planned.folder), tuple(notes)))
+            rows: list[Row] = []
+            written = _Tables(planned.folder, store)
+            try:
+                for row in _rows(planned, request, store, listener, local, signals):
+                    rows.append(row)
+                    written.now_and_then()
+                    if request.fail_fast and row.status not in ("ok", "skipped"):
+                        break
+            finally:
+                written.write()
+                order = {c.name: i for i, c in enumerate(planned.cells)}
+                rows.sort(key=lambda row: order[row.cell])
+                listener(RunEnded(str(planned.folder), tuple(rows), time.perf_counter() - began))
+            if signals.seen:
+                raise Interrupted(signals.seen[0], rows)
+            return rows
     finally:
-        tables.write(planned.folder, store.rows())
-        order = {c.name: i for i, c in enumerate(planned.cells)}
-        rows.sort(key=lambda row: order[row.cell])
-        listener(RunEnded(str(planned.folder), tuple(rows), time.perf_counter() - began))
-    return rows
+        local.close()
 
 
-def _rows(planned: Plan, request: RunRequest, store: Run, listener: Listener) -> Iterator[Row]:
-    alone = request.jobs == 1 or len([c for c in planned.cells if c.state == "new"]) < 2
-    here = [c for c in planned.cells if alone or c.state != "new"]
-    for c in here:
-        yield run_cell(c, planned, store, listener)
-    if not alone:
-        # the longest first, so that the last ones to finish are short
-        there = sorted((c for c in planned.cells if c.state == "new"), key=lambda c: -c.parameters * sum(c.steps))
-        yield from run_cells(request, [c.name for c in there], request.jobs, listener)
+class _Tables:
+    """The derived files of a run, kept up to date without spending more than a twentieth of the time on it."""
+
+    def __init__(self, folder: Path, store: Run) -> None:
+        self.folder, self.store = folder, store
+        self.next = 0.0
+
+    def now_and_then(self) -> None:
+        if time.monotonic() >= self.next:
+            self.write()
+
+    def write(self) -> None:
+        began = time.monotonic()
+        tables.write(self.folder, self.store.rows())
+        self.next = time.monotonic() + 20 * (time.monotonic() - began)
 
 
-LONG = 8_000  # steps from which on the time is estimated beforehand
+def threads_for(request: RunRequest) -> int:
+    """CPU threads of each cell."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return request.threads or max(1, cores // request.jobs)
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def vet(request: RunRequest, local: Local) -> tuple[dict[str, str], set[str]]:
+    """The variants and metrics whose import brings a process down or never ends, found out in children."""
+    variants = selected(request)
+    metrics = [name for name in METRICS if f"-{name}" not in request.metrics]
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        log = Path(folder) / "log.txt"
+        if _wait(local, {0: _vet(local, log, variants, metrics)})[0] == "":
+            return {}, set()
+        how = _wait(local, {("v", name): _vet(local, log, [name], []) for name in variants})
+        how |= _wait(local, {("m", name): _vet(local, log, [], [name]) for name in metrics})
+    bad = {key: why for key, why in how.items() if why}
+    return {name: why for (kind, name), why in bad.items() if kind == "v"}, {n for k, n in bad if k == "m"}
 
 
-def run_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener) -> Row:
-    """Train and score one cell, or find it done; whatever comes of it is on disk when this returns."""
-    c = planned.cell
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 says the protocol
-    if planned.state == "skipped":
-        return _end(_blank(planned, "skipped", c.unsuitable), "", store, listener)
-    before = store.row(planned.name)
-    if before is not None and before.status == "diverged":
-        listener(CellEnded(planned.name, before, reused=True))
-        return before
-    log = Log()
-    evaluator: Evaluator | None = None
-    if not store.is_done(planned.name):
-        listener(CellStarted(planned.name, planned.label, planned.dataset, planned.seed, planned.steps))
+def _vet(local: Local, log: Path, variants: list[str], metrics: list[str]) -> int:
+    return local.call("bench.executors.server:vet", {"variants": variants, "metrics": metrics}, log)
+
+
+def _wait(local: Local, handles: Mapping[Any, int], seconds: float = IMPORT) -> dict[Any, str]:
+    """How calls ended: '' is well."""
+    until = time.monotonic() + seconds
+    left, ended = dict(handles), {}
+    while left:
+        for key, handle in list(left.items()):
+            if (exit := local.poll(handle)) is not None:
+                del left[key]
+                ended[key] = "" if exit.code == 0 else f"ends its process by {how(exit)} when it's imported"
+            elif time.monotonic() > until:
+                local.stop(handle, signal.SIGKILL)
+                del left[key]
+                ended[key] = f"isn't imported within {seconds:g} s"
+        time.sleep(POLL)
+    return ended
+
+
+def _estimate(planned: Plan, request: RunRequest, local: Local) -> float:
+    """Seconds of training to come; 0 where that can't be told."""
+    if request.in_process:
+        return estimate(planned)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        answer = Path(folder) / "seconds"
+        what = {"request": request.to_json(), "threads": threads_for(request), "answer": str(answer)}
+        _wait(local, {0: local.call("bench.planning:answer", what, Path(folder) / "log.txt")})
         try:
-            with log.warnings():
-                evaluator = _train_cell(planned, plan, store, listener, log)
-        except Diverged as reason:
-            return _end(_blank(planned, "diverged", str(reason)), log.text, store, listener)
-        except Unsuitable as reason:
-            return _end(_blank(planned, "skipped", str(reason)), log.text, store, listener)
-        except KeyboardInterrupt:
-            _end(_blank(planned, "interrupted", "stopped by the user"), log.text, store, listener)
-            raise
-        except Exception as error:
-            log(traceback.format_exc())
-            reason_ = f"{error}" if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
-            return _end(_blank(planned, "failed", " ".join(reason_.split())[:500]), log.text, store, listener)
-    scored = _score_cell(planned, plan, store, listener, evaluator)
-    row = store.row(planned.name)
-    if row is None:
-        raise BenchError(f"{planned.name} has vanished from {store.path}")
-    listener(CellEnded(planned.name, row, reused=evaluator is None and not scored))
-    return row
+            return float(answer.read_text())
+        except (OSError, ValueError):
+            return 0.0
 
 
-def _end(row: Row, log: str, store: Run, listener: Listener) -> Row:
-    store.write_failed(row, log)
-    listener(CellEnded(row.cell, row))
-    return row
+def _rows(
+    planned: Plan, request: RunRequest, store: Run, listener: Listener, local: Local, signals: _Signals
+) -> Iterator[Row]:
+    metrics = dict(planned.metrics)
 
+    def reused(c: PlannedCell) -> Row:
+        row = store.row(c.name)
+        assert row is not None
+        listener(CellEnded(c.name, row, reused=True))
+        return row
 
-def _train_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener, log: Log) -> Evaluator:
-    c, device = planned.cell, plan.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    started = now()
-    model = c.config.build(c.spec, planned.seed).to(device)
+    def finished(c: PlannedCell) -> bool:
+        return store.is_done(c.name) and not missing(c.todo, metrics, store)
 
-    def progress(step: int, stage: int, terms: dict[str, float]) -> None:
-        listener(Step(planned.name, step, stage, terms))
-
-    history = train(model, c.data.train.to(device), c.training, seed=planned.seed, on_progress=progress)
-    log(f"trained {sum(planned.steps):,} steps in {history.seconds:.1f} s")
-    listener(ScoringEvent(planned.name, "evidence"))
-    evaluator = Evaluator(model, c.data, Scoring(), datasets.cache_dir())
-    row = replace(
-        _blank(planned, "ok", ""),
-        costs=costs(planned.parameters, history, device),
-        provenance=provenance(device, started),
-    )
-    weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-    evidence: dict[str, Tensor] = {}
-    pictures: dict[str, Image] = {}
+    work = []
+    for c in planned.cells:
+        if c.state in ("skipped", "broken"):
+            store.write_failed(c.row, "")
+            row = store.row(c.name) or c.row
+            listener(CellEnded(c.name, row))
+            yield row
+        elif c.state == "ended" or (c.state == "done" and finished(c)):
+            yield reused(c)
+        else:
+            if request.force:
+                store.forget(c.name)
+            work.append(c)
+    if request.in_process:
+        yield from _here(work, planned, request, store, listener, signals)
+        return
+    executor: Executor = local
+    if request.executor not in (None, default("executor")):
+        executor = EXECUTORS.load(str(request.executor))(request.jobs, address=request.address)
     try:
-        evidence = evaluator.kept((*KEPT, *keepers(plan.metrics)))
-        pictures = _pictures(evidence, c.data)
-    except Exception:
-        log(traceback.format_exc())
-    finally:  # whatever becomes of the evidence, the weights are earned
-        store.write_done(row, weights, history.rows, evidence, pictures, log.text)
-    return evaluator
+        local.preload(_modules(planned))
+        supervisor = Supervisor(
+            executor,
+            store,
+            listener,
+            timeout=request.timeout,
+            stall=request.stall,
+            stopping=signals.count,
+        )
+        if request.jobs > 1:  # the longest first, so that the last ones to finish are short
+            work.sort(key=lambda c: -c.parameters * sum(c.row.steps))
+        yield from supervisor.run([_task(c, planned, request, finished) for c in work])
+    finally:
+        executor.close()
 
 
-def _pictures(evidence: Mapping[str, Tensor], data: Data) -> dict[str, Image]:
-    pictures = {}
-    if "samples" in evidence:
-        pictures["samples"] = grid(evidence["samples"][:128])
-    if "reconstructions" in evidence:
-        decoded = evidence["reconstructions"]
-        originals = data.test.take(positions(data.test, len(decoded)), "cpu")
-        pictures["reconstructions"] = grid(paired(originals[:64], decoded[:64]))
-    return pictures
-
-
-def _score_cell(planned: PlannedCell, plan: Plan, store: Run, listener: Listener, evaluator: Evaluator | None) -> bool:
-    c, scoring = planned.cell, Scoring()
-    way = {**asdict(scoring), "test": c.data.test.digest, "source": c.data.source.digest}
-    scores = store.read_scores(planned.name, way)
-
-    def missing(name: str) -> bool:
-        known = scores.get(name)
-        return known is None or (isinstance(known, NotAvailable) and known.retry)
-
-    wanted = {name: m for name, m in plan.metrics.items() if not m.derived and missing(name)}
-    if not wanted:
-        return False
-    if evaluator is None:
-        from bench.api import load
-
-        model = load(store.cells / planned.name).to(plan.device)
-        evaluator = Evaluator(model, c.data, scoring, datasets.cache_dir())
-    for name, metric in wanted.items():
-        listener(ScoringEvent(planned.name, name))
-        scores[name], seconds = evaluator.score(metric)
-        store.write_scores(planned.name, way, _in_order(scores), {name: seconds})
-    return True
-
-
-def _in_order(scores: Mapping[str, Score | NotAvailable]) -> dict[str, Score | NotAvailable]:
-    known = [name for name in METRICS if name in scores]
-    return {name: scores[name] for name in [*known, *sorted(scores.keys() - set(known))]}
-
-
-def _blank(planned: PlannedCell, status: Status, reason: str) -> Row:
-    c = planned.cell
-    data: Data = c.data
-    return Row(
-        variant=c.config.name,
-        label=planned.label,
-        dataset=planned.dataset,
-        seed=planned.seed,
-        status=status,
-        reason=reason,
-        hyperparameters=dict(c.hyperparameters),
-        likelihood=c.spec.likelihood,
-        uses_labels=c.config.cls.uses_labels,
-        baseline=c.config.baseline,
-        steps=c.steps,
-        plugin=plugin_of(c.config.name),
-        data={
-            "shape": list(c.spec.shape),
-            "classes": data.classes,
-            "latent_dim": c.spec.latent_dim,
-            "train": data.train.digest,
-            "test": data.test.digest,
-            "train_images": len(data.train),
-            "test_images": len(data.test),
-        },
-        training=asdict(c.training),
-        cell=planned.name,
+def _task(c: PlannedCell, planned: Plan, request: RunRequest, finished: Callable[[PlannedCell], bool]) -> Task:
+    config = c.todo.config
+    job = Job(
+        folder=str(planned.folder.resolve()),
+        cell=c.name,
+        attempt="",
+        variant=config.name,
+        hyperparameters=dict(config.given),
+        baseline=config.baseline,
+        dataset=c.row.dataset,
+        seed=c.row.seed,
+        metrics=tuple(planned.metrics),
+        request=request.to_json(),
+        device=str(planned.device),
+        threads=threads_for(request),
+        gpus=request.gpus_per_cell,
     )
+    return Task(job, c.row, lambda: finished(c))
+
+
+def _modules(planned: Plan) -> list[str]:
+    """What the cells of a plan import, so that a child finds it there."""
+    variants = {VARIANTS.entry(c.row.variant).point.module for c in planned.cells if c.cell is not None}
+    metrics = {METRICS.entry(name).point.module for name in planned.metrics}
+    data = {type(datasets.parse(name)).__module__ for name in planned.request.datasets}
+    return sorted(variants | metrics | data)
+
+
+def _here(
+    cells: list[PlannedCell], planned: Plan, request: RunRequest, store: Run, listener: Listener, signals: _Signals
+) -> Iterator[Row]:
+    """Cells in this process, one after the other."""
+    conduct = Conduct(planned.device, threads_for(request), request.checkpoint, stop=lambda: bool(signals.seen))
+    for c in cells:
+        if signals.seen:
+            return
+        lease = Lease.take(store.cells / c.name / "lease.json")
+        if lease is None:
+            listener(Preparing(f"{c.name} is being done by another run"))
+        while lease is None and not signals.seen:
+            time.sleep(0.2)
+            lease = Lease.take(store.cells / c.name / "lease.json")
+        if lease is None:
+            return
+        try:
+            perform(c.todo, planned.metrics, store, listener, conduct)
+            store.tidy(c.name)
+        except (Stopped, KeyboardInterrupt) as stop:
+            store.write_failed(replace(c.row, status="interrupted", reason=INTERRUPTED), "")
+            if isinstance(stop, KeyboardInterrupt):
+                raise
+        finally:
+            lease.release()
+        row = store.row(c.name)
+        assert row is not None
+        listener(CellEnded(c.name, row))
+        yield row

@@ -1,83 +1,39 @@
 """Results on disk: a run is a folder, a cell a folder in it, and each result appears whole, by one rename.
 
 results/<name>/run.json                     the request
-results/<name>/cells/<slug>-<hash>/done/    cell.json, weights, history, evidence, images, log
+results/<name>/cells/<slug>-<hash>/done/           cell.json, weights, history, evidence, images, log, SHA256SUMS
                                   /scores/<hash>.json
-                                  /failed/<n>/    cell.json, log
+                                  /failed/<n>/     cell.json, log
+                                  /different/<n>/  a result that should have been equal and wasn't
+                                  /work/           checkpoints, log and events of attempts under way
+                                  /lease.json      who is at it
 """
 
 from __future__ import annotations
 
 import csv
+import errno
 import io
-import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from PIL.Image import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bench.durable import SUMS, appear, damage, read_json, sha256, sync, write_json, writing
 from bench.errors import NotAvailable, StoreError
 from bench.metric import Score
-from bench.protocol import RunRequest, digest
+from bench.protocol import HOW, RunRequest, digest
 from bench.row import Row
 
-SCHEMA = 1
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A document of this suite.
-
-    Raises:
-        StoreError: unreadable, damaged, or of a newer schema.
-    """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} can't be read", cause=f"{type(error).__name__}: {error}") from None
-    if not isinstance(document, dict):
-        raise StoreError(f"{path} isn't a document of this suite")
-    if document.get("schema", 0) > SCHEMA:
-        raise StoreError(
-            f"{path} has schema {document['schema']}, and this version reads up to {SCHEMA}",
-            fix="Upgrade vaebench.",
-        )
-    return document
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step, fsynced."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync(path.parent)
-
-
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps({"schema": SCHEMA, **document}, indent=1, allow_nan=False, default=_plain) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | set):
-        return list(value)
-    raise TypeError(f"{type(value).__name__} has no place in a results file")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+WEIGHTS = "weights.safetensors"
 
 
 class Run:
@@ -105,8 +61,8 @@ class Run:
                 )
             self.cells.mkdir(parents=True, exist_ok=True)
             if self.exists():
-                request = _join(RunRequest.from_json(read_json(self.path / "run.json")), request)
-            write_json(self.path / "run.json", request.to_json())
+                request = _join(self.request(), request)
+            write_json(self.path / "run.json", request.lasting().to_json())
         except OSError as error:
             raise StoreError(
                 f"{self.path} can't be written",
@@ -122,6 +78,11 @@ class Run:
         except OSError as error:
             raise StoreError(f"{self.path} can't be read", cause=f"{error.strerror or error}.") from None
 
+    def has_ended(self, cell: str) -> bool:
+        """Whether it failed in a way that another try would repeat."""
+        failure = self._last_failure(cell)
+        return failure is not None and read_json(failure).get("status") not in ("skipped", "interrupted", "timeout")
+
     def write_done(
         self,
         row: Row,
@@ -131,10 +92,14 @@ class Run:
         pictures: Mapping[str, Image],
         log: str,
     ) -> None:
-        """Keep a trained cell, all of it at once. `pictures` are by file name, without the suffix."""
+        """Keep a trained cell, all of it at once. `pictures` are by file name, without the suffix.
+
+        Who comes first wins. A second result is dropped if its weights are equal, and kept under `different/` if not.
+        """
+        home = self.cells / row.cell
 
         def fill(folder: Path) -> None:
-            save_file({k: v.contiguous() for k, v in weights.items()}, folder / "weights.safetensors")
+            save_file({k: v.contiguous() for k, v in weights.items()}, folder / WEIGHTS)
             save_file({k: v.contiguous() for k, v in evidence.items()}, folder / "evidence.safetensors")
             for name, picture in pictures.items():
                 picture.save(folder / f"{name}.png", format="png")
@@ -142,20 +107,59 @@ class Run:
             (folder / "log.txt").write_text(log, encoding="utf-8")
             write_json(folder / "cell.json", _cell_document(row))
 
-        self._appear(row.cell, "done", fill)
+        def late(folder: Path) -> None:
+            if sha256(folder / WEIGHTS) != sha256(home / "done" / WEIGHTS):
+                _numbered(home / "different", lambda target: os.rename(folder, target))
+
+        with writing(self.path):
+            appear(home / "done", fill, late)
 
     def write_failed(self, row: Row, log: str) -> None:
         """Keep why a cell has no result; a skip is noted once."""
         last = self._last_failure(row.cell)
         if last is not None and row.status == "skipped" and read_json(last)["status"] == "skipped":
             return
-        number = 1 + max((int(p.name) for p in self._failures(row.cell)), default=0)
 
         def fill(folder: Path) -> None:
             (folder / "log.txt").write_text(log, encoding="utf-8")
             write_json(folder / "cell.json", _cell_document(row))
 
-        self._appear(row.cell, f"failed/{number}", fill)
+        def keep(target: Path) -> None:
+            if not appear(target, fill):
+                raise FileExistsError(target)
+
+        with writing(self.path):
+            _numbered(self.cells / row.cell / "failed", keep)
+
+    def damage(self, cell: str) -> list[str]:
+        """What of a done cell isn't as it was made, a line each."""
+        done = self.cells / cell / "done"
+        old = read_json(done / "cell.json").get("schema", 0) < 2  # they have no sums
+        return [] if old and not (done / SUMS).exists() else damage(done)
+
+    def quarantine(self, cell: str) -> None:
+        """Put a damaged result aside, with its scores."""
+        home = self.cells / cell
+        _numbered(home / "damaged", lambda target: os.rename(home / "done", target))
+        shutil.rmtree(home / "scores", ignore_errors=True)
+
+    def work(self, cell: str) -> Path:
+        """Where attempts at a cell keep what they need, until it's done."""
+        return self.cells / cell / "work"
+
+    def forget(self, cell: str) -> None:
+        """Remove a cell's result, so that it'll be made anew."""
+        home = self.cells / cell
+        for name in ("done", "scores", "different"):
+            if (home / name).exists():
+                gone = home / "work" / f"{name}-{uuid4().hex}"
+                gone.parent.mkdir(exist_ok=True)
+                os.rename(home / name, gone)
+        self.tidy(cell)
+
+    def tidy(self, cell: str) -> None:
+        """Remove what attempts left behind."""
+        shutil.rmtree(self.cells / cell / "work", ignore_errors=True)
 
     def read_scores(self, cell: str, scoring: Mapping[str, Any]) -> dict[str, Score | NotAvailable]:
         """What is already scored in this way."""
@@ -171,27 +175,41 @@ class Run:
     ) -> None:
         """Keep the scores of a done cell, one file for each way of scoring."""
         path = self._scores(cell, scoring)
-        path.parent.mkdir(exist_ok=True)
         if path.is_file():
             seconds = {**read_json(path).get("seconds", {}), **seconds}
         document = {
             name: _reason_document(s) if isinstance(s, NotAvailable) else _score_document(s)
             for name, s in scores.items()
         }
-        write_json(path, {"scoring": dict(scoring), "scores": document, "seconds": dict(seconds)})
+        with writing(self.path):
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, {"scoring": dict(scoring), "scores": document, "seconds": dict(seconds)})
 
     def row(self, cell: str) -> Row | None:
         """The cell's row as it stands on disk; None where there is nothing yet."""
-        if self.is_done(cell):
-            row = _row_from(read_json(self.cells / cell / "done" / "cell.json"), cell)
-            files = sorted((self.cells / cell / "scores").glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name))
+        home = f"{self.cells}/{cell}"
+        try:
+            there = set(os.listdir(home))
+        except OSError:
+            return None
+        if "done" in there:
+            row = _row_from(read_json(Path(f"{home}/done/cell.json")), cell)
+            if "different" in there:
+                row = replace(row, reason="not deterministic: another attempt gave other weights (kept in different/)")
+            files = [f"{home}/scores/{name}" for name in os.listdir(f"{home}/scores")] if "scores" in there else []
+            files = [path for path in files if path.endswith(".json")]
             if not files:
                 return row
-            document = read_json(files[-1])
+            last = files[0] if len(files) == 1 else max(files, key=lambda p: (os.stat(p).st_mtime_ns, p))
+            document = read_json(Path(last))
             costs = {**row.costs, "score_seconds": sum(document.get("seconds", {}).values())}
             return replace(row, scoring=document["scoring"], scores=_scores_from(document), costs=costs)
-        failure = self._last_failure(cell)
+        failure = self._last_failure(cell) if "failed" in there else None
         return None if failure is None else _row_from(read_json(failure), cell)
+
+    def names(self) -> list[str]:
+        """The folders of all cells."""
+        return sorted(os.listdir(self.cells)) if self.cells.is_dir() else []
 
     def rows(self) -> list[Row]:
         """All rows, in the order of the request: datasets, variants, seeds, the baseline last.
@@ -201,18 +219,11 @@ class Run:
         """
         if not self.exists():
             raise StoreError(f"{self.path} isn't a run", cause="It has no run.json.", fix="`ls results` shows yours.")
-        request = RunRequest.from_json(read_json(self.path / "run.json"))
-        names = [text.split("[")[0] for text in request.variants]
-        folders = sorted(p.name for p in self.cells.iterdir() if p.is_dir()) if self.cells.is_dir() else []
-        rows = [row for row in map(self.row, folders) if row is not None]
-        rows.sort(key=lambda row: str(row.provenance.get("ended", "")), reverse=True)  # of equal labels, the newest
+        return in_order(filter(None, map(self.row, self.names())), self.request())
 
-        def place(row: Row) -> tuple[Any, ...]:
-            dataset = request.datasets.index(row.dataset) if row.dataset in request.datasets else len(request.datasets)
-            variant = names.index(row.variant) if row.variant in names else len(names)
-            return dataset, row.dataset, row.baseline, variant, row.variant, _natural(row.label), row.seed
-
-        return sorted(rows, key=place)
+    def request(self) -> RunRequest:
+        """What was asked for last, joined with what was before."""
+        return RunRequest.from_json(read_json(self.path / "run.json"))
 
     # on disk
 
@@ -227,28 +238,39 @@ class Run:
         found = sorted(self._failures(cell), key=lambda p: int(p.name))
         return found[-1] / "cell.json" if found else None
 
-    def _appear(self, cell: str, name: str, fill: Callable[[Path], None]) -> None:
-        """Fill a folder under `work/` and let it appear under `name` by one rename, fsynced."""
-        home = self.cells / cell
-        work, target = home / "work" / f"{name.replace('/', '-')}.{os.getpid()}", home / name
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        fill(work)
-        for path in work.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        _sync(work)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            shutil.rmtree(target)
-        os.rename(work, target)
-        _sync(target.parent)
-        shutil.rmtree(home / "work", ignore_errors=True)
+
+def in_order(rows: Iterable[Row], request: RunRequest) -> list[Row]:
+    """Rows by dataset, variant and seed as a request names them, the baseline last; of equal labels, the newest."""
+    names = [text.split("[")[0] for text in request.variants]
+    found = sorted(rows, key=lambda row: str(row.provenance.get("ended", "")), reverse=True)
+
+    def place(row: Row) -> tuple[Any, ...]:
+        dataset = request.datasets.index(row.dataset) if row.dataset in request.datasets else len(request.datasets)
+        variant = names.index(row.variant) if row.variant in names else len(names)
+        return dataset, row.dataset, row.baseline, variant, row.variant, _natural(row.label), row.seed
+
+    return sorted(found, key=place)
+
+
+def _numbered(folder: Path, place: Callable[[Path], object]) -> None:
+    """Put something under the next free number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1 + max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0)
+    while True:
+        try:
+            place(folder / str(number))
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            number += 1
+        else:
+            sync(folder)
+            return
 
 
 def _join(before: RunRequest, now: RunRequest) -> RunRequest:
     lists = ("variants", "datasets", "seeds")
-    apart = (*lists, "metrics", "jobs", "device", "data_root")
+    apart = (*lists, *HOW, "metrics")
     same = all(getattr(before, f.name) == getattr(now, f.name) for f in fields(now) if f.name not in apart)
     if not same or (not before.variants) != (not now.variants):
         return now

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,14 +71,16 @@ def stage_steps(stages: tuple[Stage, ...], steps: int) -> tuple[int, ...]:
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed every default generator inside; leave the caller's as they were."""
     devices = [device] if device.type == "cuda" else []
-    before = np.random.get_state()
+    before = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
+        random.seed(seed)
         try:
             yield
         finally:
-            np.random.set_state(before)
+            np.random.set_state(before[0])
+            random.setstate(before[1])
 
 
 class _Player:
@@ -131,6 +135,20 @@ class _Player:
             for average, p in zip(self.averages, self.params, strict=False):
                 p.copy_(average)
 
+    def state(self) -> dict[str, Tensor]:
+        """What the optimiser and the averages remember."""
+        kept = {f"average.{i}": average for i, average in enumerate(self.averages)}
+        for i, p in enumerate(self.params):
+            kept |= {f"{i}.{key}": v for key, v in self.steps.state.get(p, {}).items() if isinstance(v, Tensor)}
+        return kept
+
+    def restore(self, kept: Mapping[str, Tensor]) -> None:
+        for i, average in enumerate(self.averages):
+            average.copy_(kept[f"average.{i}"])
+        for i, p in enumerate(self.params):
+            for key, value in _under(f"{i}.", kept).items():  # in the layout of what it belongs to
+                self.steps.state[p][key] = torch.empty_like(p).copy_(value) if value.shape == p.shape else value
+
     def _check(self, grads: tuple[Tensor | None, ...]) -> None:
         self.checked = True
         without = [name for name, g in zip(self.names, grads, strict=True) if g is None]
@@ -174,67 +192,224 @@ def _set_modes(model: Variant, players: list[_Player]) -> None:
                 module.training = True
 
 
+@dataclass
+class Snapshot:
+    """All that the rest of a training depends on, between two turns: go on from it, and the same bits come out.
+
+    Weights, buffers, optimiser states, averages, the terms since the last interval, every generator; and the position.
+    """
+
+    tensors: dict[str, Tensor]
+    position: dict[str, Any]  #: plain JSON
+
+    @property
+    def done(self) -> int:
+        """Turns so far, of all stages."""
+        turns: int = self.position["done"]
+        return turns
+
+
+OnTurn = Callable[[Callable[[], Snapshot]], None]
+"""Called after each turn with a function that takes a snapshot; what it raises ends the training."""
+
+
+class _Training:
+    """A training under way: all that changes from turn to turn."""
+
+    def __init__(self, model: Variant, images: Images, training: Training, seed: int) -> None:
+        self.model, self.images = model, images
+        self.device = next(model.parameters()).device
+        self.default = Optimizer(training.optimizer, lr=training.lr)  # type: ignore[arg-type]
+        self.order = Order(len(images), training.batch_size, seed)
+        self.extra = Order(len(images), training.batch_size, seed_for("repeats", seed))
+        self.stages = model.stages()
+        self.plan = stage_steps(self.stages, training.steps)
+        self.interval = max(1, sum(self.plan) // 200)
+        self.history = History()
+        self.number = self.step = self.done = self.repeats = 0  # stage, step in it, turns, batches of repeats
+        self.last: float | None = None
+        self.losses: list[Tensor] = []
+        self.sums: dict[str, list[Tensor]] = {}
+        self.players: list[_Player] = []
+
+    def enter(self) -> None:
+        """Make ready the players of the running stage."""
+        self.players = [_Player(self.model, phase, self.default) for phase in self.stages[self.number].phases]
+        _set_modes(self.model, self.players)
+
+    def turn(self) -> dict[str, float] | None:
+        """One step: each phase once. Mean terms where an interval ends."""
+        steps = self.plan[self.number]
+        progress = torch.tensor(self.step / steps, device=self.device)
+        losses: list[Tensor] = []
+        first = _batch(self.images, self.order.batch(self.done), progress)
+        for player in self.players:
+            factor = _lr_factor(player.optimizer.schedule, self.step / steps)
+            for again in range(player.phase.repeat):
+                batch = first if not again else _batch(self.images, self.extra.batch(self.repeats), progress)
+                self.repeats += again > 0
+                loss, terms = player.descend(batch, factor)
+                losses.append(loss)
+                for name, value in terms.items():
+                    self.sums.setdefault(name, []).append(value.detach())
+        self.losses.append(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
+        self.step += 1
+        self.done += 1
+        return self._row() if self.done % self.interval == 0 or self.step == steps else None
+
+    def _row(self) -> dict[str, float]:
+        values = torch.stack(self.losses).cpu().double().tolist()
+        self.last = _finite(values, self.done, self.last)
+        row = {name: torch.stack(v).cpu().double().mean().item() for name, v in self.sums.items()}
+        row = {"stage": self.number, "step": self.done, "loss": sum(values) / len(values), **row}
+        self.history.rows.append(row)
+        self.losses, self.sums = [], {}
+        return row
+
+    def leave(self) -> None:
+        """End the running stage."""
+        for player in self.players:
+            player.finish()
+        self.number, self.step = self.number + 1, 0
+
+    def snapshot(self) -> Snapshot:
+        tensors = {f"model.{name}": t for name, t in _state(self.model).items()}
+        for i, player in enumerate(self.players):
+            tensors |= {f"player.{i}.{name}": t for name, t in player.state().items()}
+        if self.losses:
+            tensors["pending"] = torch.stack(self.losses)
+        tensors |= {f"pending.{name}": torch.stack(values) for name, values in self.sums.items()}
+        generators, rest = _generators(self.device)
+        position = {
+            "stage": self.number,
+            "step": self.step,
+            "done": self.done,
+            "repeats": self.repeats,
+            "last": self.last,
+            "seconds": self.history.seconds,
+            "rows": [{k: repr(v) for k, v in row.items()} for row in self.history.rows],  # exact, and NaN may be there
+            "generators": rest,
+        }
+        return Snapshot(tensors | generators, position)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go to where a snapshot was taken.
+
+        Raises:
+            KeyError, ValueError: it's of another model.
+        """
+        at, tensors = snapshot.position, snapshot.tensors
+        self.number, self.step, self.done, self.repeats = (int(at[k]) for k in ("stage", "step", "done", "repeats"))
+        self.last = at["last"]
+        self.history.seconds = at["seconds"]
+        self.history.rows = [{k: _number(v) for k, v in row.items()} for row in at["rows"]]
+        _fill(self.model, _under("model.", tensors))
+        self.enter()
+        for i, player in enumerate(self.players):
+            player.restore(_under(f"player.{i}.", tensors))
+        self.losses = list(tensors["pending"].unbind()) if "pending" in tensors else []
+        self.sums = {name: list(values.unbind()) for name, values in _under("pending.", tensors).items()}
+        _set_generators(self.device, tensors, at["generators"])
+
+
 def train(
-    model: Variant, images: Images, training: Training, *, seed: int, on_progress: Progress | None = None
+    model: Variant,
+    images: Images,
+    training: Training,
+    *,
+    seed: int,
+    on_progress: Progress | None = None,
+    on_turn: OnTurn | None = None,
+    resume: Snapshot | None = None,
 ) -> History:
     """Train `model` where it is, on `images` held on its device. The last step is what remains.
+
+    Args:
+        resume: go on from here; on a CPU, with as many threads, the weights come out the same to the last bit.
 
     Raises:
         Diverged: a loss or a weight became non-finite.
         PluginError: a phase moves nothing, or something that its loss doesn't depend on.
         Unsuitable: a stage found no way to start on this data.
     """
-    device = next(model.parameters()).device
-    default = Optimizer(training.optimizer, lr=training.lr)  # type: ignore[arg-type]
-    order = Order(len(images), training.batch_size, seed)
-    extra = Order(len(images), training.batch_size, seed_for("repeats", seed))
-    stages = model.stages()
-    plan = stage_steps(stages, training.steps)
-    interval = max(1, sum(plan) // 200)
-    history = History()
-    began = time.perf_counter()
-    done = repeats = 0
-    last: float | None = None
-    with seeded(seed_for("train", seed), device):
-        for number, (stage, steps) in enumerate(zip(stages, plan, strict=True)):
-            if stage.start is not None:
-                model.eval()
-                stage.start(images)
-            players = [_Player(model, phase, default) for phase in stage.phases]
-            _set_modes(model, players)
-            losses: list[Tensor] = []
-            sums: dict[str, list[Tensor]] = {}
-            for step in range(steps):
-                progress = torch.tensor(step / steps, device=device)
-                turn: list[Tensor] = []
-                first = _batch(images, order.batch(done), progress)
-                for player in players:
-                    factor = _lr_factor(player.optimizer.schedule, step / steps)
-                    for again in range(player.phase.repeat):
-                        batch = first if not again else _batch(images, extra.batch(repeats), progress)
-                        repeats += again > 0
-                        loss, terms = player.descend(batch, factor)
-                        turn.append(loss)
-                        for name, value in terms.items():
-                            sums.setdefault(name, []).append(value.detach())
-                losses.append(turn[0] if len(turn) == 1 else torch.stack(turn).sum())
-                done += 1
-                if done % interval == 0 or step == steps - 1:
-                    values = torch.stack(losses).cpu().double().tolist()
-                    last = _finite(values, done, last)
-                    row = {name: torch.stack(v).cpu().double().mean().item() for name, v in sums.items()}
-                    row = {"stage": number, "step": done, "loss": sum(values) / len(values), **row}
-                    history.rows.append(row)
-                    if on_progress is not None:
-                        on_progress(done, number, {k: v for k, v in row.items() if k not in ("stage", "step")})
-                    losses, sums = [], {}
-            for player in players:
-                player.finish()
+    course = _Training(model, images, training, seed)
+    history = course.history
+    with seeded(seed_for("train", seed), course.device):
+        if resume is not None:
+            course.restore(resume)
+        began, before = time.perf_counter(), history.seconds
+        while course.number < len(course.stages):
+            stage = course.stages[course.number]
+            if course.step == 0:
+                if stage.start is not None:
+                    model.eval()
+                    stage.start(images)
+                course.enter()
+            while course.step < course.plan[course.number]:
+                row = course.turn()
+                if row is not None and on_progress is not None:
+                    terms = {k: v for k, v in row.items() if k not in ("stage", "step")}
+                    on_progress(course.done, course.number, terms)
+                history.seconds = before + time.perf_counter() - began
+                if on_turn is not None:
+                    on_turn(course.snapshot)
+            course.leave()
         model.eval()
         if not all(bool(p.isfinite().all()) for p in model.parameters()):
-            raise Diverged(done, last)
-    history.seconds, history.images = time.perf_counter() - began, (done + repeats) * training.batch_size
+            raise Diverged(course.done, course.last)
+    history.seconds = before + time.perf_counter() - began
+    history.images = (course.done + course.repeats) * training.batch_size
     return history
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, those that aren't saved with the weights among them."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    here = _state(model)
+    if here.keys() != tensors.keys():
+        raise KeyError(f"the snapshot's tensors aren't the model's: {sorted(here.keys() ^ tensors.keys())[:5]}")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            if here[name].shape == tensor.shape:
+                here[name].copy_(tensor)
+            else:  # a buffer that took its size from the data
+                owner, _, leaf = name.rpartition(".")
+                setattr(model.get_submodule(owner), leaf, tensor)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _number(text: str) -> float:
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+def _generators(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The states of torch's, numpy's and Python's default generators: tensors, and what isn't one."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    version, words, gauss = random.getstate()
+    tensors = {
+        "generator.cpu": torch.get_rng_state(),
+        "generator.numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+        "generator.python": torch.tensor(words, dtype=torch.int64),
+    }
+    if device.type == "cuda":
+        tensors["generator.cuda"] = torch.cuda.get_rng_state(device)
+    return tensors, {"numpy": [str(name), *rest], "python": [version, gauss]}
+
+
+def _set_generators(device: torch.device, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
+    torch.set_rng_state(tensors["generator.cpu"].cpu())
+    if "generator.cuda" in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["generator.cuda"].cpu(), device)
+    name, *after = rest["numpy"]
+    np.random.set_state((name, tensors["generator.numpy"].cpu().numpy().astype(np.uint32), *after))
+    version, gauss = rest["python"]
+    random.setstate((version, tuple(tensors["generator.python"].tolist()), gauss))
 
 
 def _batch(images: Images, index: Tensor, progress: Tensor) -> Batch:

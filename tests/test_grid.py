@@ -12,7 +12,7 @@ from bench.errors import UnknownName, UsageError
 from bench.grid import Config, cell, expand
 from bench.hyperparameters import Range, check, hyperparameters, selector, show, split
 from bench.protocol import RunRequest, Training, seed_for
-from bench.runner import validate
+from bench.planning import validate
 from bench.variant import Spec, Variant
 
 

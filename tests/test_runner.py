@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import bench
-from bench import abilities, runner
+from bench import abilities, job, runner
 from bench.errors import NotAvailable, PluginError, StoreError, UnknownName, UsageError
 from bench.events import CellEnded, CellStarted, Event, RunEnded, RunStarted, Step
 from bench.metric import METRICS
@@ -30,7 +30,7 @@ def go(tmp_path: Path) -> Callable[..., list[Row]]:
     def go(*variants: str, **settings: object) -> list[Row]:
         request = RunRequest(
             variants=variants, datasets=("digits",), steps=6, baseline=False, metrics=QUICK, out=str(tmp_path / "run"),
-            device="cpu",
+            device="cpu", in_process=True,
         )  # fmt: skip
         listener = settings.pop("listener", lambda _: None)
         return runner.run(replace(request, **settings), listener)  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def test_a_run_leaves_what_design_promises(go: Callable[..., list[Row]], tmp_pat
     assert rows[2].steps == (6, 6)
     for row in rows:
         done = run / "cells" / row.cell / "done"
-        kept = {"cell.json", "weights.safetensors", "evidence.safetensors", "history.csv", "log.txt"}
+        kept = {"cell.json", "weights.safetensors", "evidence.safetensors", "history.csv", "log.txt", "SHA256SUMS"}
         assert {p.name for p in done.iterdir()} == {*kept, "samples.png", "reconstructions.png"}
         evidence = load_file(done / "evidence.safetensors")
         assert evidence["rate"].shape == evidence["distortion"].shape == (360,)
@@ -81,7 +81,7 @@ def test_the_same_command_again_repeats_nothing_and_changes_nothing(
 ) -> None:
     go("vae", "beta")
     table = (tmp_path / "run" / "table.csv").read_bytes()
-    monkeypatch.setattr(runner, "train", None)
+    monkeypatch.setattr("bench.job.train", None)
     events: list[Event] = []
     rows = go("vae", "beta", listener=events.append)
 
@@ -102,8 +102,8 @@ def test_more_variants_seeds_and_metrics_extend_a_run(
 ) -> None:
     go("vae")
     calls = []
-    train = runner.train
-    monkeypatch.setattr(runner, "train", lambda *a, **k: (calls.append(1), train(*a, **k))[1])
+    train = job.train
+    monkeypatch.setattr(job, "train", lambda *a, **k: (calls.append(1), train(*a, **k))[1])
     rows = go("vae", "beta", seeds=(0, 1), metrics=(*QUICK, "sharpness"))
 
     assert len(calls) == 3
@@ -129,15 +129,17 @@ def test_one_bad_cell_costs_the_others_nothing(
     assert mean["bce"].value > 0  # type: ignore[union-attr]
 
 
-def test_a_failed_cell_is_tried_again_and_a_diverged_one_is_not(
+def test_what_failed_is_tried_again_only_when_asked(
     go: Callable[..., list[Row]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, raises="tests.plugins:Raises", diverges="tests.plugins:Diverges")
     first = go("raises", "diverges")
     second = go("raises", "diverges")
     cells = tmp_path / "run" / "cells"
-    assert len(list((cells / first[0].cell / "failed").iterdir())) == 2
-    assert len(list((cells / second[1].cell / "failed").iterdir())) == 1
+    assert states(second) == states(first) == [("raises", "failed"), ("diverges", "diverged")]
+    assert [len(list((cells / row.cell / "failed").iterdir())) for row in second] == [1, 1]
+    go("raises", "diverges", retry_failed=True)
+    assert [len(list((cells / row.cell / "failed").iterdir())) for row in second] == [2, 2]
 
 
 def test_ctrl_c_loses_nothing_that_was_earned(
@@ -303,7 +305,7 @@ def test_cells_at_once_are_the_same_cells(go: Callable[..., list[Row]], tmp_path
     """Two processes: every event arrives, every row comes in order, and the table is that of one process."""
     events: list[Event] = []
     one = go("vae", "wae", "vqvae", out=str(tmp_path / "one"))
-    two = go("vae", "wae", "vqvae", out=str(tmp_path / "two"), jobs=2, listener=events.append)
+    two = go("vae", "wae", "vqvae", out=str(tmp_path / "two"), jobs=2, in_process=False, listener=events.append)
 
     assert [row.label for row in two] == [row.label for row in one]
     assert sum(isinstance(e, CellEnded) for e in events) == 3

@@ -14,7 +14,8 @@ from bench.errors import NotAvailable, StoreError
 from bench.metric import Score
 from bench.protocol import RunRequest
 from bench.row import Row
-from bench.store import Run, read_json, write_json, write_text
+from bench.durable import read_json, write_json, write_text
+from bench.store import Run
 
 ROW = Row(
     "beta",
@@ -66,7 +67,7 @@ def test_a_done_cell_holds_what_design_promises(run: Run) -> None:
     fill(run)
     done = run.cells / ROW.cell / "done"
     assert sorted(p.name for p in done.iterdir()) == [
-        "cell.json", "evidence.safetensors", "history.csv", "log.txt", "samples.png", "weights.safetensors",
+        "SHA256SUMS", "cell.json", "evidence.safetensors", "history.csv", "log.txt", "samples.png", "weights.safetensors",
     ]  # fmt: skip
     assert (done / "history.csv").read_text() == "step,loss,rec\n1,2.0,\n2,,1.0\n"
     assert not (run.cells / ROW.cell / "work").exists()
@@ -76,8 +77,8 @@ def test_a_write_that_breaks_off_leaves_nothing_to_be_read(run: Run, monkeypatch
     def full(path: Path, text: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bench.store.write_text", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr("bench.durable.write_text", full)
+    with pytest.raises(StoreError, match="No space"):
         fill(run)
     assert not run.is_done(ROW.cell)
     assert run.row(ROW.cell) is None
@@ -159,7 +160,7 @@ def test_a_path_through_a_file_is_found_before_training(tmp_path: Path) -> None:
         Run(tmp_path / "file" / "run").create(RunRequest())
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '{"schema": 2}', "\x00\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '{"schema": 3}', "\x00\xff"])
 def test_a_damaged_or_newer_document_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(text, encoding="latin1")
@@ -179,7 +180,7 @@ def test_documents_are_strict_json(tmp_path: Path) -> None:
         write_json(tmp_path / "x.json", {"a": Path()})
     assert list(tmp_path.iterdir()) == []
     write_json(tmp_path / "x.json", {"a": (1, 2)})
-    assert json.loads((tmp_path / "x.json").read_text()) == {"schema": 1, "a": [1, 2]}
+    assert json.loads((tmp_path / "x.json").read_text()) == {"schema": 2, "a": [1, 2]}
 
 
 def test_a_replaced_file_is_whole(tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""Files and folders that appear whole, by one rename, or not at all: written beside their place, fsynced, renamed.
+
+A process may be killed at any instant, and the disk may be full: what a reader finds is complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from bench.errors import StoreError
+
+SCHEMA = 2  # what changed with each: docs/protocol.md
+SUMS = "SHA256SUMS"
+TEMPORARY = ".tmp-"
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Say in the user's words what keeps `place` from being written.
+
+    Raises:
+        StoreError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        try:
+            free = f" ({shutil.disk_usage(place).free / 2**20:,.0f} MiB free there)"
+        except OSError:
+            free = ""
+        raise StoreError(
+            f"{place} can't be written: {error.strerror or error}{free}",
+            cause="The disk is full, a quota or limit is reached, or the folder isn't yours to write.",
+            fix="Make room, then the same command goes on from where it was; or choose another folder with --out.",
+        ) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A document of this suite, of this schema or an older one.
+
+    Raises:
+        StoreError: unreadable, damaged, or of a newer schema.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} can't be read", cause=f"{type(error).__name__}: {error}") from None
+    if not isinstance(document, dict):
+        raise StoreError(f"{path} isn't a document of this suite")
+    schema = document.get("schema", 0)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise StoreError(
+            f"{path} has schema {schema}, and this version reads up to {SCHEMA}",
+            fix="Upgrade vaebench.",
+        )
+    return document
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step, fsynced."""
+    temporary = path.with_name(f"{TEMPORARY}{uuid4().hex}")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Replace a JSON document of the present schema; strict JSON, so no NaN."""
+    write_text(path, json.dumps({"schema": SCHEMA, **document}, indent=1, allow_nan=False, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | set):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} has no place in a results file")
+
+
+def sync(folder: Path) -> None:
+    """Make what was renamed in a folder outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def appear(target: Path, fill: Callable[[Path], None], late: Callable[[Path], None] = lambda _: None) -> bool:
+    """Let a folder appear under `target` with what `fill` writes into it and the SHA256SUMS of that.
+
+    False: somebody else's folder came first, and stays as it is; `late` sees ours before it's removed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{TEMPORARY}{uuid4().hex}")
+    temporary.mkdir()
+    try:
+        fill(temporary)
+        names = sorted(path.name for path in temporary.iterdir())
+        sums = "".join(f"{sha256(temporary / name)}  {name}\n" for name in names)
+        (temporary / SUMS).write_text(sums, encoding="utf-8")
+        for name in (*names, SUMS):
+            with open(temporary / name, "rb") as file:
+                os.fsync(file.fileno())
+        sync(temporary)
+        try:
+            os.rename(temporary, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            late(temporary)
+            return False
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync(target.parent)
+    return True
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def damage(folder: Path) -> list[str]:
+    """What of a folder isn't as it was when it appeared, a line each; [] where all is whole."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    except (OSError, ValueError) as error:
+        return [f"{SUMS} can't be read: {type(error).__name__}"]
+    found = []
+    there = {path.name for path in folder.iterdir()} - {SUMS}
+    for name in sorted({*sums, *there}):
+        if name not in there:
+            found.append(f"{name} is missing")
+        elif name not in sums:
+            found.append(f"{name} doesn't belong here")
+        elif sha256(folder / name) != sums[name]:
+            found.append(f"{name} has changed")
+    return found

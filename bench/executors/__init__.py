@@ -1,0 +1,1 @@
+"""First-party executors, each by its own entry point."""

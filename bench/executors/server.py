@@ -1,0 +1,154 @@
+"""A process that has torch loaded and forks a child for each job, so that one starts in a moment.
+
+It reads a JSON line for each order on stdin and writes one for each thing that happened on stdout:
+
+    {"preload": [MODULE, ...]}
+    {"start": ID, "job": {...}, "log": PATH}
+    {"call": ID, "function": "MODULE:NAME", "arguments": {...}, "log": PATH}
+    {"signal": NUMBER, "to": ID}
+                                             {"exit": ID, "code": n} or {"exit": ID, "signal": n}
+
+It knows nothing that would be lost with it, and all its children die with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bench.executor import Job
+from bench.worker import detach, work
+
+PRELOAD = ("torch", "numpy", "safetensors.torch", "bench.job", "bench.grid", "bench.data", "torch.optim.adam")
+
+
+class Server:
+    """The children by the number that they were started under."""
+
+    def __init__(self, orders: int, answers: int) -> None:
+        self.orders, self.answers = orders, answers
+        self.children: dict[int, int] = {}  # pid: id
+        self.wake, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        signal.set_wakeup_fd(self._wake)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGINT, signal.SIGTERM):  # the supervisor decides what these mean
+            signal.signal(number, signal.SIG_IGN)
+
+    def serve(self) -> None:
+        """Until the supervisor is gone."""
+        buffer = b""
+        while True:
+            ready, _, _ = select.select([self.orders, self.wake], [], [])
+            if self.wake in ready:
+                os.read(self.wake, 4096)
+                self._reap()
+            if self.orders in ready:
+                chunk = os.read(self.orders, 65536)
+                if not chunk:
+                    break
+                buffer += chunk
+                *lines, buffer = buffer.split(b"\n")
+                for line in lines:
+                    self._obey(json.loads(line))
+        for pid in self.children:
+            _kill(pid, signal.SIGKILL)
+
+    def _obey(self, order: dict[str, Any]) -> None:
+        if "preload" in order:
+            preload(order["preload"])
+        elif "signal" in order:
+            for pid, number in self.children.items():
+                if number == order["to"]:
+                    _kill(pid, order["signal"])
+        else:
+            pid = os.fork()
+            if pid == 0:
+                self._child(order)
+            self.children[pid] = order["start"] if "start" in order else order["call"]
+
+    def _child(self, order: dict[str, Any]) -> NoReturn:
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            for descriptor in (self.orders, self.answers, self.wake, self._wake):
+                os.close(descriptor)
+            detach(Path(order["log"]))
+            if "start" in order:
+                code = work(Job.from_json(order["job"]))
+            else:
+                module, _, name = order["function"].partition(":")
+                getattr(importlib.import_module(module), name)(**order["arguments"])
+                code = 0
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def _reap(self) -> None:
+        while self.children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            number = self.children.pop(pid, None)
+            with contextlib.suppress(OSError):  # whatever it started dies with it
+                os.killpg(pid, signal.SIGKILL)
+            how = {"signal": os.WTERMSIG(status)} if os.WIFSIGNALED(status) else {"code": os.WEXITSTATUS(status)}
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self.answers, (json.dumps({"exit": number, **how}) + "\n").encode())
+
+
+def _kill(pid: int, number: int) -> None:
+    with contextlib.suppress(OSError):
+        if number == signal.SIGKILL:
+            os.killpg(pid, number)
+        else:
+            os.kill(pid, number)
+
+
+def preload(modules: list[str] | tuple[str, ...]) -> None:
+    """Import what children will need; what can't be imported, a child will say."""
+    for name in modules:
+        with contextlib.suppress(BaseException):
+            importlib.import_module(name)
+
+
+def vet(variants: list[str], metrics: list[str]) -> None:
+    """Load plugins: does the process survive it? An exception is no fault here; who asks will see it."""
+    from bench.errors import BenchError
+    from bench.metric import METRICS
+    from bench.variant import VARIANTS
+
+    for name in variants:
+        with contextlib.suppress(BenchError):
+            VARIANTS.load(name)
+    for name in metrics:
+        with contextlib.suppress(BenchError):
+            METRICS.load(name)
+
+
+def main() -> None:
+    orders, answers = os.dup(0), os.dup(1)
+    for descriptor in (orders, answers):
+        os.set_inheritable(descriptor, False)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)  # nobody prints between the answers
+    preload(PRELOAD)
+    Server(orders, answers).serve()
+
+
+if __name__ == "__main__":
+    main()

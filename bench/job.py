@@ -1,0 +1,215 @@
+"""A job: one cell to be trained and scored, by whatever process; what comes of it is on disk when that ends."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from bench import data as datasets
+from bench.api import load
+from bench.checkpoint import Checkpoints
+from bench.dataset import Data
+from bench.errors import BenchError, Diverged, NotAvailable, StoreError, Unsuitable
+from bench.evaluator import Evaluator, keepers
+from bench.events import CellStarted, Listener, Step
+from bench.events import Scoring as ScoringEvent
+from bench.evidence import KEPT, positions
+from bench.grid import Cell, blank
+from bench.metric import METRICS, Metric, Score
+from bench.pictures import grid, paired
+from bench.protocol import Scoring
+from bench.provenance import Log, costs, now, provenance
+from bench.row import Status
+from bench.store import Run
+from bench.trainer import Snapshot, train
+
+
+class Stopped(BaseException):
+    """The job was asked to stop, and has: what it had is in a checkpoint, or on disk."""
+
+
+@dataclass
+class Conduct:
+    """How a job is carried out; nothing of it changes a result."""
+
+    device: torch.device
+    threads: int
+    checkpoint: float = 60.0  #: seconds between checkpoints
+    attempt: int = 1
+    dead: Mapping[str, str] | None = None  #: metrics that brought a process down before, and how
+    alive: Callable[[], None] = lambda: None  #: called at every step, and at every chunk of a metric
+    stop: Callable[[], bool] = lambda: False  #: asked as often
+    said: Callable[[], str] = lambda: ""  #: what the process has printed so far
+
+
+def missing(c: Cell, metrics: Mapping[str, Metric], store: Run) -> dict[str, Metric]:
+    """The metrics that a trained cell still lacks; those that another try may have among them."""
+    scores = store.read_scores(c.name, way_of(c))
+
+    def lacks(name: str) -> bool:
+        known = scores.get(name)
+        return known is None or (isinstance(known, NotAvailable) and known.retry)
+
+    return {name: m for name, m in metrics.items() if not m.derived and lacks(name)}
+
+
+def way_of(c: Cell) -> dict[str, Any]:
+    """How a cell is scored: what its scores are filed under."""
+    return {**asdict(Scoring()), "test": c.data.test.digest, "source": c.data.source.digest}
+
+
+def perform(c: Cell, metrics: Mapping[str, Metric], store: Run, listener: Listener, conduct: Conduct) -> None:
+    """Train and score a cell, or what of it isn't done yet. A failure of the variant is on disk as well.
+
+    Raises:
+        Stopped: by `conduct.stop`, with a checkpoint where it was training.
+        StoreError: the disk is full, or the folder can't be written any more.
+    """
+    torch.set_num_threads(conduct.threads)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 says the protocol
+    log = Log()
+    evaluator: Evaluator | None = None
+    if store.is_done(c.name) and missing(c, metrics, store) and (wrong := store.damage(c.name)):
+        log(f"quarantined, and made anew: {'; '.join(wrong)}")
+        store.quarantine(c.name)
+    if not store.is_done(c.name):
+        listener(CellStarted(c.name, c.config.label, c.data.name, c.seed, c.steps))
+        try:
+            with log.warnings():
+                evaluator = _train(c, metrics, store, listener, conduct, log)
+        except (Stopped, StoreError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            status, reason = verdict(error)
+            if status not in ("diverged", "skipped"):
+                log(traceback.format_exc())
+            store.write_failed(blank(c, status, reason), conduct.said() + log.text)
+            return
+    _score(c, metrics, store, listener, conduct, evaluator)
+
+
+def verdict(error: BaseException) -> tuple[Status, str]:
+    """What an exception makes of a cell."""
+    text = " ".join(str(error).split())[:500]
+    match error:
+        case Diverged():
+            return "diverged", text
+        case Unsuitable():
+            return "skipped", text
+        case BenchError():
+            return "failed", text
+        case MemoryError() | torch.OutOfMemoryError():
+            return "oom", f"out of memory: {text or type(error).__name__}"
+        case RuntimeError() if "can't allocate memory" in text or "DefaultCPUAllocator" in text:
+            return "oom", f"out of memory: {text}"
+        case _:
+            return "failed", f"{type(error).__name__}: {text}"
+
+
+def _train(
+    c: Cell, metrics: Mapping[str, Metric], store: Run, listener: Listener, conduct: Conduct, log: Log
+) -> Evaluator:
+    device = conduct.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    started = now()
+    model = c.config.build(c.spec, c.seed).to(device)
+    checkpoints = Checkpoints(store.work(c.name) / "checkpoints", c.name)
+    snapshot, rejected = checkpoints.load()
+    for reason in rejected:
+        log(reason)
+    if snapshot is not None:
+        log(f"goes on from step {snapshot.done:,}")
+    last = time.monotonic()
+
+    def progress(step: int, stage: int, terms: dict[str, float]) -> None:
+        listener(Step(c.name, step, stage, terms))
+
+    def turn(take: Callable[[], Snapshot]) -> None:
+        nonlocal last
+        conduct.alive()
+        stop = conduct.stop()
+        if stop or time.monotonic() - last >= conduct.checkpoint:
+            checkpoints.save(take())
+            last = time.monotonic()
+        if stop:
+            raise Stopped
+
+    history = train(
+        model, c.data.train.to(device), c.training, seed=c.seed, on_progress=progress, on_turn=turn, resume=snapshot
+    )
+    log(f"trained {sum(c.steps):,} steps in {history.seconds:.1f} s")
+    listener(ScoringEvent(c.name, "evidence"))
+    evaluator = Evaluator(model, c.data, Scoring(), datasets.cache_dir(), conduct.alive)
+    cost = costs(c.parameters, history, device)
+    cost |= {"attempts": conduct.attempt, "resumed_from": snapshot.done if snapshot else 0}
+    cost["checkpoints_rejected"] = len(rejected)
+    row = replace(blank(c, "ok"), costs=cost, provenance=provenance(device, started))
+    weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+    evidence: dict[str, Tensor] = {}
+    pictures: dict[str, Image] = {}
+    try:
+        evidence = evaluator.kept((*KEPT, *keepers(metrics)))
+        pictures = _pictures(evidence, c.data)
+    except Exception:
+        log(traceback.format_exc())
+    finally:  # whatever becomes of the evidence, the weights are earned
+        store.write_done(row, weights, history.rows, evidence, pictures, conduct.said() + log.text)
+    checkpoints.discard()
+    return evaluator
+
+
+def _pictures(evidence: Mapping[str, Tensor], data: Data) -> dict[str, Image]:
+    pictures = {}
+    if "samples" in evidence:
+        pictures["samples"] = grid(evidence["samples"][:128])
+    if "reconstructions" in evidence:
+        decoded = evidence["reconstructions"]
+        originals = data.test.take(positions(data.test, len(decoded)), "cpu")
+        pictures["reconstructions"] = grid(paired(originals[:64], decoded[:64]))
+    return pictures
+
+
+def _score(
+    c: Cell,
+    metrics: Mapping[str, Metric],
+    store: Run,
+    listener: Listener,
+    conduct: Conduct,
+    evaluator: Evaluator | None,
+) -> None:
+    wanted, dead, way = missing(c, metrics, store), conduct.dead or {}, way_of(c)
+    if not wanted:
+        return
+
+    def alive() -> None:
+        conduct.alive()
+        if conduct.stop():
+            raise Stopped
+
+    if evaluator is None:
+        model = load(store.cells / c.name).to(conduct.device)
+        evaluator = Evaluator(model, c.data, Scoring(), datasets.cache_dir())
+    evaluator.alive = alive
+    scores = store.read_scores(c.name, way)
+    for name in wanted.keys() & dead.keys():
+        scores[name] = NotAvailable(f"its process died while it was computed: {dead[name]}", retry=True)
+    for name in [n for n in wanted if n not in dead]:
+        alive()
+        listener(ScoringEvent(c.name, name))
+        scores[name], seconds = evaluator.score(wanted[name])
+        store.write_scores(c.name, way, _in_order(scores), {name: seconds})
+    if wanted.keys() & dead.keys():
+        store.write_scores(c.name, way, _in_order(scores), {})
+
+
+def _in_order(scores: Mapping[str, Score | NotAvailable]) -> dict[str, Score | NotAvailable]:
+    known = [name for name in METRICS if name in scores]
+    return {name: scores[name] for name in [*known, *sorted(scores.keys() - set(known))]}

@@ -1,0 +1,130 @@
+"""Who is at a cell: so that two runs in one folder share the work.
+
+A convenience, never a guarantee: results are committed by one rename, whoever makes them. So a lease that was taken
+from a living owner costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+RENEW = 30.0  # seconds
+STALE = 10 * RENEW  # by the file system's clock, for an owner on another machine
+
+
+class Lease:
+    """A lease that we hold, until it's released."""
+
+    def __init__(self, path: Path, owner: dict[str, Any]) -> None:
+        self.path, self.owner = path, owner
+        self._renewed = time.monotonic()
+
+    @classmethod
+    def take(cls, path: Path) -> Lease | None:
+        """The lease at `path`; None if a living owner has it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        owner = {"owner": uuid4().hex, **_process(os.getpid())}
+        for _ in range(2):
+            try:
+                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+            except FileExistsError:
+                if _alive(path):
+                    return None
+                stolen = path.with_name(f"stolen-{uuid4().hex}")
+                try:
+                    os.rename(path, stolen)  # one winner
+                    stolen.unlink()
+                except FileNotFoundError:
+                    pass
+            else:
+                with open(descriptor, "w", encoding="utf-8") as file:
+                    json.dump(owner, file)
+                return cls(path, owner)
+        return None
+
+    def renew(self) -> None:
+        """Say that we're still at it, now and then."""
+        if time.monotonic() - self._renewed >= RENEW:
+            self._renewed = time.monotonic()
+            if self._ours():
+                os.utime(self.path)
+
+    def release(self) -> None:
+        if self._ours():
+            self.path.unlink(missing_ok=True)
+
+    def _ours(self) -> bool:
+        return bool((_read(self.path) or {}).get("owner") == self.owner["owner"])
+
+
+def held(path: Path) -> bool:
+    """Whether a living owner has the lease at `path`."""
+    return path.exists() and _alive(path)
+
+
+def _alive(path: Path) -> bool:
+    owner = _read(path)
+    try:
+        age = _now(path.parent) - path.stat().st_mtime
+    except OSError:
+        return False
+    if owner is None:  # being written, or torn
+        return age < RENEW
+    if (owner.get("host"), owner.get("boot")) != _host():
+        return age < STALE
+    pid = owner.get("pid")
+    return isinstance(pid, int) and _process(pid)["started"] == owner.get("started") is not None
+
+
+def _now(folder: Path) -> float:
+    """The file system's clock: that of a file made just now."""
+    probe = folder / f"clock-{uuid4().hex}"
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+@cache
+def _host() -> tuple[str, str]:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = ""
+    return socket.gethostname(), boot
+
+
+def _process(pid: int) -> dict[str, Any]:
+    """What tells a process from a later one of the same number."""
+    host, boot = _host()
+    return {"host": host, "boot": boot, "pid": pid, "started": _started(pid)}
+
+
+def _started(pid: int) -> str | None:
+    try:  # the 22nd field, behind a name that may hold anything
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass
+    return "" if not Path("/proc/self/stat").exists() else None

@@ -1,0 +1,280 @@
+"""What a request comes to, before anything is trained: checked settings, data, cells, and the time they'll take."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Container, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from bench import data as datasets
+from bench.errors import PluginError, UsageError
+from bench.events import Listener, Preparing
+from bench.executor import EXECUTORS
+from bench.grid import Cell, blank, cell, expand, slug
+from bench.metric import METRICS, Metric
+from bench.protocol import HOW, RunRequest, digest
+from bench.registry import default
+from bench.row import Row
+from bench.store import Run
+from bench.trainer import probe
+
+State = Literal["new", "done", "ended", "skipped", "broken"]
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell as `--dry-run` shows it."""
+
+    row: Row  #: as it would stand in the table if nothing came of it
+    state: State  #: 'ended': it failed before, in a way that would repeat itself
+    parameters: int = 0
+    cell: Cell | None = None  #: None where the variant is broken
+
+    @property
+    def name(self) -> str:
+        return self.row.cell
+
+    @property
+    def todo(self) -> Cell:
+        """What is to be trained or scored."""
+        assert self.cell is not None
+        return self.cell
+
+    def as_json(self) -> dict[str, Any]:
+        row = self.row
+        return {
+            "name": row.cell,
+            "label": row.label,
+            "dataset": row.dataset,
+            "seed": row.seed,
+            "steps": row.steps,
+            "parameters": self.parameters,
+            "state": self.state,
+            "reason": row.reason,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a request comes to, before anything is trained."""
+
+    request: RunRequest
+    folder: Path
+    cells: tuple[PlannedCell, ...]
+    metrics: Mapping[str, Metric]
+    device: torch.device
+    notes: tuple[str, ...] = ()
+
+
+def device_of(name: str) -> torch.device:
+    """The device that `--device` names; `auto` is CUDA, else MPS, else the CPU.
+
+    Raises:
+        UsageError: it isn't there.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(d for d in ("cuda", "mps", "cpu") if there[d]))
+    kind = name.split(":")[0]
+    if kind not in there:
+        raise UsageError(f"no device called {name!r}", cause="Known: auto, cpu, cuda, mps.")
+    if not there[kind]:
+        raise UsageError(
+            f"this machine has no {kind.upper()} device that torch can use",
+            cause="There is none, its driver is missing, or this torch was built without it.",
+            fix=f"Use --device cpu, or --device auto (here: {device_of('auto')}).",
+        )
+    return torch.device(name)
+
+
+def choose_metrics(names: tuple[str, ...], dead: Container[str] = ()) -> dict[str, Metric]:
+    """All metrics, those named, or all but those named with a minus; none of the `dead`, which nobody can import.
+
+    Raises:
+        UnknownName
+    """
+    for name in names:
+        METRICS.entry(name.removeprefix("-"))
+    wanted = [n for n in names if not n.startswith("-")]
+    if wanted:
+        if lost := [n for n in wanted if n in dead]:
+            raise PluginError(f"the metric {lost[0]!r} brings the process down that imports it")
+        return {n: METRICS.load(n) for n in wanted if f"-{n}" not in names}
+    found = {}
+    for name in (n for n in METRICS if f"-{n}" not in names and n not in dead):
+        try:
+            found[name] = METRICS.load(name)
+        except PluginError as error:  # a broken plugin breaks the runs that ask for it
+            warnings.warn(f"left out: {error.what} ({error.cause})", stacklevel=2)
+    return found
+
+
+def default_folder(request: RunRequest) -> Path:
+    """Where results lie if nobody says: requests that differ in variants, seeds or metrics alone share a folder."""
+    plain = RunRequest(datasets=request.datasets)
+    free = (*HOW, "variants", "seeds", "metrics", "baseline")
+    key = replace(request, **{name: getattr(plain, name) for name in free})
+    names = "-".join(re.sub(r"[^a-z0-9_]+", "", re.split(r"[\[:]", text.lower())[0]) for text in request.datasets)
+    own = key != plain or any(set("[:") & set(text) for text in request.datasets)
+    return Path("results") / (f"{names[:60]}-{digest(asdict(key))[:8]}" if own else names[:60])
+
+
+def validate(request: RunRequest) -> None:
+    """What can be wrong with the numbers of a request.
+
+    Raises:
+        UsageError
+    """
+    if request.steps is not None and request.epochs is not None:
+        raise UsageError("--steps and --epochs both set the budget", fix="Give one of them.")
+    for name, value, least in (
+        ("steps", request.steps, 1),
+        ("epochs", request.epochs, None),
+        ("batch-size", request.batch_size, 2),
+        ("jobs", request.jobs, 1),
+        ("threads", request.threads, 1),
+        ("timeout", request.timeout, None),
+        ("stall", request.stall, None),
+        ("checkpoint", request.checkpoint, 0),
+        ("gpus-per-cell", request.gpus_per_cell, 0),
+        ("limit", request.limit, 1),
+        ("validation", request.validation, 0),
+        ("image-size", request.image_size, 4),
+    ):
+        if value is not None and (value < least if least is not None else not 0 < value < math.inf):
+            bound = f"at least {least}" if least is not None else "more than 0"
+            raise UsageError(f"--{name} {value} is out of range", cause=f"It must be {bound}.")
+    if request.shard is not None and not 1 <= request.shard[0] <= request.shard[1]:
+        number, of = request.shard
+        raise UsageError(f"--shard {number}/{of} doesn't exist", fix="For example: --shard 1/8, to --shard 8/8.")
+    if request.executor is not None:
+        EXECUTORS.entry(request.executor)
+    if not request.seeds or min(request.seeds) < 0 or len(set(request.seeds)) < len(request.seeds):
+        raise UsageError(
+            f"--seeds {','.join(map(str, request.seeds)) or '(none)'} isn't a list of different whole numbers from 0",
+            fix="For example: --seeds 3 (that is 0,1,2), or --seeds 0,7,11.",
+        )
+
+
+def plan(
+    request: RunRequest,
+    listener: Listener = lambda _: None,
+    broken: Mapping[str, str] | None = None,
+    dead: Container[str] = (),
+) -> Plan:
+    """Check a request and settle its cells. Fetches data that is missing; trains nothing, writes no result.
+
+    Args:
+        broken: variants that are known to bring a process down, and how; they aren't imported.
+        dead: metrics of that kind.
+
+    Raises:
+        UsageError, DataError
+        PluginError: no variant that was asked for works.
+        StoreError: the folder that it would go to can't be read.
+    """
+
+    def fetching(path: str, done: int, total: int) -> None:
+        listener(Preparing(f"downloading {path}", done, total))
+
+    validate(request)
+    device = device_of(request.device)
+    metrics = choose_metrics(request.metrics, dead)
+    faults = {name: PluginError(f"the variant {name!r} {how}") for name, how in (broken or {}).items()}
+    configs = expand(request, faults)
+    if faults and all(config.baseline for config in configs):
+        raise next(iter(faults.values()))
+    if not request.datasets:
+        request = replace(request, datasets=(default("dataset") or "",))
+    root = datasets.data_root(request.data_root)
+    loaded = [
+        datasets.load(
+            name,
+            root,
+            limit=request.limit,
+            validation=request.validation,
+            image_size=request.image_size,
+            on_progress=fetching,
+        )
+        for name in dict.fromkeys(request.datasets)
+    ]
+    folder = Path(request.out) if request.out else default_folder(request)
+    store = Run(folder)
+    cells: list[PlannedCell] = []
+    for data in loaded:
+        for config in configs:
+            try:
+                first = cell(config, data, request.seeds[0], request)
+            except PluginError as error:
+                faults[config.name] = error
+                cells += [_broken(config.name, config.label, data.name, seed, error) for seed in request.seeds]
+                continue
+            cells += [_planned(replace(first, seed=seed), store, request) for seed in request.seeds]
+        for name in faults.keys() - {config.name for config in configs}:
+            cells += [_broken(name, name, data.name, seed, faults[name]) for seed in request.seeds]
+    if faults and all(c.state == "broken" or c.row.baseline for c in cells):
+        raise next(iter(faults.values()))
+    cells = cells if request.shard is None else _share(cells, *request.shard)
+    notes = []
+    if len(request.seeds) == 1:
+        notes.append("one seed shows no spread: a difference between two rows may be chance (--seeds 3 tells)")
+    return Plan(request, folder, tuple(cells), metrics, device, tuple(notes))
+
+
+def _planned(c: Cell, store: Run, request: RunRequest) -> PlannedCell:
+    state: State = "new"
+    if c.unsuitable:
+        state = "skipped"
+    elif store.is_done(c.name) and not request.force:
+        state = "done"
+    elif not request.force and not request.retry_failed and store.has_ended(c.name):
+        state = "ended"
+    return PlannedCell(blank(c, "skipped" if c.unsuitable else "failed", c.unsuitable), state, c.parameters, c)
+
+
+def _broken(name: str, label: str, dataset: str, seed: int, error: PluginError) -> PlannedCell:
+    reason = " ".join(str(error).split())[:500]
+    folder = slug(f"{label}-{dataset}-s{seed}", digest([label, dataset, seed, "broken"]))
+    return PlannedCell(Row(name, label, dataset, seed, "failed", reason, cell=folder), "broken")
+
+
+def _share(cells: list[PlannedCell], number: int, of: int) -> list[PlannedCell]:
+    """Shard `number` (from 1) `of` so many: the longest cells are dealt out first, so that all take about as long."""
+    by_length = sorted(cells, key=lambda c: (-c.parameters * sum(c.row.steps), c.name))
+    mine = {c.name for c in by_length[number - 1 :: of]}
+    return [c for c in cells if c.name in mine]
+
+
+def estimate(plan: Plan) -> float:
+    """Seconds of training to come, from a few steps of each kind of cell on the device that will run it."""
+    seconds: dict[tuple[str, str], float] = {}
+    total = 0.0
+    for planned in plan.cells:
+        if planned.state == "new":
+            c = planned.todo
+            key = (c.config.label, c.data.name)
+            if key not in seconds:
+                images = c.data.train.to(plan.device)
+                build = lambda c=c: c.config.build(c.spec).to(plan.device)  # noqa: E731
+                seconds[key] = probe(build, images, c.training)
+            total += 0.0 if math.isnan(seconds[key]) else seconds[key]
+    return total
+
+
+def duration(seconds: float) -> str:
+    """A length of time, for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def answer(request: Mapping[str, Any], threads: int, answer: str) -> None:
+    """Write the estimate for a request to a file: asked of a child, so that no variant harms its parent."""
+    torch.set_num_threads(threads)
+    Path(answer).write_text(str(estimate(plan(RunRequest.from_json(request)))))

@@ -1,0 +1,288 @@
+"""Watches over the jobs of a run: leases, limits, tries again what is worth it, and says why a cell has no result.
+
+It knows nothing that isn't on disk, so that it may be killed at any instruction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from bench import events
+from bench.durable import writing
+from bench.errors import StoreError
+from bench.events import CellEnded, Listener
+from bench.executor import Executor, Exit, Job
+from bench.lease import Lease
+from bench.row import Row, Status
+from bench.store import Run
+from bench.worker import STOPPED, STORE, clip, place
+
+POLL = 0.02  # seconds
+TRIES = 3  # of a cell that is killed from outside
+GRACE = 30.0  # seconds from SIGTERM to SIGKILL
+FLOOD = 16 * 2**20  # bytes that a log may have before it's cut back
+
+INTERRUPTED = "stopped by the user; the same command goes on from its checkpoint"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cell to be done: its job, its row if nothing comes of it, and a test of whether anything is left to do."""
+
+    job: Job
+    blank: Row
+    finished: Callable[[], bool]
+
+
+@dataclass
+class _Attempt:
+    """A job under way."""
+
+    task: Task
+    job: Job
+    lease: Lease
+    handle: Any
+    began: float
+    moved: float  # when it last gave a sign of life
+    offset: int = 0  # in its events
+    touched: int = 0
+    metric: str = ""  # being computed
+    end: Status | None = None  # what we're stopping it for
+    kill_at: float = float("inf")
+
+
+@dataclass
+class _Record:
+    """What a cell has been through in this run."""
+
+    tries: int = 0
+    stalls: int = 0
+    spent: float = 0.0
+    dead: dict[str, str] = field(default_factory=dict)
+
+
+class Supervisor:
+    """Does tasks by an executor, as many at once as it has slots.
+
+    Args:
+        timeout: seconds that a cell may take, all its attempts together.
+        stall: seconds without a sign of life after which an attempt counts as hung.
+        stopping: asked all the time: 0 go on, 1 stop with checkpoints, 2 stop at once.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        store: Run,
+        listener: Listener,
+        *,
+        timeout: float | None = None,
+        stall: float = 1800.0,
+        stopping: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.executor, self.store, self.listener = executor, store, listener
+        self.timeout, self.stall, self.stopping = timeout, stall, stopping
+        self.records: dict[str, _Record] = {}
+        self.busy: list[_Attempt] = []
+        self.stopped = False
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[Row]:
+        """Do the tasks; yields each row as it's settled. After a stop, those that were under way, as `interrupted`.
+
+        Raises:
+            StoreError: the folder can't be written any more.
+        """
+        todo = list(tasks)
+        try:
+            while todo or self.busy:
+                stopping = self.stopping()
+                if stopping and not self.stopped:
+                    self.stopped = True
+                    todo.clear()
+                    for attempt in self.busy:
+                        self._end(attempt, "interrupted")
+                if stopping > 1:
+                    for attempt in self.busy:
+                        self.executor.stop(attempt.handle, signal.SIGKILL)
+                yield from self._begin(todo)
+                yield from self._watch(todo)
+                time.sleep(POLL)
+        finally:
+            for attempt in self.busy:
+                self.executor.stop(attempt.handle, signal.SIGKILL)
+                attempt.lease.release()
+
+    def _begin(self, todo: list[Task]) -> Iterator[Row]:
+        """Fill the free slots with cells that nobody else is at."""
+        for task in list(todo):
+            if len(self.busy) >= self.executor.slots:
+                return
+            path = self.store.cells / task.job.cell / "lease.json"
+            with writing(self.store.path):
+                lease = Lease.take(path)
+            if lease is None:
+                continue  # somebody else's: look again later
+            todo.remove(task)
+            if task.finished():
+                yield self._settle(task, lease, reused=True)
+                continue
+            record = self.records.setdefault(task.job.cell, _Record())
+            record.tries += 1
+            job = replace(task.job, attempt=f"attempt-{uuid4().hex[:12]}", number=record.tries, dead=dict(record.dead))
+            with writing(self.store.path):
+                place(job).mkdir(parents=True, exist_ok=True)
+            now = time.monotonic()
+            self.busy.append(_Attempt(task, job, lease, self.executor.start(job), now, now))
+
+    def _watch(self, todo: list[Task]) -> Iterator[Row]:
+        for attempt in list(self.busy):
+            exit = self.executor.poll(attempt.handle)
+            self._follow(attempt)
+            if exit is None:
+                attempt.lease.renew()
+                self._limit(attempt)
+                continue
+            self.busy.remove(attempt)
+            record = self.records[attempt.job.cell]
+            record.spent += time.monotonic() - attempt.began
+            row = self._judge(attempt, exit, record)
+            if row is None:  # another try
+                attempt.lease.release()
+                todo.insert(0, attempt.task)
+            else:
+                yield row
+
+    def _follow(self, attempt: _Attempt) -> None:
+        """Pass on what the job says, and note that it's alive."""
+        folder = place(attempt.job)
+        path = folder / "events.jsonl"
+        try:
+            found = path.stat()
+            if found.st_mtime_ns == attempt.touched and found.st_size == attempt.offset:
+                return
+            attempt.touched, attempt.moved = found.st_mtime_ns, time.monotonic()
+            with open(path, "rb") as file:
+                file.seek(attempt.offset)
+                chunk = file.read()
+            whole = chunk[: chunk.rfind(b"\n") + 1]
+            attempt.offset += len(whole)
+            log = folder / "log.txt"
+            if log.stat().st_size > FLOOD:
+                os.truncate(log, FLOOD // 2)
+        except OSError:
+            return
+        for line in whole.splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                document = json.loads(line)
+                event = getattr(events, document.pop("event"))(**document)
+                attempt.metric = event.metric if isinstance(event, events.Scoring) else ""
+                self.listener(event)
+
+    def _limit(self, attempt: _Attempt) -> None:
+        now = time.monotonic()
+        if now >= attempt.kill_at:
+            self.executor.stop(attempt.handle, signal.SIGKILL)
+        elif attempt.end is not None:
+            return
+        elif self.timeout is not None and self.records[attempt.job.cell].spent + now - attempt.began > self.timeout:
+            self._end(attempt, "timeout")
+        elif now - attempt.moved > self.stall:
+            self.executor.stop(attempt.handle, signal.SIGUSR1)  # its log will say where it hangs
+            self._end(attempt, "stalled", grace=min(GRACE, 5.0))
+
+    def _end(self, attempt: _Attempt, why: Status, grace: float = GRACE) -> None:
+        attempt.end, attempt.kill_at = why, time.monotonic() + grace
+        self.executor.stop(attempt.handle, signal.SIGTERM)
+
+    def _judge(self, attempt: _Attempt, exit: Exit, record: _Record) -> Row | None:
+        """What an attempt came to; None: try again."""
+        task, job = attempt.task, attempt.job
+        if exit.code == 0 or task.finished():
+            return self._settle(task, attempt.lease)
+        if exit.code == STORE:
+            attempt.lease.release()
+            raise _store_error(self.store.path, place(job))
+        if attempt.end == "interrupted" or self.stopped:
+            return self._fail(attempt, "interrupted", INTERRUPTED)
+        if attempt.end == "timeout":
+            return self._fail(attempt, "timeout", f"longer than {_span(self.timeout or 0)}; a longer --timeout goes on")
+        if attempt.end == "stalled":
+            record.stalls += 1
+            if record.stalls == 1:
+                return None
+            return self._fail(attempt, "stalled", f"no sign of life for {_span(self.stall)}, twice; its log says where")
+        way = how(exit)
+        if self.store.is_done(job.cell) and attempt.metric not in ("", "evidence"):
+            record.dead[attempt.metric] = way
+            return None
+        if exit.signal == signal.SIGKILL and _out_of_memory():
+            return self._fail(attempt, "oom", "killed by the kernel, which was out of memory")
+        if exit.signal in (signal.SIGKILL, signal.SIGTERM) or exit.code == STOPPED:
+            if record.tries < TRIES:
+                return None
+            return self._fail(attempt, "killed", f"its process was killed {TRIES} times ({way})")
+        last = [line for line in clip(place(job) / "log.txt").splitlines() if line.strip()][-1:]
+        said = f": {last[0].strip()[:300]}" if last and exit.code == 1 else ""
+        return self._fail(attempt, "failed", f"its process ended by {way}{said}")
+
+    def _fail(self, attempt: _Attempt, status: Status, reason: str) -> Row:
+        row = replace(attempt.task.blank, status=status, reason=reason)
+        home = place(attempt.job)
+        self.store.write_failed(row, clip(home / "log.txt") + f"{reason}\n")
+        shutil.rmtree(home, ignore_errors=True)  # its checkpoints stay
+        return self._settle(attempt.task, attempt.lease, tidy=False)
+
+    def _settle(self, task: Task, lease: Lease, *, reused: bool = False, tidy: bool = True) -> Row:
+        cell = task.job.cell
+        if tidy:
+            self.store.tidy(cell)
+        lease.release()
+        row = self.store.row(cell)
+        if row is None:
+            raise StoreError(f"{cell} has vanished from {self.store.path}")
+        self.listener(CellEnded(cell, row, reused=reused))
+        return row
+
+
+def how(exit: Exit) -> str:
+    if exit.signal is not None:
+        name = signal.Signals(exit.signal).name if exit.signal in list(signal.Signals) else str(exit.signal)
+        return f"signal {name}" + (f" ({exit.reason})" if exit.reason else "")
+    return exit.reason or f"exit code {exit.code}"
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:g} s" if seconds < 120 else f"{seconds / 60:g} min" if seconds < 7200 else f"{seconds / 3600:g} h"
+
+
+def _store_error(folder: Path, home: Path) -> StoreError:
+    try:
+        what, *rest = (home / "error.txt").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        what, rest = f"{folder} can't be written any more", []
+    cause, fix = (*rest, "", "")[:2]
+    return StoreError(what, cause=cause, fix=fix)
+
+
+_ooms: dict[str, int] = {}
+
+
+def _out_of_memory() -> bool:
+    """Whether the kernel has killed something of ours for memory since we last asked."""
+    count = 0
+    for path in (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control")):
+        with contextlib.suppress(OSError, ValueError):
+            fields: Mapping[str, str] = dict(line.split() for line in path.read_text().splitlines())
+            count += int(fields.get("oom_kill", 0))
+    before, _ooms["seen"] = _ooms.get("seen", 0), count
+    return count > before
