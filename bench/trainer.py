@@ -296,7 +296,7 @@ class _Training:
         """Go to where a snapshot was taken.
 
         Raises:
-            KeyError, ValueError: it's of another model.
+            ValueError: it's of another model.
         """
         at, tensors = snapshot.position, snapshot.tensors
         self.number, self.step, self.done, self.repeats = (int(at[k]) for k in ("stage", "step", "done", "repeats"))
@@ -370,11 +370,13 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 def _fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     here = _state(model)
     if here.keys() != tensors.keys():
-        raise KeyError(f"the snapshot's tensors aren't the model's: {sorted(here.keys() ^ tensors.keys())[:5]}")
+        raise ValueError(f"the snapshot's tensors aren't the model's: {sorted(here.keys() ^ tensors.keys())[:5]}")
     with torch.no_grad():
         for name, tensor in tensors.items():
             if here[name].shape == tensor.shape:
                 here[name].copy_(tensor)
+            elif isinstance(here[name], nn.Parameter):
+                raise ValueError(f"{name} is {tuple(here[name].shape)}, the snapshot's {tuple(tensor.shape)}")
             else:  # a buffer that took its size from the data
                 owner, _, leaf = name.rpartition(".")
                 setattr(model.get_submodule(owner), leaf, tensor)
