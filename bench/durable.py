@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from safetensors import SafetensorError
+
 from bench.errors import StoreError
 
 SCHEMA = 2  # what changed with each: docs/protocol.md
@@ -32,13 +34,16 @@ def writing(place: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, SafetensorError) and "I/O error" not in str(error):
+            raise
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error).rpartition("I/O error: ")[2]
         try:
             free = f" ({shutil.disk_usage(place).free / 2**20:,.0f} MiB free there)"
         except OSError:
             free = ""
         raise StoreError(
-            f"{place} can't be written: {error.strerror or error}{free}",
+            f"{place} can't be written: {why}{free}",
             cause="The disk is full, a quota or limit is reached, or the folder isn't yours to write.",
             fix="Make room, then the same command goes on from where it was; or choose another folder with --out.",
         ) from None

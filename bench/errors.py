@@ -7,6 +7,7 @@
     ├── PluginError             2   an entry point can't be loaded or isn't what its group expects
     ├── DataError               2   a dataset is missing, damaged or not what it claims to be
     └── StoreError              4   the results folder can't be used
+        └── IntegrityError      5   results aren't what they should be
 
 Three more are verdicts rather than mistakes, and become a row or a blank with its reason:
 
@@ -74,6 +75,12 @@ class StoreError(BenchError):
     """The results folder can't be used."""
 
     exit_code = 4
+
+
+class IntegrityError(StoreError):
+    """Results aren't what they should be: damaged, not reproduced, or two of the same cell that differ."""
+
+    exit_code = 5
 
 
 class Unsuitable(Exception):

@@ -67,6 +67,10 @@ class Executor(Protocol):
         """How it ended; None while it hasn't."""
         ...
 
+    def begun(self, handle: Any) -> bool:
+        """Whether its process has been started; no limit of time counts before."""
+        ...
+
     def stop(self, handle: Any, signal: int) -> None:
         """Send a signal to the job's process, and, for SIGKILL, to all that it started."""
         ...
@@ -77,7 +81,7 @@ class Executor(Protocol):
 
 
 def _is_executor(obj: object) -> str | None:
-    wanted = ("start", "poll", "stop", "close")
+    wanted = ("start", "poll", "begun", "stop", "close")
     missing = [name for name in wanted if not callable(getattr(obj, name, None))]
     return f"it lacks {', '.join(missing)}" if missing else None
 

@@ -71,16 +71,16 @@ def held(path: Path) -> bool:
 
 def _alive(path: Path) -> bool:
     owner = _read(path)
+    if owner is not None and (owner.get("host"), owner.get("boot")) == _host():
+        pid = owner.get("pid")
+        return isinstance(pid, int) and _process(pid)["started"] == owner.get("started") is not None
     try:
         age = _now(path.parent) - path.stat().st_mtime
-    except OSError:
+    except FileNotFoundError:
         return False
-    if owner is None:  # being written, or torn
-        return age < RENEW
-    if (owner.get("host"), owner.get("boot")) != _host():
-        return age < STALE
-    pid = owner.get("pid")
-    return isinstance(pid, int) and _process(pid)["started"] == owner.get("started") is not None
+    except OSError:  # a full disk, or a folder that we may only read
+        return True
+    return age < (RENEW if owner is None else STALE)  # None: being written, or torn
 
 
 def _now(folder: Path) -> float:

@@ -155,6 +155,8 @@ def validate(request: RunRequest) -> None:
         raise UsageError(f"--shard {number}/{of} doesn't exist", fix="For example: --shard 1/8, to --shard 8/8.")
     if request.executor is not None:
         EXECUTORS.entry(request.executor)
+    if request.address is not None and request.executor in (None, default("executor")):
+        raise UsageError(f"--address {request.address} has no use without a cluster's --executor")
     if not request.seeds or min(request.seeds) < 0 or len(set(request.seeds)) < len(request.seeds):
         raise UsageError(
             f"--seeds {','.join(map(str, request.seeds)) or '(none)'} isn't a list of different whole numbers from 0",

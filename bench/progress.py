@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -171,6 +171,18 @@ def downloads() -> Iterator[Callable[[str, int, int], None]]:
             live.update(bars[path], completed=so_far)
 
         yield on_progress
+
+
+@contextmanager
+def working() -> Iterator[Callable[[str], None]]:
+    """In a terminal, a line that says what is being done: call it with that."""
+    console = RichConsole(stderr=True, highlight=False, markup=False)
+    columns = SpinnerColumn(), TextColumn("{task.description}", style="dim", markup=False)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=False
+    ) as live:
+        task = live.add_task("")
+        yield lambda what: live.update(task, description=what)
 
 
 def _name(event: CellStarted) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from uuid import uuid4
 
 from bench import data as datasets
 from bench import tables
+from bench.durable import TEMPORARY
 from bench.events import CellEnded, Listener, Preparing, RunEnded, RunStarted
 from bench.executor import EXECUTORS, Executor, Job
 from bench.executors.local import Local
@@ -32,6 +34,7 @@ from bench.variant import VARIANTS
 
 LONG = 8_000  # steps from which on the time is estimated beforehand
 IMPORT = 120.0  # seconds that a plugin may take to be imported
+NOWHERE = Path(os.devnull)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -75,11 +78,14 @@ class _Signals:
         return len(self.seen)
 
 
-def run(request: RunRequest, listener: Listener = lambda _: None) -> list[Row]:
+def run(request: RunRequest, listener: Listener = lambda _: None, local: Local | None = None) -> list[Row]:
     """Do what a request asks for, and what of it is on disk already, don't.
 
     Every finished cell is on disk at once; a cell that fails is a row with its reason, and the run goes on. On SIGINT
     or SIGTERM the cells under way keep a checkpoint, and the tables are written; the same request goes on from there.
+
+    Args:
+        local: where the processes come from, if that is warm already; closed at the end.
 
     Raises:
         UsageError, PluginError, DataError: nothing has been trained.
@@ -87,9 +93,9 @@ def run(request: RunRequest, listener: Listener = lambda _: None) -> list[Row]:
         Interrupted: by a signal.
     """
     began = time.perf_counter()
-    validate(request)
-    local = Local(request.jobs)
+    local = local or Local(request.jobs)
     try:
+        validate(request)
         with _Signals(impatient=request.in_process) as signals:
             broken, dead = ({}, set()) if request.in_process else vet(request, local)
             planned = plan(request, listener, broken, dead)
@@ -152,25 +158,26 @@ def vet(request: RunRequest, local: Local) -> tuple[dict[str, str], set[str]]:
     """The variants and metrics whose import brings a process down or never ends, found out in children."""
     variants = selected(request)
     metrics = [name for name in METRICS if f"-{name}" not in request.metrics]
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        log = Path(folder) / "log.txt"
-        if _wait(local, {0: _vet(local, log, variants, metrics)})[0] == "":
-            return {}, set()
-        how = _wait(local, {("v", name): _vet(local, log, [name], []) for name in variants})
-        how |= _wait(local, {("m", name): _vet(local, log, [], [name]) for name in metrics})
-    bad = {key: why for key, why in how.items() if why}
+    limit = min(IMPORT, request.stall)
+    if _wait(local, {0: _vet(local, variants, metrics)}, limit)[0] == "":
+        return {}, set()
+    ends = _wait(local, {("v", name): _vet(local, [name], []) for name in variants}, limit)
+    ends |= _wait(local, {("m", name): _vet(local, [], [name]) for name in metrics}, limit)
+    bad = {key: why for key, why in ends.items() if why}
     return {name: why for (kind, name), why in bad.items() if kind == "v"}, {n for k, n in bad if k == "m"}
 
 
-def _vet(local: Local, log: Path, variants: list[str], metrics: list[str]) -> int:
-    return local.call("bench.executors.server:vet", {"variants": variants, "metrics": metrics}, log)
+def _vet(local: Local, variants: list[str], metrics: list[str]) -> int:
+    return local.call("bench.executors.server:vet", {"variants": variants, "metrics": metrics}, NOWHERE)
 
 
 def _wait(local: Local, handles: Mapping[Any, int], seconds: float = IMPORT) -> dict[Any, str]:
-    """How calls ended: '' is well."""
-    until = time.monotonic() + seconds
+    """How calls ended: '' is well. The clock starts when the fork server is up."""
+    until = math.inf
     left, ended = dict(handles), {}
     while left:
+        if local.ready:
+            until = min(until, time.monotonic() + seconds)
         for key, handle in list(left.items()):
             if (exit := local.poll(handle)) is not None:
                 del left[key]
@@ -187,14 +194,15 @@ def _estimate(planned: Plan, request: RunRequest, local: Local) -> float:
     """Seconds of training to come; 0 where that can't be told."""
     if request.in_process:
         return estimate(planned)
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        answer = Path(folder) / "seconds"
-        what = {"request": request.to_json(), "threads": threads_for(request), "answer": str(answer)}
-        _wait(local, {0: local.call("bench.planning:answer", what, Path(folder) / "log.txt")})
-        try:
-            return float(answer.read_text())
-        except (OSError, ValueError):
-            return 0.0
+    answer = planned.folder.resolve() / f"{TEMPORARY}{uuid4().hex}"
+    what = {"request": request.to_json(), "threads": threads_for(request), "answer": str(answer)}
+    _wait(local, {0: local.call("bench.planning:answer", what, NOWHERE)})
+    try:
+        return float(answer.read_text())
+    except (OSError, ValueError):
+        return 0.0
+    finally:
+        answer.unlink(missing_ok=True)
 
 
 def _rows(
@@ -227,11 +235,15 @@ def _rows(
     if request.in_process:
         yield from _here(work, planned, request, store, listener, signals)
         return
+    if not work:
+        return
     executor: Executor = local
-    if request.executor not in (None, default("executor")):
+    if request.executor in (None, default("executor")):
+        local.preload(_modules(planned))
+    else:
+        local.close()
         executor = EXECUTORS.load(str(request.executor))(request.jobs, address=request.address)
     try:
-        local.preload(_modules(planned))
         supervisor = Supervisor(
             executor,
             store,

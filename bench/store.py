@@ -114,6 +114,37 @@ class Run:
         with writing(self.path):
             appear(home / "done", fill, late)
 
+    def adopt(self, cell: str, done: Path) -> bool:
+        """Keep a copy of another run's result by the same rule; False: ours has other weights.
+
+        Raises:
+            StoreError: it isn't whole.
+        """
+        home = self.cells / cell
+        with writing(self.path):
+            if not self.is_done(cell) and appear(home / "done", _copy(done)):
+                return True
+            weights = sha256(done / WEIGHTS)
+            if weights == sha256(home / "done" / WEIGHTS):
+                return True
+            if weights not in {sha256(path / WEIGHTS) for path in self.others(cell)}:
+                _numbered(home / "different", lambda target: _place(target, _copy(done)))
+            return False
+
+    def adopt_failure(self, cell: str, failed: Path) -> bool:
+        """Keep a copy of another run's failure; False: we have it already.
+
+        Raises:
+            StoreError: it isn't whole.
+        """
+        home = self.cells / cell / "failed"
+        content = _contents(failed)
+        with writing(self.path):
+            if any(_contents(path) == content for path in self.failures(cell)):
+                return False
+            _numbered(home, lambda target: _place(target, _copy(failed)))
+            return True
+
     def write_failed(self, row: Row, log: str) -> None:
         """Keep why a cell has no result; a skip is noted once."""
         last = self._last_failure(row.cell)
@@ -124,12 +155,16 @@ class Run:
             (folder / "log.txt").write_text(log, encoding="utf-8")
             write_json(folder / "cell.json", _cell_document(row))
 
-        def keep(target: Path) -> None:
-            if not appear(target, fill):
-                raise FileExistsError(target)
-
         with writing(self.path):
-            _numbered(self.cells / row.cell / "failed", keep)
+            _numbered(self.cells / row.cell / "failed", lambda target: _place(target, fill))
+
+    def failures(self, cell: str) -> list[Path]:
+        """The folders of a cell's failures, the last one last."""
+        return _numbers(self.cells / cell / "failed")
+
+    def others(self, cell: str) -> list[Path]:
+        """The folders of results that should have been equal to the cell's own and weren't."""
+        return _numbers(self.cells / cell / "different")
 
     def damage(self, cell: str) -> list[str]:
         """What of a done cell isn't as it was made, a line each."""
@@ -160,6 +195,11 @@ class Run:
     def tidy(self, cell: str) -> None:
         """Remove what attempts left behind."""
         shutil.rmtree(self.cells / cell / "work", ignore_errors=True)
+
+    def scorings(self, cell: str) -> dict[Path, dict[str, Any]]:
+        """The ways in which a cell is scored by the files that hold the scores, the one written last at the end."""
+        files = sorted((self.cells / cell / "scores").glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p))
+        return {path: dict(read_json(path)["scoring"]) for path in files}
 
     def read_scores(self, cell: str, scoring: Mapping[str, Any]) -> dict[str, Score | NotAvailable]:
         """What is already scored in this way."""
@@ -230,12 +270,8 @@ class Run:
     def _scores(self, cell: str, scoring: Mapping[str, Any]) -> Path:
         return self.cells / cell / "scores" / f"{digest(dict(scoring))[:12]}.json"
 
-    def _failures(self, cell: str) -> list[Path]:
-        folder = self.cells / cell / "failed"
-        return [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
-
     def _last_failure(self, cell: str) -> Path | None:
-        found = sorted(self._failures(cell), key=lambda p: int(p.name))
+        found = self.failures(cell)
         return found[-1] / "cell.json" if found else None
 
 
@@ -252,6 +288,11 @@ def in_order(rows: Iterable[Row], request: RunRequest) -> list[Row]:
     return sorted(found, key=place)
 
 
+def _numbers(folder: Path) -> list[Path]:
+    found = [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    return sorted(found, key=lambda p: int(p.name))
+
+
 def _numbered(folder: Path, place: Callable[[Path], object]) -> None:
     """Put something under the next free number."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -266,6 +307,29 @@ def _numbered(folder: Path, place: Callable[[Path], object]) -> None:
         else:
             sync(folder)
             return
+
+
+def _place(target: Path, fill: Callable[[Path], None]) -> None:
+    if not appear(target, fill):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+
+
+def _copy(source: Path) -> Callable[[Path], None]:
+    """What fills a folder with the files of another one, which must be whole."""
+
+    def fill(folder: Path) -> None:
+        for path in source.iterdir():
+            shutil.copyfile(path, folder / path.name)
+        if (folder / SUMS).exists():
+            if wrong := damage(folder):
+                raise StoreError(f"{source} is damaged: {'; '.join(wrong)}")
+            (folder / SUMS).unlink()  # the copy's own will be the same
+
+    return fill
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in folder.iterdir() if path.name != SUMS}
 
 
 def _join(before: RunRequest, now: RunRequest) -> RunRequest:

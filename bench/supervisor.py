@@ -141,8 +141,13 @@ class Supervisor:
             job = replace(task.job, attempt=f"attempt-{uuid4().hex[:12]}", number=record.tries, dead=dict(record.dead))
             with writing(self.store.path):
                 place(job).mkdir(parents=True, exist_ok=True)
+            try:
+                handle = self.executor.start(job)
+            except BaseException:
+                lease.release()
+                raise
             now = time.monotonic()
-            self.busy.append(_Attempt(task, job, lease, self.executor.start(job), now, now))
+            self.busy.append(_Attempt(task, job, lease, handle, now, now))
 
     def _watch(self, todo: list[Task]) -> Iterator[Row]:
         for attempt in list(self.busy):
@@ -150,6 +155,8 @@ class Supervisor:
             self._follow(attempt)
             if exit is None:
                 attempt.lease.renew()
+                if not self.executor.begun(attempt.handle):
+                    attempt.began = attempt.moved = time.monotonic()
                 self._limit(attempt)
                 continue
             self.busy.remove(attempt)
@@ -198,7 +205,7 @@ class Supervisor:
             self._end(attempt, "timeout")
         elif now - attempt.moved > self.stall:
             self.executor.stop(attempt.handle, signal.SIGUSR1)  # its log will say where it hangs
-            self._end(attempt, "stalled", grace=min(GRACE, 5.0))
+            self._end(attempt, "stalled", grace=min(GRACE, self.stall))
 
     def _end(self, attempt: _Attempt, why: Status, grace: float = GRACE) -> None:
         attempt.end, attempt.kill_at = why, time.monotonic() + grace
@@ -222,14 +229,16 @@ class Supervisor:
                 return None
             return self._fail(attempt, "stalled", f"no sign of life for {_span(self.stall)}, twice; its log says where")
         way = how(exit)
+        killed = exit.signal in (signal.SIGKILL, signal.SIGTERM) or exit.code == STOPPED
+        oom = exit.signal == signal.SIGKILL and _out_of_memory()
+        if killed and not oom and record.tries < TRIES:
+            return None
         if self.store.is_done(job.cell) and attempt.metric not in ("", "evidence"):
             record.dead[attempt.metric] = way
             return None
-        if exit.signal == signal.SIGKILL and _out_of_memory():
+        if oom:
             return self._fail(attempt, "oom", "killed by the kernel, which was out of memory")
-        if exit.signal in (signal.SIGKILL, signal.SIGTERM) or exit.code == STOPPED:
-            if record.tries < TRIES:
-                return None
+        if killed:
             return self._fail(attempt, "killed", f"its process was killed {TRIES} times ({way})")
         last = [line for line in clip(place(job) / "log.txt").splitlines() if line.strip()][-1:]
         said = f": {last[0].strip()[:300]}" if last and exit.code == 1 else ""

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from bench.columns import Scores, columns, scores
+from bench.durable import TEMPORARY
 from bench.errors import StoreError
 from bench.hyperparameters import show
 from bench.metric import Score
@@ -172,7 +173,7 @@ def _csv(table: pd.DataFrame) -> bytes:
 
 def _replace(path: Path, content: bytes) -> None:
     try:
-        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with NamedTemporaryFile(dir=path.parent, prefix=TEMPORARY, delete=False) as file:
             file.write(content)
         os.chmod(file.name, 0o644)
         os.replace(file.name, path)

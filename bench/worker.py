@@ -1,4 +1,4 @@
-"""What a job's process does: `python -m bench.worker JOB.json`, or forked with the same function.
+"""What a job's process does: `python -m bench.worker JOB.json [PARENT]`, or forked with the same function.
 
 Exit codes: 0 whatever came of the cell is on disk; 4 the folder can't be written (why: error.txt); 143 stopped by
 SIGTERM, with a checkpoint. SIGUSR1 prints where every thread is.
@@ -17,11 +17,13 @@ import time
 import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bench.errors import BenchError, StoreError
-from bench.events import Event
 from bench.executor import Job
+
+if TYPE_CHECKING:
+    from bench.events import Event
 
 STORE, STOPPED = 4, 128 + signal.SIGTERM
 LOG = 64 * 2**10  # bytes that are kept from each end of what a process prints
@@ -31,8 +33,7 @@ BEAT = 1.0  # seconds between signs of life
 def detach(log: Path) -> None:
     """Make this process the head of a session of its own, which dies with its parent; what it prints goes to `log`."""
     os.setsid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    die_with_parent()
     log.parent.mkdir(parents=True, exist_ok=True)
     out = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
     null = os.open(os.devnull, os.O_RDONLY)
@@ -40,6 +41,19 @@ def detach(log: Path) -> None:
         os.dup2(source, target)
     os.close(out)
     os.close(null)
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends, where it can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def send(pid: int, number: int) -> None:
+    """Send a signal to a job's process, and SIGKILL to all of its session."""
+    for kill in (os.killpg, os.kill) if number == signal.SIGKILL else (os.kill,):  # it may not head a session yet
+        with contextlib.suppress(OSError):
+            kill(pid, number)
 
 
 def place(job: Job) -> Path:
@@ -141,9 +155,13 @@ def clip(log: Path) -> str:
     return (head + gap + tail).decode(errors="replace")
 
 
-def main(argv: list[str]) -> Any:
-    job = Job.from_json(json.loads(Path(argv[1]).read_text(encoding="utf-8")))
-    return work(job)
+def main(argv: list[str]) -> int:
+    """Do the job of a file; with the number of its parent, die with that."""
+    if len(argv) > 2:
+        die_with_parent()
+        if os.getppid() != int(argv[2]):  # it died before we asked
+            return 1
+    return work(Job.from_json(json.loads(Path(argv[1]).read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

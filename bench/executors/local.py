@@ -30,6 +30,12 @@ class Local:
         self._server: subprocess.Popen[bytes] | None = None
         self._buffer = b""
         self._preload: list[str] = []
+        self.ready = False  #: whether the fork server has loaded what it should
+
+    def warm(self) -> None:
+        """Let the fork server load what children need, meanwhile."""
+        if self._server is None:
+            self._server = self._launch()
 
     def start(self, job: Job) -> int:
         return self._begin({"job": job.to_json(), "log": str(place(job) / "log.txt")}, "start")
@@ -48,6 +54,9 @@ class Local:
         self._receive()
         return self._exits.get(handle)
 
+    def begun(self, handle: int) -> bool:
+        return True
+
     def stop(self, handle: int, signal: int) -> None:
         if handle in self._open and self._server is not None:
             self._send({"signal": int(signal), "to": handle})
@@ -55,6 +64,8 @@ class Local:
     def close(self) -> None:
         if self._server is not None:
             assert self._server.stdin is not None
+            if not self._open:
+                self._server.kill()  # it may be in the midst of its imports
             self._server.stdin.close()  # it kills its children and goes
             try:
                 self._server.wait(10)
@@ -113,6 +124,9 @@ class Local:
         *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
             message = json.loads(line)
+            if "ready" in message:
+                self.ready = True
+                continue
             number = message["exit"]
             self._open.discard(number)
             self._exits[number] = Exit(message.get("code"), message.get("signal"))

@@ -6,7 +6,7 @@ It reads a JSON line for each order on stdin and writes one for each thing that 
     {"start": ID, "job": {...}, "log": PATH}
     {"call": ID, "function": "MODULE:NAME", "arguments": {...}, "log": PATH}
     {"signal": NUMBER, "to": ID}
-                                             {"exit": ID, "code": n} or {"exit": ID, "signal": n}
+                                             {"ready": true}, once; {"exit": ID, "code": n or "signal": n}
 
 It knows nothing that would be lost with it, and all its children die with it.
 """
@@ -24,9 +24,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bench.executor import Job
-from bench.worker import detach, work
+from bench.worker import detach, send, work
 
-PRELOAD = ("torch", "numpy", "safetensors.torch", "bench.job", "bench.grid", "bench.data", "torch.optim.adam")
+PRELOAD = (
+    "torch", "torch._dynamo",  # an optimiser's first step asks for it
+    "numpy", "PIL.PngImagePlugin", "safetensors.torch", "sklearn.datasets", "sklearn.mixture", "pandas",
+    "bench.job", "bench.grid", "bench.data",
+)  # fmt: skip
 
 
 class Server:
@@ -59,7 +63,7 @@ class Server:
                 for line in lines:
                     self._obey(json.loads(line))
         for pid in self.children:
-            _kill(pid, signal.SIGKILL)
+            send(pid, signal.SIGKILL)
 
     def _obey(self, order: dict[str, Any]) -> None:
         if "preload" in order:
@@ -67,7 +71,7 @@ class Server:
         elif "signal" in order:
             for pid, number in self.children.items():
                 if number == order["to"]:
-                    _kill(pid, order["signal"])
+                    send(pid, order["signal"])
         else:
             pid = os.fork()
             if pid == 0:
@@ -111,14 +115,6 @@ class Server:
                 os.write(self.answers, (json.dumps({"exit": number, **how}) + "\n").encode())
 
 
-def _kill(pid: int, number: int) -> None:
-    with contextlib.suppress(OSError):
-        if number == signal.SIGKILL:
-            os.killpg(pid, number)
-        else:
-            os.kill(pid, number)
-
-
 def preload(modules: list[str] | tuple[str, ...]) -> None:
     """Import what children will need; what can't be imported, a child will say."""
     for name in modules:
@@ -147,6 +143,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # nobody prints between the answers
     preload(PRELOAD)
+    os.write(answers, b'{"ready": true}\n')
     Server(orders, answers).serve()
 
 

@@ -1,0 +1,87 @@
+"""What a stored cell is named after, and what the same cell would be named after in the present installation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from bench import data as datasets
+from bench.dataset import Data
+from bench.errors import BenchError
+from bench.grid import Cell, Config, cell, engine, plugin_of
+from bench.hyperparameters import check, selector
+from bench.protocol import RunRequest, Training, canonical, digest
+from bench.row import Row
+from bench.variant import VARIANTS
+
+
+def recorded(row: Row) -> dict[str, Any]:
+    """A row's identity as it was when its cell got its name; '' or None for what the row doesn't say."""
+    return {
+        "variant": row.variant,
+        "plugin": dict(row.plugin),
+        "engine": row.engine,
+        "hyperparameters": plain(row.hyperparameters),
+        "likelihood": row.likelihood,
+        "train": row.data.get("train"),
+        "seed": row.seed,
+        "training": plain(row.training),
+    }
+
+
+def fits(row: Row) -> bool | None:
+    """Whether the row gives the name of its folder; None where it doesn't say enough to tell."""
+    identity = recorded(row)
+    if not (identity["plugin"] and identity["engine"] and identity["train"]):
+        return None
+    return row.cell.endswith(f"-{digest(identity)[:12]}")
+
+
+def data_of(row: Row, request: RunRequest, root: str | None = None) -> Data:
+    """The data that a row was trained and scored on, as they lie on this machine.
+
+    Raises:
+        DataError, UsageError: they don't.
+    """
+    return datasets.load(
+        row.dataset,
+        datasets.data_root(root or request.data_root),
+        limit=row.training.get("limit"),
+        validation=row.training.get("validation", 0),
+        image_size=request.image_size,
+        download=False,
+    )
+
+
+def present(row: Row, data: Data) -> Cell:
+    """The cell that a row's label, seed and protocol come to now.
+
+    Raises:
+        UsageError, PluginError: to none: its variant isn't there any more, or takes other hyperparameters.
+    """
+    _, bracket = selector(row.label)
+    values = {name: row.hyperparameters[name] for name in bracket if name in row.hyperparameters}
+    given = check(row.variant, VARIANTS.load(row.variant), values)
+    known = {f.name for f in fields(Training)}
+    training = Training(**{name: value for name, value in row.training.items() if name in known})
+    request = RunRequest(steps=training.steps, batch_size=training.batch_size, likelihood=row.likelihood)
+    c = cell(Config(row.variant, tuple(sorted(given.items())), row.baseline), data, row.seed, request)
+    return replace(c, training=training)
+
+
+def changes(row: Row) -> list[str]:
+    """What of the code behind a row isn't the present one, as far as it was recorded."""
+    found = ["the engine"] if row.engine and row.engine != engine() else []
+    try:
+        plugin = plugin_of(row.variant)
+    except BenchError:
+        return [*found, "the plugin"]
+    return [*found, "the plugin"] if row.plugin.get("source") != plugin["source"] else found
+
+
+def plain(document: Mapping[str, Any]) -> dict[str, Any]:
+    """As it comes back from JSON."""
+    read: dict[str, Any] = json.loads(canonical(dict(document)))
+    return read

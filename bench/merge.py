@@ -1,0 +1,115 @@
+"""Runs joined into one: each cell by the store's own rule, who comes first wins.
+
+What should be equal and isn't is kept apart, and told. The runs that are joined are only read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import tables
+from bench.durable import read_json, writing
+from bench.errors import NotAvailable, StoreError, UsageError
+from bench.lease import Lease
+from bench.locate import opened
+from bench.metric import Score
+from bench.store import Run
+from bench.verify import TOLERANCE, distance
+
+
+@dataclass
+class Merged:
+    """What came of it: how many cells and scores are new, and what isn't as it should be, a line each."""
+
+    cells: int = 0
+    failures: int = 0
+    scores: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+def merge(out: Path | str, runs: Iterable[Path | str]) -> Merged:
+    """Join runs into the one at `out`, which may exist; joined once more, nothing changes.
+
+    Of two results with the same weights one is kept, with the scores of both; other weights are kept under
+    `different/`, without their scores. A result whose files aren't whole stays where it is. Failures are kept for
+    cells that have no result.
+
+    Raises:
+        StoreError: one of them is no run, or `out` can't be written.
+        UsageError: `out` is one of them.
+    """
+    store, sources, merged = Run(out), [opened(path) for path in runs], Merged()
+    if store.path.resolve() in {source.path.resolve() for source in sources}:
+        raise UsageError(f"{out} would be joined into itself", fix="The first folder is the one that is written.")
+    for source in sources:
+        source.rows()  # all can be read, or nothing is begun
+    for source in sources:
+        store.create(source.request())
+        for cell in source.names():
+            _join(store, source, cell, merged)
+    tables.write(store.path, store.rows())
+    return merged
+
+
+def _join(store: Run, source: Run, cell: str, merged: Merged) -> None:
+    home = store.cells / cell
+    with writing(store.path):
+        lease = Lease.take(home / "lease.json")
+    if lease is None:
+        raise StoreError(
+            f"another process is at {cell} in {store.path}",
+            fix="The same command goes on when it has ended.",
+        )
+    try:
+        if source.is_done(cell):
+            _result(store, source, cell, merged)
+        elif not store.is_done(cell):
+            for failed in source.failures(cell):
+                merged.failures += store.adopt_failure(cell, failed)
+    finally:
+        lease.release()
+        with suppress(OSError):
+            home.rmdir()  # if there was nothing to join
+
+
+def _result(store: Run, source: Run, cell: str, merged: Merged) -> None:
+    home = source.cells / cell
+    if damaged := source.damage(cell):
+        merged.wrong.append(f"{home} is damaged, and left out: {'; '.join(damaged)}")
+        return
+    new = not store.is_done(cell)
+    same = store.adopt(cell, home / "done")
+    merged.cells += new
+    for other in source.others(cell):
+        store.adopt(cell, other)
+        if same:
+            merged.wrong.append(f"{home} has another result with other weights, in different/")
+    if not same:
+        merged.wrong.append(f"{home} has other weights than the result before it; kept in different/")
+        return
+    for path, way in source.scorings(cell).items():
+        ours, theirs = store.read_scores(cell, way), source.read_scores(cell, way)
+        for name in ours.keys() & theirs.keys():
+            a, b = ours[name], theirs[name]
+            if isinstance(a, Score) and isinstance(b, Score) and distance(a, b) > TOLERANCE:
+                merged.wrong.append(f"{home}: {name} is {b.value:.9g}, and {a.value:.9g} in the result before it")
+        taken = {name: score for name, score in theirs.items() if _better(score, ours.get(name))}
+        target = store.cells / cell / "scores" / path.name
+        written = [p.stat().st_mtime_ns for p in (path, target) if p.exists()]
+        if taken:
+            seconds = {name: s for name, s in read_json(path).get("seconds", {}).items() if name in taken}
+            store.write_scores(cell, way, {**ours, **taken}, seconds)
+            os.utime(target, ns=(max(written), max(written)))  # the last way of scoring is the one that is shown
+            merged.scores += len(taken)
+
+
+def _better(score: Score | NotAvailable, known: Score | NotAvailable | None) -> bool:
+    if known is None:
+        return True
+    if isinstance(score, Score):
+        return isinstance(known, NotAvailable)
+    return isinstance(known, NotAvailable) and known.retry and not score.retry

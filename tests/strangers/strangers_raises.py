@@ -1,0 +1,1 @@
+raise ImportError("libfoo.so.3 isn't there")
