@@ -49,14 +49,15 @@ def writing(place: Path) -> Iterator[None]:
         ) from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path | str) -> dict[str, Any]:
     """A document of this suite, of this schema or an older one.
 
     Raises:
         StoreError: unreadable, damaged, or of a newer schema.
     """
     try:
-        document = json.loads(path.read_bytes())
+        with open(path, "rb") as file:
+            document = json.loads(file.read())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} can't be read", cause=f"{type(error).__name__}: {error}") from None
     if not isinstance(document, dict):

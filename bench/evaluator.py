@@ -35,7 +35,7 @@ class Evaluator(Context):
         self, model: Variant, data: Data, scoring: Scoring, cache: Path, alive: Callable[[], None] = lambda: None
     ) -> None:
         self.model, self.data, self.scoring, self.cache = model.eval(), data, scoring, cache
-        self.alive = alive
+        self.on_chunk = alive
         self.device = next(model.parameters()).device
         self._known: dict[Request[Any], Any] = {}
 
@@ -50,6 +50,9 @@ class Evaluator(Context):
             raise found
         known: T = found
         return known
+
+    def alive(self) -> None:
+        self.on_chunk()
 
     def chunks(self, n: int, purpose: str) -> Iterator[slice]:
         for i, start in enumerate(range(0, n, self.scoring.chunk)):

@@ -197,7 +197,7 @@ def _score(
     if evaluator is None:
         model = load(store.cells / c.name).to(conduct.device)
         evaluator = Evaluator(model, c.data, Scoring(), datasets.cache_dir())
-    evaluator.alive = alive
+    evaluator.on_chunk = alive
     scores = store.read_scores(c.name, way)
     for name in wanted.keys() & dead.keys():
         scores[name] = NotAvailable(f"its process died while it was computed: {dead[name]}", retry=True)

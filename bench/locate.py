@@ -65,6 +65,4 @@ def one(path: Path | str) -> tuple[Run, str]:
 
 def _around(folder: Path) -> Run:
     """The run of cells that lie in `folder`, even if that was copied out of it."""
-    run = Run(folder.parent)
-    run.cells = folder
-    return run
+    return Run(folder.parent, folder)

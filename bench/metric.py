@@ -78,6 +78,9 @@ class Context(ABC):
         Model calls that draw noise go through these, so that no batch size changes a score.
         """
 
+    def alive(self) -> None:
+        """Say that work goes on: long loops of their own call it now and then, and it may end them."""
+
 
 class Request(ABC, Generic[T]):
     """A piece of evidence. Subclass as a frozen dataclass: equal requests are resolved once."""

@@ -17,7 +17,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,12 @@ WEIGHTS = "weights.safetensors"
 
 
 class Run:
-    """A run's folder."""
+    """A run's folder; its cells lie in `cells`, unless they were copied elsewhere."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, cells: Path | None = None) -> None:
         self.path = Path(path)
-        self.cells = self.path / "cells"
+        self.cells = cells or self.path / "cells"
+        self._cells = str(self.cells)
 
     def exists(self) -> bool:
         return (self.path / "run.json").is_file()
@@ -204,7 +205,7 @@ class Run:
     def read_scores(self, cell: str, scoring: Mapping[str, Any]) -> dict[str, Score | NotAvailable]:
         """What is already scored in this way."""
         path = self._scores(cell, scoring)
-        return _scores_from(read_json(path)) if path.is_file() else {}
+        return dict(_Scores(read_json(path)["scores"])) if path.is_file() else {}
 
     def write_scores(
         self,
@@ -227,25 +228,25 @@ class Run:
 
     def row(self, cell: str) -> Row | None:
         """The cell's row as it stands on disk; None where there is nothing yet."""
-        home = f"{self.cells}/{cell}"
+        home = f"{self._cells}/{cell}"  # text, not a Path: a run may have 20,000 cells
         try:
-            there = set(os.listdir(home))
+            there = os.listdir(home)
         except OSError:
             return None
-        if "done" in there:
-            row = _row_from(read_json(Path(f"{home}/done/cell.json")), cell)
-            if "different" in there:
-                row = replace(row, reason="not deterministic: another attempt gave other weights (kept in different/)")
-            files = [f"{home}/scores/{name}" for name in os.listdir(f"{home}/scores")] if "scores" in there else []
-            files = [path for path in files if path.endswith(".json")]
-            if not files:
-                return row
-            last = files[0] if len(files) == 1 else max(files, key=lambda p: (os.stat(p).st_mtime_ns, p))
-            document = read_json(Path(last))
-            costs = {**row.costs, "score_seconds": sum(document.get("seconds", {}).values())}
-            return replace(row, scoring=document["scoring"], scores=_scores_from(document), costs=costs)
-        failure = self._last_failure(cell) if "failed" in there else None
-        return None if failure is None else _row_from(read_json(failure), cell)
+        if "done" not in there:
+            failure = self._last_failure(cell) if "failed" in there else None
+            return None if failure is None else _row_from(read_json(failure), cell)
+        document = read_json(f"{home}/done/cell.json")
+        if "different" in there:
+            document["reason"] = "not deterministic: another attempt gave other weights (kept in different/)"
+        names = [name for name in os.listdir(f"{home}/scores") if name.endswith(".json")] if "scores" in there else []
+        if names:
+            if len(names) > 1:
+                names.sort(key=lambda name: (os.stat(f"{home}/scores/{name}").st_mtime_ns, name))
+            scored = read_json(f"{home}/scores/{names[-1]}")
+            document["scoring"], document["scores"] = scored["scoring"], _Scores(scored["scores"])
+            document["costs"] = {**document["costs"], "score_seconds": sum(scored.get("seconds", {}).values())}
+        return _row_from(document, cell)
 
     def names(self) -> list[str]:
         """The folders of all cells."""
@@ -365,11 +366,30 @@ def _cell_document(row: Row) -> dict[str, Any]:
     return {f.name: getattr(row, f.name) for f in fields(row) if f.name not in _LATER}
 
 
+_FIELDS = frozenset(f.name for f in fields(Row))
+
+
 def _row_from(document: Mapping[str, Any], cell: str) -> Row:
-    known = {f.name for f in fields(Row)}
-    values = {k: v for k, v in document.items() if k in known}
+    values = {k: v for k, v in document.items() if k in _FIELDS}
     values["steps"] = tuple(values.get("steps", ()))
-    return Row(**values, cell=cell)
+    values["cell"] = cell
+    return Row(**values)
+
+
+class _Scores(Mapping[str, "Score | NotAvailable"]):
+    """Stored scores, each made when it's asked for."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.document = document
+
+    def __getitem__(self, name: str) -> Score | NotAvailable:
+        return _score_from(self.document[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.document)
+
+    def __len__(self) -> int:
+        return len(self.document)
 
 
 def _reason_document(missing: NotAvailable) -> dict[str, Any]:
@@ -383,10 +403,7 @@ def _score_document(score: Score) -> dict[str, Any]:
     return document | ({"note": score.note} if score.note else {})
 
 
-def _scores_from(document: Mapping[str, Any]) -> dict[str, Score | NotAvailable]:
-    return {
-        name: NotAvailable(s["reason"], retry=s.get("retry", False))
-        if "reason" in s
-        else Score(s["value"], s["n"], s.get("se"), s.get("note", ""))
-        for name, s in document["scores"].items()
-    }
+def _score_from(s: Mapping[str, Any]) -> Score | NotAvailable:
+    if "reason" in s:
+        return NotAvailable(s["reason"], retry=s.get("retry", False))
+    return Score(s["value"], s["n"], s.get("se"), s.get("note", ""))

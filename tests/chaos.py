@@ -6,10 +6,9 @@ import json
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from random import Random
 from signal import SIGKILL
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from bench.executor import Exit, Job
 from bench.executors.local import Local

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bench.events import RunEnded, RunStarted
 from bench.options import Seeds, read_config
 from bench.protocol import RunRequest
 from bench.row import Row
+from bench.runner import Interrupted
 from tests.synthetic import failed, row
 
 Bench = Callable[..., tuple[int, str, str]]
@@ -45,7 +47,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[RunRequest]:
 def stub(monkeypatch: pytest.MonkeyPatch, outcome: Iterable[Row] | BaseException) -> list[RunRequest]:
     seen: list[RunRequest] = []
 
-    def run(request: RunRequest, listener: Any) -> list[Row]:
+    def run(request: RunRequest, listener: Any, _: object) -> list[Row]:
         seen.append(request)
         listener(RunStarted(1, 10, "results/stub"))
         if isinstance(outcome, BaseException):
@@ -54,6 +56,7 @@ def stub(monkeypatch: pytest.MonkeyPatch, outcome: Iterable[Row] | BaseException
         return list(outcome)
 
     monkeypatch.setattr("bench.runner.run", run)
+    monkeypatch.setattr("bench.executors.local.Local.warm", lambda self: None)
     return seen
 
 
@@ -122,7 +125,9 @@ def test_all_options_reach_the_request(bench: Bench, requests: list[RunRequest])
         *("run", "--variants", "beta[beta=1|4,latent_dim=8],vae", "--dataset", "mnist,fashion", "--seeds", "0,7"),
         *("--steps", 10, "--batch-size", 64, "--set", "beta.beta=10", "--set", "*.latent_dim=8", "--backbone", "conv"),
         *("--likelihood", "gaussian", "--limit", 100, "--validation", 5, "--image-size", 32, "--device", "cpu"),
-        *("--data-root", "/data", "--no-baseline", "--metrics", "elbo,-fid", "--out", "results/x"),
+        *("--data-root", "/data", "--no-baseline", "--metrics", "elbo,-fid", "--out", "results/x", "--threads", 3),
+        *("--timeout", "90m", "--stall", "10m", "--checkpoint", "5s", "--fail-fast", "--retry-failed", "--force"),
+        *("--shard", "2/8", "--executor", "ray", "--address", "auto", "--gpus-per-cell", 0.25, "--in-process"),
     )
     assert requests == [
         RunRequest(
@@ -142,6 +147,18 @@ def test_all_options_reach_the_request(bench: Bench, requests: list[RunRequest])
             baseline=False,
             metrics=("elbo", "-fid"),
             out="results/x",
+            threads=3,
+            timeout=5400.0,
+            stall=600.0,
+            checkpoint=5.0,
+            fail_fast=True,
+            retry_failed=True,
+            force=True,
+            shard=(2, 8),
+            executor="ray",
+            address="auto",
+            gpus_per_cell=0.25,
+            in_process=True,
         )
     ]
 
@@ -236,12 +253,62 @@ def test_a_configuration_can_run_no_code(tmp_path: Path) -> None:
         (["ok", "failed"], 3),
         (["diverged"], 3),
         (["ok", "timeout"], 3),
-        (["ok", "interrupted", "failed"], 130),
+        (["ok", "stalled"], 3),
     ],
 )
 def test_exit_codes(bench: Bench, monkeypatch: pytest.MonkeyPatch, statuses: list[Any], code: int) -> None:
     stub(monkeypatch, [row("a") if s == "ok" else failed(f"b{i}", status=s) for i, s in enumerate(statuses)])
     assert bench("run")[0] == code
+
+
+def test_a_result_that_does_not_repeat_is_an_exit_code(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, [row("a"), replace(row("b"), reason="not deterministic: ...")])
+    assert bench("run")[0] == 5
+
+
+@pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])
+def test_a_run_that_was_stopped_shows_what_it_has(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    stub(monkeypatch, Interrupted(number, [row("vae", scores={"elbo": -100.5}), failed("b", status="interrupted")]))
+    found, out, err = bench("run")
+    assert found == code
+    assert "100.5" in out
+    assert "the same command does the rest" in err
+
+
+@pytest.mark.parametrize(
+    ("texts", "code", "says"),
+    [
+        (["elbo<-110"], 0, ""),
+        (["elbo<-100"], 6, "seed 0: elbo -100.5 is below -100"),
+        (["vae:elbo<-100", "elbo>-90"], 6, "below -100"),
+        (["elbo>-101"], 6, "above -101"),
+        (["beta:elbo<-100"], 6, "no row is called 'beta'"),
+        (["vae:kl>3"], 6, "seed 0: kl is n/a"),
+        (["elbo=3"], 2, "isn't [LABEL:]METRIC<VALUE"),
+        (["elbow<3"], 2, "Did you mean 'elbo'"),
+    ],
+)
+def test_a_threshold_is_an_exit_code(
+    bench: Bench, requests: list[RunRequest], texts: list[str], code: int, says: str
+) -> None:
+    found, _, err = bench("run", *(part for text in texts for part in ("--fail-if", text)))
+    assert (found, says in err) == (code, True)
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [("--timeout", "soon"), ("--timeout", "0"), ("--stall", "-1"), ("--shard", "3/2"), ("--shard", "0/2"),
+     ("--shard", "2"), ("--threads", "0"), ("--executor", "rey"), ("--gpus-per-cell", "-1")],
+)  # fmt: skip
+def test_bad_settings_of_how_to_run_are_refused_on_one_screen(
+    bench: Bench, tmp_path: Path, option: str, text: str
+) -> None:
+    code, _, err = bench("run", "--in-process", option, text, "--out", tmp_path / "x")
+    assert code == 2
+    assert len(err.splitlines()) < 8
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from bench.dataset import Data
 from bench.errors import UnknownName, UsageError
 from bench.grid import Config, cell, expand
 from bench.hyperparameters import Range, check, hyperparameters, selector, show, split
-from bench.protocol import RunRequest, Training, seed_for
 from bench.planning import validate
+from bench.protocol import RunRequest, Training, seed_for
 from bench.variant import Spec, Variant
 
 

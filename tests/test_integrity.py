@@ -532,6 +532,16 @@ def test_a_cell_that_somebody_is_at_is_left_alone(run: Run, bench: Bench) -> Non
     assert not bench("gc", run.path)[1].startswith("0 things")
 
 
+def test_a_cell_that_somebody_has_just_begun_is_left_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    beta = named(run, BETA)
+    litter(run, beta)
+    assert Lease.take(run.cells / beta / "lease.json")
+    monkeypatch.setattr(gc, "held", lambda _: False)  # as it was an instant before
+    full = content(run.path)
+    assert list(gc.collect(run)) == []
+    assert content(run.path) == full
+
+
 def test_nobody_begins_while_a_cell_is_cleaned(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     beta = named(run, BETA)
     litter(run, beta)
@@ -652,15 +662,17 @@ def test_scores_are_joined_metric_by_metric(run: Run, bench: Bench, tmp_path: Pa
         del scores["kl"]
         scores["bce"] = {"reason": "no weights", "retry": True}
         scores["mmd"] = {"reason": "here alone"}
+        scores["fd"] = {"reason": "no network yet", "retry": True}
 
     rescore(a, small, spoil)
-    rescore(b, small, lambda s: s.pop("elbo"))
+    rescore(b, small, lambda s: (s.pop("elbo"), s.update(fd={"reason": "too few images"})))
     assert bench("merge", tmp_path / "all", a.path, b.path)[0] == 0
     row, whole = Run(tmp_path / "all").row(small), run.row(small)
     assert row is not None
     assert whole is not None
-    assert {name: score for name, score in row.scores.items() if name != "mmd"} == whole.scores
-    assert isinstance(row.scores["mmd"], NotAvailable)
+    reasons = {name: score.reason for name, score in row.scores.items() if isinstance(score, NotAvailable)}
+    assert reasons == {"mmd": "here alone", "fd": "too few images"}
+    assert {name: score for name, score in row.scores.items() if name not in reasons} == dict(whole.scores)
 
 
 def test_scores_of_equal_weights_that_differ_are_told(run: Run, bench: Bench, tmp_path: Path) -> None:

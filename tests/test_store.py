@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from bench.durable import damage, read_json, write_json, write_text
 from bench.errors import NotAvailable, StoreError
 from bench.metric import Score
 from bench.protocol import RunRequest
 from bench.row import Row
-from bench.durable import read_json, write_json, write_text
 from bench.store import Run
 
 ROW = Row(
@@ -67,7 +68,8 @@ def test_a_done_cell_holds_what_design_promises(run: Run) -> None:
     fill(run)
     done = run.cells / ROW.cell / "done"
     assert sorted(p.name for p in done.iterdir()) == [
-        "SHA256SUMS", "cell.json", "evidence.safetensors", "history.csv", "log.txt", "samples.png", "weights.safetensors",
+        "SHA256SUMS", "cell.json", "evidence.safetensors", "history.csv", "log.txt", "samples.png",
+        "weights.safetensors",
     ]  # fmt: skip
     assert (done / "history.csv").read_text() == "step,loss,rec\n1,2.0,\n2,,1.0\n"
     assert not (run.cells / ROW.cell / "work").exists()
@@ -189,3 +191,65 @@ def test_a_replaced_file_is_whole(tmp_path: Path) -> None:
     write_text(path, "two\n")
     assert path.read_bytes() == b"two\n"
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
+
+
+# who comes second
+
+
+@pytest.mark.fault(17, "a cell is done twice with equal weights", "the first stays, the second is dropped")
+def test_the_same_result_again_is_dropped(run: Run) -> None:
+    fill(run)
+    before = (run.cells / ROW.cell / "done" / "cell.json").read_bytes()
+    fill(run, replace(ROW, costs={"parameters": 8}))
+    assert (run.cells / ROW.cell / "done" / "cell.json").read_bytes() == before
+    assert [p.name for p in (run.cells / ROW.cell).iterdir()] == ["done"]
+
+
+@pytest.mark.fault(18, "a cell is done twice with other weights", "both are kept, and its row says so")
+def test_another_result_is_kept_beside_and_the_row_says_so(run: Run) -> None:
+    fill(run)
+    run.write_done(ROW, {"w": torch.zeros(1)}, [], {}, {}, "")
+    run.write_done(ROW, {"w": torch.ones(1)}, [], {}, {}, "")
+    (row,) = run.rows()
+    assert row.status == "ok"
+    assert row.conflict
+    assert sorted(p.name for p in (run.cells / ROW.cell / "different").iterdir()) == ["1", "2"]
+    assert damage(run.cells / ROW.cell / "different" / "2") == []
+
+
+def test_what_is_damaged_is_said(run: Run) -> None:
+    fill(run)
+    assert run.damage(ROW.cell) == []
+    done = run.cells / ROW.cell / "done"
+    (done / "log.txt").unlink()
+    (done / "extra").touch()
+    (done / "history.csv").write_text("step\n")
+    assert run.damage(ROW.cell) == ["extra doesn't belong here", "history.csv has changed", "log.txt is missing"]
+
+
+def test_what_failed_is_tried_again_if_another_try_can_help(run: Run) -> None:
+    for status, ended in (("failed", True), ("diverged", True), ("interrupted", False), ("timeout", False)):
+        run.write_failed(replace(ROW, status=status, reason="why", cell=status), "")  # type: ignore[arg-type]
+        assert run.has_ended(status) == ended
+    assert not run.has_ended("never seen")
+
+
+def test_a_settings_for_this_once_are_not_repeated(tmp_path: Path) -> None:
+    run = Run(tmp_path / "r")
+    run.create(RunRequest(force=True, retry_failed=True, shard=(1, 2), in_process=True, fail_fast=True, jobs=3))
+    assert run.request() == RunRequest(jobs=3)
+
+
+@pytest.mark.fault(29, "20,000 cells in one run", "read within seconds, 25,000 files opened once each")
+def test_every_cell_costs_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is promised of 20,000 cells is a matter of files opened: no more than a cell's own and its scores."""
+    run = Run(tmp_path / "r")
+    run.create(RunRequest())
+    for seed in range(30):
+        cell = f"{seed:05}"
+        fill(run, replace(ROW, seed=seed, cell=cell))
+        run.write_scores(cell, WAY, {"elbo": Score(1.0, 10)}, {})
+    read: list[Path] = []
+    monkeypatch.setattr("bench.store.read_json", lambda path: (read.append(path), read_json(path))[1])
+    assert len(run.rows()) == 30
+    assert len(read) == 2 * 30 + 1

@@ -35,7 +35,7 @@ class GAN(Variant):
         *,
         latent_dim: Annotated[int | None, Range(1, 1_000_000), "size of z"] = None,
         lr: Annotated[float, Range(0, exclusive=True), "learning rate of both players"] = 2e-4,
-        ema: Annotated[float, Range(0, 1), "decay of the average of the generator's weights"] = 0.999,
+        ema: Annotated[float, Range(0, 1), "decay of the average of the generator's weights"] = 0.998,
         backbone: Annotated[Literal["conv"], "networks"] = "conv",
     ) -> None:
         super().__init__(spec)

@@ -19,6 +19,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -157,6 +158,8 @@ class Ray:
                     "object_store_memory": STORE,
                     "_temp_dir": folder,
                 }
+            else:
+                _knock(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
             self._undo.callback(self._ray.shutdown)
             with _handlers_kept():
                 self._ray.init(**how)
@@ -306,6 +309,17 @@ def _library() -> Any:
             fix="pip install 'vaebench[ray]'",
         ) from None
     return ray
+
+
+def _knock(address: str) -> None:
+    """Ray itself tries for minutes where nobody answers.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
 
 
 def _short_folder() -> str:

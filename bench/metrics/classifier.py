@@ -6,7 +6,7 @@ that it has never seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
@@ -99,10 +99,10 @@ def _shift(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return moved.permute(0, 3, 1, 2)
 
 
-def train(images: Images, *, steps: int = STEPS) -> Classifier:
+def train(images: Images, *, steps: int = STEPS, alive: Callable[[], None] = lambda: None) -> Classifier:
     """A classifier trained on the first half of `images`, on the CPU, by fixed seeds.
 
-    AdamW under a one-cycle schedule, cross-entropy, random shifts.
+    AdamW under a one-cycle schedule, cross-entropy, random shifts. `alive` is called at every step.
     """
     seed = seed_for("classifier", VERSION)
     generator = torch.Generator().manual_seed(seed)
@@ -116,6 +116,7 @@ def train(images: Images, *, steps: int = STEPS) -> Classifier:
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=steps)
         for _, index in zip(range(steps), _batches(len(own), generator), strict=False):
+            alive()
             _, logits = network(_shift(own.take(index), generator))
             loss = F.cross_entropy(logits, own.labels(index))
             optimizer.zero_grad()

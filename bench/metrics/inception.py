@@ -12,6 +12,7 @@ import pickle
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -124,14 +125,21 @@ def build(weights: Weights, device: torch.device) -> nn.Module:
     return network.eval().to(device)
 
 
-def features(network: nn.Module, pixels: Tensor | Images, device: torch.device | str) -> Tensor:
+def features(
+    network: nn.Module,
+    pixels: Tensor | Images,
+    device: torch.device | str,
+    alive: Callable[[], None] = lambda: None,
+) -> Tensor:
     """Pooled features of uint8 images (N, C, H, W), C 1 or 3: (N, 2048) float32 on the CPU.
 
-    A grey image is copied to three channels; the network resizes to 299 x 299 by itself.
+    A grey image is copied to three channels; the network resizes to 299 x 299 by itself. `alive` is called at every
+    batch.
     """
     found = []
     with torch.inference_mode():
         for part in torch.split(torch.arange(len(pixels)), BATCH):
+            alive()
             block = pixels.take(part, device) if isinstance(pixels, Images) else pixels[part].to(device)
             found.append(network(to_float(block).expand(-1, 3, -1, -1))[0].flatten(1).float().cpu())
     return torch.cat(found)
@@ -181,4 +189,4 @@ class InceptionGaussian(Request[Gaussian]):
 
     @staticmethod
     def _compute(context: Context, weights: Weights, pixels: Tensor | Images) -> Gaussian:
-        return Gaussian.of(features(build(weights, context.device), pixels, context.device))
+        return Gaussian.of(features(build(weights, context.device), pixels, context.device, context.alive))

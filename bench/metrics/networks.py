@@ -132,7 +132,7 @@ class FeatureNetwork(Request[Trained]):
         except ValueError:
             for path in kept.glob(f"{_prefix(source)}*.safetensors"):
                 path.unlink(missing_ok=True)
-        network = train(source)
+        network = train(source, alive=context.alive)
         right = accuracy(network, test, context.device)
         try:
             return load(save(network, kept, source, right))

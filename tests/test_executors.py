@@ -1,0 +1,324 @@
+"""Every executor leaves the same results, whatever becomes of its processes and of its machines."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import runner
+from bench.errors import UsageError
+from bench.events import Event, Listener, Step
+from bench.executor import EXECUTORS, Exit, Job
+from bench.executors.ray import Ray
+from bench.protocol import RunRequest
+from bench.row import Row
+from bench.store import Run
+from bench.supervisor import Supervisor, Task
+from tests.chaos import Chaos
+from tests.plugins import install
+
+STEPS = 150
+REQUEST = RunRequest(
+    variants=("vae", "vqvae", "gan"), datasets=("digits",), steps=STEPS, baseline=False, device="cpu", threads=1, jobs=2,
+    checkpoint=0.05, metrics=("elbo", "bce", "kl", "sharpness"),
+)  # fmt: skip
+
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None or sys.platform != "linux", reason="needs vaebench[ray], on Linux"
+)
+
+
+@dataclass
+class Way:
+    """How the request is carried out, and what its rows must show."""
+
+    settings: dict[str, Any]
+    listener: Listener = lambda _: None
+    proves: Callable[[list[Row]], None] = lambda _: None
+
+
+Patch = pytest.MonkeyPatch
+
+
+@contextmanager
+def by_local(run: Path, patch: Patch) -> Iterator[Way]:
+    yield Way({"executor": "local"})
+
+
+@contextmanager
+def by_chaos(run: Path, patch: Patch) -> Iterator[Way]:
+    install(patch, EXECUTORS, chaos="tests.chaos:Chaos")
+    patch.setattr(Chaos, "seed", 5)
+    Chaos.did.clear()
+
+    def proves(rows: list[Row]) -> None:
+        assert min(Chaos.did[what] for what in ("late", "twice", "killed")) >= 2, Chaos.did
+        assert max(row.costs["attempts"] for row in rows) == 3
+        assert max(row.costs["resumed_from"] for row in rows) > 0
+
+    yield Way({"executor": "chaos"}, proves=proves)
+
+
+@contextmanager
+def by_ray(run: Path, patch: Patch) -> Iterator[Way]:
+    with cluster_of_three(patch) as cluster:
+        loses = Loses(cluster, run)
+
+        def proves(rows: list[Row]) -> None:
+            lost = next(row for row in rows if row.cell == loses.cell)
+            assert lost.costs["attempts"] == 2
+            assert lost.costs["resumed_from"] > 0
+            assert not Path(f"/proc/{loses.pid}").exists()  # it ended with its node
+            with pytest.raises(UsageError, match="no machine of the cluster has the 9 CPUs"):
+                runner.run(replace(REQUEST, threads=9, out=str(run.with_name("big")), **settings))
+
+        settings = {"executor": "ray", "address": cluster.address}
+        try:
+            yield Way(settings, loses, proves)
+        finally:
+            for pid in loses.stopped:
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def cluster_of_three(patch: Patch) -> Iterator[Any]:
+    """Three machines of one CPU each, as far as Ray can tell."""
+    home = Path(tempfile.mkdtemp(prefix="ray-test-", dir="/tmp"))
+    (home / "ray").mkdir()
+    patch.setenv("RAY_TMPDIR", str(home))
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    patch.setenv("RAY_AUTH_MODE", "disabled")
+    patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # on the loopback
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    soon = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    plain = {
+        "num_cpus": 1,
+        "object_store_memory": 80 * 2**20,
+        "include_dashboard": False,
+        "temp_dir": str(home / "ray"),
+    }
+    try:
+        for more in ({"_system_config": soon}, {}, {}):
+            cluster.add_node(wait=False, **plain, **more)
+        cluster.wait_for_nodes()
+        yield cluster
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@dataclass
+class Loses:
+    """Takes a machine away in the midst of a cell that has a checkpoint."""
+
+    cluster: Any
+    run: Path
+    cell: str = ""
+    pid: int = 0
+    stopped: list[int] = field(default_factory=list)
+
+    def __call__(self, event: Event) -> None:
+        if self.cell or not isinstance(event, Step):
+            return
+        for node in list(self.cluster.worker_nodes):
+            raylet = node.all_processes["raylet"][0].process.pid
+            for pid, cell in jobs_under(raylet, self.run).items():
+                home = self.run / "cells" / cell
+                os.kill(pid, signal.SIGSTOP)  # so that it can't finish meanwhile
+                self.stopped.append(pid)
+                if any((home / "work" / "checkpoints").glob("0*")) and not (home / "done").exists():
+                    self.cell, self.pid = cell, pid
+                    self.cluster.remove_node(node, allow_graceful=False)
+                    return
+                os.kill(pid, signal.SIGCONT)
+
+
+def descendants(root: int) -> dict[int, list[str]]:
+    """Command lines of the processes below one."""
+    parents, commands = {}, {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                commands[int(folder.name)] = (folder / "cmdline").read_text().split("\0")
+    found, todo = {}, [root]
+    while todo:
+        children = [pid for pid, parent in parents.items() if parent == todo[0] and pid in commands]
+        found.update({pid: commands[pid] for pid in children})
+        todo = todo[1:] + children
+    return found
+
+
+def jobs_under(root: int, run: Path) -> dict[int, str]:
+    """The cells of a run by the processes below one that do them."""
+    cells = run.resolve() / "cells"
+    orders = {pid: Path(c[3]) for pid, c in descendants(root).items() if c[1:3] == ["-m", "bench.worker"]}
+    return {pid: path.relative_to(cells).parts[0] for pid, path in orders.items() if cells in path.parents}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The table of one process that does one cell after the other."""
+    folder = tmp_path_factory.mktemp("reference")
+    with Patch.context() as patch:
+        patch.setenv("BENCH_CACHE", str(folder / "cache"))
+        patch.setenv("BENCH_OFFLINE", "1")
+        runner.run(replace(REQUEST, in_process=True, jobs=1, out=str(folder / "run")))
+    return (folder / "run" / "table.csv").read_bytes()
+
+
+@pytest.mark.parametrize("by", [by_local, by_chaos, pytest.param(by_ray, marks=needs_ray)])
+def test_every_executor_leaves_the_same_table(
+    by: Callable[[Path, Patch], AbstractContextManager[Way]],
+    reference: bytes,
+    tmp_path: Path,
+    monkeypatch: Patch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    with by(out, monkeypatch) as way:
+        rows = runner.run(replace(REQUEST, out=str(out), **way.settings), way.listener)
+        assert [(row.label, row.status, row.reason) for row in rows] == [(v, "ok", "") for v in REQUEST.variants]
+        way.proves(rows)
+    assert (out / "table.csv").read_bytes() == reference
+    assert list(out.glob("cells/*/work")) == []
+    assert list(out.glob("cells/*/lease.json")) == []
+    assert capfd.readouterr().out == ""
+
+
+@needs_ray
+def test_a_ray_of_our_own_is_private_and_leaves_nothing(tmp_path: Path) -> None:
+    long = tmp_path / ("long" * 30)  # no UNIX socket has room in there
+    long.mkdir()
+    strangers = str(Path(__file__).parent / "strangers")
+    before = set(Path("/tmp").glob("ray*"))
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "bench.cli", "run", "--json", "--executor", "ray", "--jobs", "2", "--threads", "1",
+            "--variants", "gan,segfaults", "--no-baseline", "--steps", "100000", "--checkpoint", "0.05",
+            "--metrics", "elbo", "--device", "cpu", "--out", str(tmp_path / "run"),
+        ],
+        env={**os.environ, "PYTHONPATH": strangers, "TMPDIR": str(long), "RAY_ADDRESS": "127.0.0.1:1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    family: dict[int, list[str]] = {}
+    try:
+        cells, until = tmp_path / "run" / "cells", time.monotonic() + 120
+        while not (
+            list(cells.glob("gan-*/work/checkpoints/0*")) and list(cells.glob("segfaults-*/failed/1/cell.json"))
+        ):
+            assert process.poll() is None and time.monotonic() < until, process.stderr and process.stderr.read()  # noqa: PT018
+            time.sleep(0.05)
+        family = descendants(process.pid)
+        assert len(jobs_under(process.pid, tmp_path / "run")) == 1
+        open_to_others = [address for address in listening({process.pid, *family}) if not address.endswith("0100007F")]
+        assert open_to_others == []
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143, err
+    rows = {row["variant"]: row for row in json.loads(out)}
+    assert rows["gan"]["status"] == "interrupted"
+    assert rows["segfaults"]["status"] == "failed"
+    assert "signal SIGSEGV" in rows["segfaults"]["reason"]
+    assert list(cells.glob("gan-*/work/checkpoints/0*"))
+    assert [pid for pid in family if alive(pid)] == []
+    assert set(Path("/tmp").glob("ray*")) <= before
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def listening(pids: set[int]) -> list[str]:
+    """The addresses, in hexadecimal, at which processes take TCP connections."""
+    sockets = set()
+    for pid in pids:
+        with suppress(OSError):
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):
+                    sockets.add(os.readlink(link))
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    found = [line[1].partition(":")[0] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in sockets]
+    assert found  # else nothing is shown
+    return found
+
+
+def test_without_ray_its_executor_says_what_to_install(monkeypatch: Patch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    environment = dict(os.environ)
+    with pytest.raises(UsageError) as caught:
+        Ray(2)
+    assert caught.value.fix == "pip install 'vaebench[ray]'"
+    assert dict(os.environ) == environment
+
+
+@needs_ray
+def test_a_cluster_that_isnt_there_is_said_soon() -> None:
+    with pytest.raises(UsageError, match=r"no Ray cluster can be used at '127.0.0.1:1'"):
+        Ray(2, address="127.0.0.1:1")
+
+
+def test_an_address_without_a_cluster_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--address here:1"):
+        runner.run(replace(REQUEST, address="here:1", out=str(tmp_path / "run")))
+
+
+class Queue:
+    """An executor with a queue: its job begins, and ends, after a second."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self.since, self.signals = time.monotonic(), list[int]()
+
+    def start(self, job: Job) -> int:
+        return 0
+
+    def begun(self, handle: int) -> bool:
+        return time.monotonic() - self.since > 1
+
+    def poll(self, handle: int) -> Exit | None:
+        return Exit(0) if self.begun(handle) else None
+
+    def stop(self, handle: int, signal: int) -> None:
+        self.signals.append(signal)
+
+    def close(self) -> None: ...
+
+
+def test_no_limit_of_time_counts_while_a_job_waits_for_its_place(tmp_path: Path) -> None:
+    store = Run(tmp_path / "run")
+    store.create(REQUEST)
+    row = Row("vae", "vae", "digits", 0, "skipped", "", cell="cell")
+    store.write_failed(row, "")
+    job = Job(str(store.path), "cell", "", "vae", {}, False, "digits", 0, (), {}, "cpu", 1)
+    queue = Queue()
+    supervisor = Supervisor(queue, store, lambda _: None, timeout=0.2, stall=0.2)  # type: ignore[arg-type]
+    assert [row.status for row in supervisor.run([Task(job, row, lambda: False)])] == ["skipped"]
+    assert queue.signals == []
