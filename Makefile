@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint clean
+.PHONY: help install demo test test-slow faults lint clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -30,10 +30,14 @@ lint: .venv/.installed-test
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow'
 
 test-slow: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# make faults  make each fault, and write docs/faults.md
+faults: .venv/.installed-test
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'fault' --faults docs/faults.md
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from bench.errors import StoreError
 
-SCHEMA = 2  # what changed with each: docs/protocol.md
+SCHEMA = 2  # what changed with each: docs/durability.md
 SUMS = "SHA256SUMS"
 TEMPORARY = ".tmp-"
 

@@ -84,8 +84,11 @@ def perform(c: Cell, metrics: Mapping[str, Metric], store: Run, listener: Listen
         try:
             with log.warnings():
                 evaluator = _train(c, metrics, store, listener, conduct, log)
-        except (Stopped, StoreError, KeyboardInterrupt):
+        except (Stopped, KeyboardInterrupt):
             raise
+        except StoreError:
+            if not store.is_done(c.name):  # else another attempt was first, and tidied up while we wrote
+                raise
         except BaseException as error:
             status, reason = verdict(error)
             if status not in ("diverged", "skipped"):

@@ -214,11 +214,11 @@ class Run:
         scores: Mapping[str, Score | NotAvailable],
         seconds: Mapping[str, float],
     ) -> None:
-        """Keep the scores of a done cell, one file for each way of scoring."""
+        """Keep the scores of a done cell, one file for each way of scoring, besides those that are there."""
         path = self._scores(cell, scoring)
-        if path.is_file():
-            seconds = {**read_json(path).get("seconds", {}), **seconds}
-        document = {
+        before = read_json(path) if path.is_file() else {}
+        seconds = {**before.get("seconds", {}), **seconds}
+        document = dict(before.get("scores", {})) | {
             name: _reason_document(s) if isinstance(s, NotAvailable) else _score_document(s)
             for name, s in scores.items()
         }

@@ -165,6 +165,9 @@ def _flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.fault(
+    4, "the newest checkpoint is cut, flipped, emptied or gone", "the one before is used, and the costs say so"
+)
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json", "SHA256SUMS"])
 @pytest.mark.parametrize("harm", [_truncate, _flip, Path.unlink, lambda path: path.write_bytes(b"")])
 def test_a_broken_one_falls_back_to_the_one_before_and_says_so(
@@ -178,6 +181,7 @@ def test_a_broken_one_falls_back_to_the_one_before_and_says_so(
     assert rejected[0].startswith("checkpoint at step 6 rejected: ")
 
 
+@pytest.mark.fault(4, "both checkpoints are broken", "it begins anew")
 def test_if_all_are_broken_it_begins_anew(two: Checkpoints) -> None:
     for folder in list(two.folder.iterdir()):
         _flip(folder / "state.safetensors")
@@ -187,6 +191,7 @@ def test_if_all_are_broken_it_begins_anew(two: Checkpoints) -> None:
     assert two.load() == (None, [])
 
 
+@pytest.mark.fault(5, "the checkpoint of another cell is copied in", "refused")
 def test_the_checkpoint_of_another_cell_is_refused(two: Checkpoints) -> None:
     snapshot, rejected = Checkpoints(two.folder, "cell-b").load()
     assert snapshot is None
@@ -198,6 +203,7 @@ def test_a_newer_schema_is_refused(two: Checkpoints, monkeypatch: pytest.MonkeyP
     assert done(two) is None
 
 
+@pytest.mark.fault(6, "a hostile pickle under a checkpoint's name", "never unpickled")
 def test_a_hostile_pickle_is_never_opened(two: Checkpoints, tmp_path: Path) -> None:
     """A file of that name that would run code, with right sums: it isn't safetensors, and nothing else is read."""
     import pickle
@@ -225,6 +231,7 @@ def test_what_was_being_written_is_not_seen(two: Checkpoints) -> None:
     assert len(rejected) == 1
 
 
+@pytest.mark.fault(13, "the disk is full at a checkpoint", "said so; the older checkpoints stay")
 def test_a_full_disk_says_so_and_keeps_the_older_ones(
     two: Checkpoints, digits: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:

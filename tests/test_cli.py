@@ -297,6 +297,7 @@ def test_a_threshold_is_an_exit_code(
     assert (found, says in err) == (code, True)
 
 
+@pytest.mark.fault(0, "--shard 3/2 and other bad settings", "one screen; exit 2")
 @pytest.mark.parametrize(
     ("option", "text"),
     [("--timeout", "soon"), ("--timeout", "0"), ("--stall", "-1"), ("--shard", "3/2"), ("--shard", "0/2"),
@@ -359,6 +360,7 @@ def test_an_unknown_variant_is_answered_with_the_closest(bench: Bench, tmp_path:
     assert "Did you mean 'vqvae'" in err
 
 
+@pytest.mark.fault(0, "stdout is closed (| head)", "no traceback")
 def test_a_reader_that_went_away_is_no_error() -> None:
     code = "from bench.cli import main; import sys; sys.exit(main(['list', '--json']))"
     made = subprocess.run(

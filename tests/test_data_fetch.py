@@ -133,6 +133,7 @@ def test_a_dataset_that_is_ready_in_another_form_needs_nothing(server: Server, t
     assert status(Ready(), tmp_path).ready
 
 
+@pytest.mark.fault(25, "a download with another checksum or size", "refused, removed; the file and its place are named")
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
@@ -165,6 +166,7 @@ def test_more_than_the_file_is_not_downloaded(server: Server, tmp_path: Path) ->
     assert max(reports, default=0) <= len(CONTENT)
 
 
+@pytest.mark.fault(25, "a connection breaks off", "refused, removed")
 def test_a_connection_that_breaks_off_is_a_failure(server: Server, tmp_path: Path) -> None:
     file = wanted(server.serve("/a", CONTENT[:100], length=len(CONTENT)))
     with pytest.raises(DataError, match=r"could not be downloaded"):
@@ -197,6 +199,7 @@ def test_nothing_but_https_is_asked(url: str, tmp_path: Path, monkeypatch: pytes
         fetch(dataset(wanted(url)), tmp_path)
 
 
+@pytest.mark.fault(25, "a redirect to plain http", "refused")
 @pytest.mark.parametrize("to", ["http://example.org/a", "file:///etc/hostname"])
 def test_a_redirect_never_leaves_https(server: Server, to: str, tmp_path: Path) -> None:
     server.redirects["/a"] = to

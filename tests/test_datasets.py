@@ -178,6 +178,7 @@ def test_damaged_idx_files_are_named(random: Random, tmp_path: Path, name: str, 
     assert "Delete" in str(refused.value)
 
 
+@pytest.mark.fault(25, "a dataset's file is cut", "named; never trained on")
 def test_a_truncated_gz_is_named(random: Random, tmp_path: Path) -> None:
     mnist_like(random, tmp_path, "MNIST/raw", ("train", "t10k"), pack=True)
     path = tmp_path / "MNIST/raw/train-images-idx3-ubyte.gz"
@@ -257,6 +258,7 @@ def cifar_batches(random: Random) -> tuple[dict[str, bytes], np.ndarray, np.ndar
     )
 
 
+@pytest.mark.fault(26, "an archive with ../ and absolute members", "members are read by name; nothing is unpacked")
 def test_cifar10_is_read_from_the_members_of_its_archive(random: Random, tmp_path: Path) -> None:
     batches, images, labels = cifar_batches(random)
     extra = {
@@ -273,6 +275,7 @@ def test_cifar10_is_read_from_the_members_of_its_archive(random: Random, tmp_pat
     assert len(list(tmp_path.rglob("*"))) == 2, "nothing is unpacked"
 
 
+@pytest.mark.fault(26, "an archive with a link, cut, or no archive at all", "named; never trained on")
 @pytest.mark.parametrize("damage", ["short member", "missing member", "link", "label", "truncated", "no archive"])
 def test_a_damaged_cifar10_archive_is_named(random: Random, tmp_path: Path, damage: str) -> None:
     batches, _, _ = cifar_batches(random)
@@ -520,6 +523,7 @@ def test_photographs_stand_upright(tmp_path: Path) -> None:
     assert folder(tmp_path).train.shape == (1, 4, 3)
 
 
+@pytest.mark.fault(27, "images of mixed sizes or channels", "both named, and the option that helps")
 @pytest.mark.parametrize("other", [(4, 5), (5, 4), (4, 4, 3)])
 def test_images_that_differ_are_both_named_with_the_way_out(
     random: Random, tmp_path: Path, other: tuple[int, ...]
@@ -536,6 +540,7 @@ def test_images_that_differ_are_both_named_with_the_way_out(
     assert folder(tmp_path, image_size=4).train.shape[1:] == (4, 4)
 
 
+@pytest.mark.fault(27, "a truncated image", "named")
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tiff", "webp"])
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
 def test_a_damaged_image_is_named(random: Random, tmp_path: Path, suffix: str, damage: str) -> None:
@@ -548,6 +553,7 @@ def test_a_damaged_image_is_named(random: Random, tmp_path: Path, suffix: str, d
     assert str(path) in screen(refused)
 
 
+@pytest.mark.fault(27, "pixels of no known range", "refused")
 def test_pixels_without_a_known_range_are_refused(tmp_path: Path) -> None:
     for name in "ab":
         picture(tmp_path / f"{name}.tiff", np.ones((4, 4), np.float32))
@@ -677,6 +683,7 @@ def test_every_order_of_axes_and_every_float_gives_the_same_images(random: Rando
 X = np.zeros((10, 4, 4), np.uint8)
 
 
+@pytest.mark.fault(27, "arrays that are no images: NaN, floats in 0..255, empty, ...", "explained; no silent cast")
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -715,6 +722,7 @@ class Tripwire:
         return os.mkdir, (os.environ["TRIPWIRE"],)
 
 
+@pytest.mark.fault(26, "a pickle in an npz archive", "never unpickled")
 def test_nothing_in_an_archive_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIPWIRE", str(tmp_path / "tripped"))
     with pytest.raises(DataError, match="can't be used"):

@@ -12,18 +12,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bench import runner
-from bench.errors import UsageError
+from bench.errors import StoreError, UsageError
 from bench.events import Event, Listener, Step
 from bench.executor import EXECUTORS, Exit, Job
 from bench.executors.ray import Ray
+from bench.job import Conduct, perform, way_of
+from bench.lease import Lease
+from bench.metric import METRICS, Score
+from bench.planning import plan
 from bench.protocol import RunRequest
 from bench.row import Row
 from bench.store import Run
@@ -31,10 +36,9 @@ from bench.supervisor import Supervisor, Task
 from tests.chaos import Chaos
 from tests.plugins import install
 
-STEPS = 150
 REQUEST = RunRequest(
-    variants=("vae", "vqvae", "gan"), datasets=("digits",), steps=STEPS, baseline=False, device="cpu", threads=1, jobs=2,
-    checkpoint=0.05, metrics=("elbo", "bce", "kl", "sharpness"),
+    variants=("vae", "vqvae", "gan"), datasets=("digits",), steps=150, baseline=False, device="cpu", threads=1,
+    jobs=2, checkpoint=0.05, metrics=("elbo", "bce", "kl", "sharpness"),
 )  # fmt: skip
 
 needs_ray = pytest.mark.skipif(
@@ -83,12 +87,15 @@ def by_ray(run: Path, patch: Patch) -> Iterator[Way]:
             assert lost.costs["attempts"] == 2
             assert lost.costs["resumed_from"] > 0
             assert not Path(f"/proc/{loses.pid}").exists()  # it ended with its node
-            with pytest.raises(UsageError, match="no machine of the cluster has the 9 CPUs"):
-                runner.run(replace(REQUEST, threads=9, out=str(run.with_name("big")), **settings))
+            executor = Ray(1, address=cluster.address)
+            try:
+                with pytest.raises(UsageError, match="no machine of the cluster has the 9 CPUs"):
+                    executor.start(a_job(run, threads=9))
+            finally:
+                executor.close()
 
-        settings = {"executor": "ray", "address": cluster.address}
         try:
-            yield Way(settings, loses, proves)
+            yield Way({"executor": "ray", "address": cluster.address}, loses, proves)
         finally:
             for pid in loses.stopped:
                 with suppress(OSError):
@@ -122,6 +129,13 @@ def cluster_of_three(patch: Patch) -> Iterator[Any]:
     finally:
         cluster.shutdown()
         shutil.rmtree(home, ignore_errors=True)
+
+
+def a_job(run: Path, **settings: Any) -> Job:
+    return Job(
+        folder=str(run), cell="cell", attempt="attempt", variant="vae", hyperparameters={}, baseline=False,
+        dataset="digits", seed=0, metrics=(), request=REQUEST.to_json(), **{"device": "cpu", "threads": 1, **settings},
+    )  # fmt: skip
 
 
 @dataclass
@@ -174,20 +188,20 @@ def jobs_under(root: int, run: Path) -> dict[int, str]:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The table of one process that does one cell after the other."""
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run of one process that does one cell after the other."""
     folder = tmp_path_factory.mktemp("reference")
     with Patch.context() as patch:
         patch.setenv("BENCH_CACHE", str(folder / "cache"))
         patch.setenv("BENCH_OFFLINE", "1")
         runner.run(replace(REQUEST, in_process=True, jobs=1, out=str(folder / "run")))
-    return (folder / "run" / "table.csv").read_bytes()
+    return Run(folder / "run")
 
 
 @pytest.mark.parametrize("by", [by_local, by_chaos, pytest.param(by_ray, marks=needs_ray)])
 def test_every_executor_leaves_the_same_table(
     by: Callable[[Path, Patch], AbstractContextManager[Way]],
-    reference: bytes,
+    reference: Run,
     tmp_path: Path,
     monkeypatch: Patch,
     capfd: pytest.CaptureFixture[str],
@@ -197,7 +211,7 @@ def test_every_executor_leaves_the_same_table(
         rows = runner.run(replace(REQUEST, out=str(out), **way.settings), way.listener)
         assert [(row.label, row.status, row.reason) for row in rows] == [(v, "ok", "") for v in REQUEST.variants]
         way.proves(rows)
-    assert (out / "table.csv").read_bytes() == reference
+    assert (out / "table.csv").read_bytes() == (reference.path / "table.csv").read_bytes()
     assert list(out.glob("cells/*/work")) == []
     assert list(out.glob("cells/*/lease.json")) == []
     assert capfd.readouterr().out == ""
@@ -289,36 +303,132 @@ def test_an_address_without_a_cluster_is_refused(tmp_path: Path) -> None:
         runner.run(replace(REQUEST, address="here:1", out=str(tmp_path / "run")))
 
 
-class Queue:
-    """An executor with a queue: its job begins, and ends, after a second."""
+class Scripted:
+    """An executor that says of each attempt what a test wants to be true."""
 
     slots = 1
 
-    def __init__(self) -> None:
-        self.since, self.signals = time.monotonic(), list[int]()
+    def __init__(self, poll: Callable[[Job], Exit | None], begun: Callable[[], bool] = lambda: True) -> None:
+        self._poll, self._begun = poll, begun
+        self.jobs: list[Job] = []
+        self.signals: list[int] = []
 
-    def start(self, job: Job) -> int:
-        return 0
+    def start(self, job: Job) -> Job:
+        self.jobs.append(job)
+        return job
 
-    def begun(self, handle: int) -> bool:
-        return time.monotonic() - self.since > 1
+    def begun(self, handle: Job) -> bool:
+        return self._begun()
 
-    def poll(self, handle: int) -> Exit | None:
-        return Exit(0) if self.begun(handle) else None
+    def poll(self, handle: Job) -> Exit | None:
+        return self._poll(handle)
 
-    def stop(self, handle: int, signal: int) -> None:
+    def stop(self, handle: Job, signal: int) -> None:
         self.signals.append(signal)
 
     def close(self) -> None: ...
 
 
-def test_no_limit_of_time_counts_while_a_job_waits_for_its_place(tmp_path: Path) -> None:
+@pytest.fixture
+def store(tmp_path: Path) -> Run:
+    """A run of one cell that is settled whatever its attempts come to."""
     store = Run(tmp_path / "run")
     store.create(REQUEST)
-    row = Row("vae", "vae", "digits", 0, "skipped", "", cell="cell")
-    store.write_failed(row, "")
-    job = Job(str(store.path), "cell", "", "vae", {}, False, "digits", 0, (), {}, "cpu", 1)
-    queue = Queue()
+    store.write_failed(ROW, "")
+    return store
+
+
+ROW = Row("vae", "vae", "digits", 0, "skipped", "", cell="cell")
+
+
+def test_no_limit_of_time_counts_while_a_job_waits_for_its_place(store: Run) -> None:
+    until = time.monotonic() + 1
+    begun = lambda: time.monotonic() > until  # noqa: E731
+    queue = Scripted(lambda _: Exit(0) if begun() else None, begun)
     supervisor = Supervisor(queue, store, lambda _: None, timeout=0.2, stall=0.2)  # type: ignore[arg-type]
-    assert [row.status for row in supervisor.run([Task(job, row, lambda: False)])] == ["skipped"]
+    assert len(list(supervisor.run([Task(a_job(store.path), ROW, lambda: False)]))) == 1
     assert queue.signals == []
+
+
+def test_a_metric_is_to_blame_for_a_kill_only_when_it_happens_again_and_again(store: Run, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(store, "is_done", lambda _: True)
+
+    def poll(job: Job) -> Exit:
+        if job.dead:
+            return Exit(0)
+        home = store.work(job.cell) / job.attempt
+        (home / "log.txt").touch()
+        (home / "events.jsonl").write_text('{"event": "Scoring", "cell": "cell", "metric": "kl"}\n')
+        return Exit(None, signal.SIGKILL, "its node was lost")
+
+    nodes = Scripted(poll)
+    supervisor = Supervisor(nodes, store, lambda _: None)  # type: ignore[arg-type]
+    list(supervisor.run([Task(a_job(store.path), ROW, lambda: False)]))
+    assert [dict(job.dead) for job in nodes.jobs] == [{}, {}, {}, {"kl": "signal SIGKILL (its node was lost)"}]
+
+
+def test_a_job_that_no_executor_takes_leaves_its_cell_to_others(store: Run) -> None:
+    class Refuses(Scripted):
+        def start(self, job: Job) -> Job:
+            raise UsageError("no machine is large enough")
+
+    supervisor = Supervisor(Refuses(lambda _: None), store, lambda _: None)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="large enough"):
+        list(supervisor.run([Task(a_job(store.path), ROW, lambda: False)]))
+    assert Lease.take(store.cells / "cell" / "lease.json") is not None
+
+
+def test_attempts_at_once_lose_none_of_each_others_scores(store: Run) -> None:
+    way = {"split": "test"}
+    store.write_scores("cell", way, {"elbo": Score(1.0, 2), "kl": Score(3.0, 4)}, {})
+    store.write_scores("cell", way, {"elbo": Score(1.0, 2)}, {})
+    assert store.read_scores("cell", way) == {"elbo": Score(1.0, 2), "kl": Score(3.0, 4)}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["done", "not done"])
+def test_whose_checkpoints_are_tidied_away_goes_on_to_score(
+    first: bool, reference: Run, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """Another attempt was first, and took the folder away that this one was writing to."""
+    other = shutil.copytree(reference.path, tmp_path / "run")
+    (planned,) = plan(replace(REQUEST, variants=("vae",), out=str(other))).cells
+    done = other / "cells" / planned.name / "done"
+    shutil.move(done, tmp_path / "done")
+    shutil.rmtree(done.parent / "scores")
+    store = Run(other)
+
+    def save(*_: object) -> None:
+        if first:
+            shutil.move(tmp_path / "done", done)
+        raise StoreError("no such folder")
+
+    monkeypatch.setattr("bench.checkpoint.Checkpoints.save", save)
+    conduct = Conduct(torch.device("cpu"), threads=1, checkpoint=0.0)
+    metrics = {"kl": METRICS.load("kl")}
+    with nullcontext() if first else pytest.raises(StoreError, match="no such folder"):
+        perform(planned.todo, metrics, store, lambda _: None, conduct)
+    assert set(store.read_scores(planned.name, way_of(planned.todo))) == ({"kl"} if first else set())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process die with its parent")
+@pytest.mark.parametrize("wait", [0.0, 2.0], ids=["before it asked", "later"])
+def test_a_worker_ends_with_the_process_that_started_it(wait: float, tmp_path: Path) -> None:
+    fifo = tmp_path / "job.json"
+    os.mkfifo(fifo)  # whoever reads it waits
+    code = f"""
+import os, subprocess, sys, time
+command = [sys.executable, "-m", "bench.worker", {str(fifo)!r}, str(os.getpid())]
+child = subprocess.Popen(command, start_new_session=True)
+print(child.pid, flush=True)
+time.sleep({wait})
+os.kill(os.getpid(), 9)
+"""
+    parent = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    child, until = int(parent.stdout), time.monotonic() + 20
+    try:
+        while alive(child):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    finally:
+        with suppress(OSError):
+            os.kill(child, signal.SIGKILL)

@@ -17,6 +17,7 @@ from bench import abilities, job, runner
 from bench.errors import NotAvailable, PluginError, StoreError, UnknownName, UsageError
 from bench.events import CellEnded, CellStarted, Event, RunEnded, RunStarted, Step
 from bench.metric import METRICS
+from bench.planning import plan
 from bench.protocol import RunRequest
 from bench.row import Row
 from bench.store import Run
@@ -157,6 +158,7 @@ def test_ctrl_c_loses_nothing_that_was_earned(
     assert states(rows) == [("vae", "ok"), ("beta", "ok")]
 
 
+@pytest.mark.fault(28, "a dataset without labels", "label metrics n/a with the reason, cvae skipped")
 def test_a_dataset_without_labels_skips_what_needs_them(go: Callable[..., list[Row]], tmp_path: Path) -> None:
     import numpy as np
 
@@ -313,3 +315,54 @@ def test_cells_at_once_are_the_same_cells(go: Callable[..., list[Row]], tmp_path
     for a, b in zip(one, two, strict=True):  # to rounding: the processes have other thread counts
         assert a.cell == b.cell
         assert a.scores["bce"].value == pytest.approx(b.scores["bce"].value, rel=1e-3)  # type: ignore[union-attr]
+
+
+@pytest.mark.fault(10, "two distributions claim one name", "an error that names both; `dist:name` picks; exit 2")
+def test_a_name_that_two_distributions_claim(go: Callable[..., list[Row]], monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, vae="tests.plugins:Mean")
+    with pytest.raises(PluginError, match="claimed by 2 distributions") as caught:
+        go("vae")
+    assert "strangers:vae" in str(caught.value)
+    assert "vaebench:vae" in str(caught.value)
+
+
+def test_force_makes_anew_what_is_there(go: Callable[..., list[Row]], monkeypatch: pytest.MonkeyPatch) -> None:
+    (before,) = go("vae")
+    calls = []
+    train = job.train
+    monkeypatch.setattr(job, "train", lambda *a, **k: (calls.append(1), train(*a, **k))[1])
+    (same,) = go("vae")
+    (anew,) = go("vae", force=True)
+    assert calls == [1]
+    assert same.provenance == before.provenance
+    assert anew.scores["elbo"] == before.scores["elbo"]
+
+
+def test_fail_fast_stops_at_the_first_failure(
+    go: Callable[..., list[Row]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install(monkeypatch, raises="tests.plugins:Raises")
+    rows = go("vae", "raises", "beta", fail_fast=True)
+    assert states(rows) == [("vae", "ok"), ("raises", "failed")]
+    assert len(pd.read_csv(tmp_path / "run" / "table.csv")) == 2
+
+
+def test_shards_share_out_the_cells(tmp_path: Path) -> None:
+    request = RunRequest(variants=("vae", "conv", "ae"), seeds=(0, 1, 2), steps=6, out=str(tmp_path), baseline=False)
+    whole = {c.name for c in plan(request).cells}
+    shards = [{c.name for c in plan(replace(request, shard=(i, 4))).cells} for i in (1, 2, 3, 4)]
+    assert sorted(name for shard in shards for name in shard) == sorted(whole)
+    assert sorted(map(len, shards)) == [2, 2, 2, 3]
+    conv = [sum(name.startswith("conv") for name in shard) for shard in shards]
+    assert max(conv) == 1  # the long ones are dealt out first
+
+
+def test_a_broken_variant_beside_others_is_a_row_and_alone_an_error(
+    go: Callable[..., list[Row]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, unbuildable="tests.plugins:Unbuildable", gone="tests.nowhere:Gone")
+    rows = go("unbuildable", "gone", "vae")
+    assert sorted(states(rows)) == [("gone", "failed"), ("unbuildable", "failed"), ("vae", "ok")]
+    assert "ModuleNotFoundError" in next(row.reason for row in rows if row.label == "gone")
+    with pytest.raises(PluginError, match="unbuildable"):
+        go("unbuildable")

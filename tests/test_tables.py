@@ -148,6 +148,7 @@ def test_costs_are_apart_from_the_table(tmp_path: Path) -> None:
     assert "train_seconds" not in (tmp_path / "table.csv").read_text()
 
 
+@pytest.mark.fault(12, "a name that a spreadsheet would run", "disarmed in table.csv")
 def test_text_that_looks_like_a_formula_is_disarmed_and_numbers_are_not(tmp_path: Path) -> None:
     tables.write(tmp_path, [row("=cmd()", status="failed", reason="@SUM(A1)"), row("vae", scores={"bound": -1.5})])
     rows = {r["label"]: r for r in csv.DictReader((tmp_path / "table.csv").open())}

@@ -13,6 +13,7 @@ In an attempt's folder, besides what the child leaves there:
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -160,7 +161,8 @@ class Ray:
                 }
             else:
                 _knock(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
-            self._undo.callback(self._ray.shutdown)
+            self._undo.enter_context(contextlib.redirect_stdout(_Ours(sys.stdout)))
+            self._undo.callback(self._shutdown)
             with _handlers_kept():
                 self._ray.init(**how)
         except Exception as error:
@@ -172,6 +174,10 @@ class Ray:
                 cause=cause,
                 fix="Start one (`ray start --head`), or leave --address out for a Ray on this machine alone.",
             ) from None
+
+    def _shutdown(self) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):  # it says once more what its thread has said
+            self._ray.shutdown()
 
     def _fits(self, cpus: float, gpus: float) -> None:
         if (cpus, gpus) in self._fitting:
@@ -346,6 +352,20 @@ def _set(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+class _Ours:
+    """Standard output without the complaints about lost machines that a thread of Ray's prints there."""
+
+    def __init__(self, out: Any) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        theirs = threading.current_thread().name.startswith("ray_")
+        return len(text) if theirs else int(self._out.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._out, name)
 
 
 @contextlib.contextmanager
