@@ -29,13 +29,14 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class CellStarted:
-    """Training of a cell begins; `steps` of each stage."""
+    """Training of a cell begins, or goes on; `steps` of each stage."""
 
     cell: str
     label: str
     dataset: str
     seed: int
     steps: tuple[int, ...]
+    resumed: int = 0  #: the step of the checkpoint that it goes on from
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,13 @@ class CellEnded:
 
 
 @dataclass(frozen=True)
+class Stopping:
+    """The run was asked to stop: so many cells under way are keeping a checkpoint."""
+
+    cells: int
+
+
+@dataclass(frozen=True)
 class RunEnded:
     """All cells are on disk, and the derived tables are written."""
 
@@ -74,5 +82,5 @@ class RunEnded:
     seconds: float
 
 
-Event = Preparing | RunStarted | CellStarted | Step | Scoring | CellEnded | RunEnded
+Event = Preparing | RunStarted | CellStarted | Step | Scoring | CellEnded | Stopping | RunEnded
 Listener = Callable[[Event], None]

@@ -80,7 +80,6 @@ def perform(c: Cell, metrics: Mapping[str, Metric], store: Run, listener: Listen
         log(f"quarantined, and made anew: {'; '.join(wrong)}")
         store.quarantine(c.name)
     if not store.is_done(c.name):
-        listener(CellStarted(c.name, c.config.label, c.data.name, c.seed, c.steps))
         try:
             with log.warnings():
                 evaluator = _train(c, metrics, store, listener, conduct, log)
@@ -128,8 +127,10 @@ def _train(
     snapshot, rejected = checkpoints.load()
     for reason in rejected:
         log(reason)
-    if snapshot is not None:
-        log(f"goes on from step {snapshot.done:,}")
+    resumed = snapshot.done if snapshot else 0
+    if resumed:
+        log(f"goes on from step {resumed:,}")
+    listener(CellStarted(c.name, c.config.label, c.data.name, c.seed, c.steps, resumed))
     last = time.monotonic()
 
     def progress(step: int, stage: int, terms: dict[str, float]) -> None:
@@ -152,7 +153,7 @@ def _train(
     listener(ScoringEvent(c.name, "evidence"))
     evaluator = Evaluator(model, c.data, Scoring(), datasets.cache_dir(), conduct.alive)
     cost = costs(c.parameters, history, device)
-    cost |= {"attempts": conduct.attempt, "resumed_from": snapshot.done if snapshot else 0}
+    cost |= {"attempts": conduct.attempt, "resumed_from": resumed}
     cost["checkpoints_rejected"] = len(rejected)
     row = replace(blank(c, "ok"), costs=cost, provenance=provenance(device, started))
     weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}

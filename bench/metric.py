@@ -78,7 +78,7 @@ class Context(ABC):
         Model calls that draw noise go through these, so that no batch size changes a score.
         """
 
-    def alive(self) -> None:
+    def alive(self) -> None:  # noqa: B027
         """Say that work goes on: long loops of their own call it now and then, and it may end them."""
 
 

@@ -27,11 +27,11 @@ class Console:
         self._bars: dict[str, TaskID] = {}
         self._at: dict[str, CellStarted] = {}
         self._seen: dict[str, int] = {}
-        self._cells = self._ended = self._reused = 0
+        self._cells = self._ended = self._reused = self._failed = 0
         self._what = ""
 
     def __call__(self, event: Event) -> None:
-        from bench.events import CellEnded, CellStarted, Preparing, RunEnded, RunStarted, Scoring, Step
+        from bench.events import CellEnded, CellStarted, Preparing, RunEnded, RunStarted, Scoring, Step, Stopping
 
         match event:
             case Preparing():
@@ -46,6 +46,9 @@ class Console:
                 self._scoring(event)
             case CellEnded():
                 self._cell_ended(event)
+            case Stopping():
+                keeping = f"{_count(event.cells, 'cell')} under way, keeping a checkpoint each"
+                self._say(Text(f"stopping: {keeping}; once more stops at once", "yellow"))
             case RunEnded():
                 self._run_ended(event)
 
@@ -78,7 +81,7 @@ class Console:
 
     def _run_started(self, event: RunStarted) -> None:
         self.close()
-        self.folder, self._cells, self._ended, self._reused = event.folder, event.cells, 0, 0
+        self.folder, self._cells, self._ended, self._reused, self._failed = event.folder, event.cells, 0, 0, 0
         todo = f"{_count(event.cells, 'cell')}, {_count(event.steps, 'step')} to train"
         self._say(Text(f"{todo}, in {event.folder}"))
         for note in event.notes:
@@ -98,14 +101,18 @@ class Console:
             self._live.start()
 
     def _cell_started(self, event: CellStarted) -> None:
-        self._at[event.cell], self._seen[event.cell] = event, 0
-        if self._live:
-            total = sum(event.steps)
-            bar = self._live.add_task(_name(event), total=total, where=f"0/{total:,}", terms="")
-            self._bars[event.cell] = bar
+        before = self._seen.get(event.cell, 0)
+        self._at[event.cell], self._seen[event.cell] = event, event.resumed
+        if self._live and self._run is not None:
+            total, where = sum(event.steps), f"{event.resumed:,}/{sum(event.steps):,}"
+            if event.cell not in self._bars:  # otherwise it's another try
+                self._bars[event.cell] = self._live.add_task(_name(event), total=total, where=where, terms="")
+            self._live.update(self._bars[event.cell], completed=event.resumed, where=where)
+            self._live.advance(self._run, event.resumed - before)
         else:
             steps = "+".join(f"{s:,}" for s in event.steps)
-            self._say(Text(f"{self._place()} {_name(event)}: {steps} steps"))
+            on = f", from step {event.resumed:,} on" if event.resumed else ""
+            self._say(Text(f"{self._place()} {_name(event)}: {steps} steps{on}"))
 
     def _step(self, event: Step) -> None:
         started = self._at.get(event.cell)
@@ -136,6 +143,7 @@ class Console:
         row = event.row
         if event.reused:
             self._reused += 1
+            self._failed += row.status not in ("ok", "skipped")
             return
         name = f"{row.label} · {row.dataset} · seed {row.seed}"
         seconds = row.costs.get("train_seconds")
@@ -149,6 +157,10 @@ class Console:
         self.close()
         if self._reused:
             self._say(Text(f"{_count(self._reused, 'cell')} there already", "dim"))
+        if self._failed:
+            self._say(
+                Text(f"{_count(self._failed, 'cell')} of them without a result: --retry-failed tries again", "dim")
+            )
         self._say(Text(f"{self._ended}/{self._cells} cells in {_time(event.seconds)}", "dim"))
 
     def _place(self) -> str:

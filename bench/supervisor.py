@@ -109,6 +109,7 @@ class Supervisor:
                 if stopping and not self.stopped:
                     self.stopped = True
                     todo.clear()
+                    self.listener(events.Stopping(len(self.busy)))
                     for attempt in self.busy:
                         self._end(attempt, "interrupted")
                 if stopping > 1:

@@ -11,7 +11,7 @@ from rich.console import Console as RichConsole
 from bench import console
 from bench.compare import compare
 from bench.errors import UsageError
-from bench.events import CellEnded, CellStarted, Event, RunEnded, RunStarted, Scoring, Step
+from bench.events import CellEnded, CellStarted, Event, RunEnded, RunStarted, Scoring, Step, Stopping
 from tests.synthetic import bound, failed, loss, many, rate, register, row
 
 
@@ -179,6 +179,25 @@ def test_cells_that_are_there_already_are_counted_not_listed() -> None:
     out = played([RunStarted(1, 0, "x"), CellEnded("c0", row(), reused=True), RunEnded("x", (), 0.2)])
     assert "seed 0" not in out
     assert "1 cell there already" in out
+
+
+def test_what_failed_before_says_how_to_try_again() -> None:
+    out = played([RunStarted(1, 0, "x"), CellEnded("c0", failed("b"), reused=True), RunEnded("x", (), 0.2)])
+    assert "1 cell of them without a result: --retry-failed tries again" in out
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_another_try_goes_on_where_it_was(terminal: bool) -> None:
+    again = [
+        RunStarted(1, 100, "x"), CellStarted("c0", "vae", "d", 0, (100,)), Step("c0", 60, 0, {"loss": 1.0}),
+        CellStarted("c0", "vae", "d", 0, (100,), 50), Stopping(1), CellEnded("c0", row()), RunEnded("x", (), 0.2),
+    ]  # fmt: skip
+    out = played(again, force_terminal=terminal)
+    assert "stopping: 1 cell under way, keeping a checkpoint each; once more stops at once" in out
+    if terminal:
+        assert "50/100" in out
+    else:
+        assert "[1/1] vae · d · seed 0: 100 steps, from step 50 on" in out
 
 
 def test_an_interrupted_display_is_closed_and_knows_the_folder() -> None:
