@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.durable import appear, damage, read_json, write_json, writing
 from bench.errors import StoreError
-from bench.trainer import Snapshot
+from bench.snapshot import Snapshot
 
 KEPT = 2
 

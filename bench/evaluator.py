@@ -15,7 +15,7 @@ from bench.dataset import Data
 from bench.errors import NotAvailable
 from bench.metric import Context, Metric, Request, Score
 from bench.protocol import Scoring, seed_for
-from bench.trainer import seeded
+from bench.snapshot import seeded
 from bench.variant import Variant
 
 T = TypeVar("T")

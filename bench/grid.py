@@ -21,7 +21,8 @@ from bench.hyperparameters import check, hyperparameters, selector, show
 from bench.protocol import RunRequest, Training, digest, seed_for
 from bench.registry import default
 from bench.row import Row, Status
-from bench.trainer import seeded, stage_steps
+from bench.snapshot import seeded
+from bench.trainer import stage_steps
 from bench.variant import VARIANTS, Spec, Variant
 
 
@@ -263,7 +264,7 @@ def plugin_of(name: str) -> dict[str, str]:
 def engine() -> str:
     """A digest of the suite's own source that trained weights depend on."""
     home = Path(bench.__file__).parent
-    files = [home / f"{name}.py" for name in ("images", "likelihood", "trainer", "variant")]
+    files = [home / f"{name}.py" for name in ("images", "likelihood", "snapshot", "trainer", "variant")]
     return _digest([*files, *sorted((home / "blocks").rglob("*.py"))])
 
 

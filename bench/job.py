@@ -27,8 +27,9 @@ from bench.pictures import grid, paired
 from bench.protocol import Scoring
 from bench.provenance import Log, costs, now, provenance
 from bench.row import Status
+from bench.snapshot import Snapshot
 from bench.store import Run
-from bench.trainer import Snapshot, train
+from bench.trainer import train
 
 
 class Stopped(BaseException):

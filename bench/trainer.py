@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bench.errors import Diverged, PluginError
 from bench.images import Images, to_float
 from bench.protocol import Training, seed_for
+from bench.snapshot import Snapshot, fill, generators, number, seeded, set_generators, state, under
 from bench.variant import Batch, Optimizer, Phase, Stage, Variant
 
 Progress = Callable[[int, int, dict[str, float]], None]  # step of the whole cell, stage, mean terms since the last call
@@ -65,22 +62,6 @@ class Order:
 def stage_steps(stages: tuple[Stage, ...], steps: int) -> tuple[int, ...]:
     """Optimiser steps of each stage for a budget of `steps`."""
     return tuple(max(1, round(steps * stage.steps)) if stage.phases else 0 for stage in stages)
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed every default generator inside; leave the caller's as they were."""
-    devices = [device] if device.type == "cuda" else []
-    before = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(before[0])
-            random.setstate(before[1])
 
 
 class _Player:
@@ -146,7 +127,7 @@ class _Player:
         for i, average in enumerate(self.averages):
             average.copy_(kept[f"average.{i}"])
         for i, p in enumerate(self.params):
-            for key, value in _under(f"{i}.", kept).items():  # in the layout of what it belongs to
+            for key, value in under(f"{i}.", kept).items():  # in the layout of what it belongs to
                 self.steps.state[p][key] = torch.empty_like(p).copy_(value) if value.shape == p.shape else value
 
     def _check(self, grads: tuple[Tensor | None, ...]) -> None:
@@ -190,23 +171,6 @@ def _set_modes(model: Variant, players: list[_Player]) -> None:
         for module in model.modules():  # the owner of a parameter that is moved by itself
             if any(id(p) in owners for p in module.parameters(recurse=False)):
                 module.training = True
-
-
-@dataclass
-class Snapshot:
-    """All that the rest of a training depends on, between two turns: go on from it, and the same bits come out.
-
-    Weights, buffers, optimiser states, averages, the terms since the last interval, every generator; and the position.
-    """
-
-    tensors: dict[str, Tensor]
-    position: dict[str, Any]  #: plain JSON
-
-    @property
-    def done(self) -> int:
-        """Turns so far, of all stages."""
-        turns: int = self.position["done"]
-        return turns
 
 
 OnTurn = Callable[[Callable[[], Snapshot]], None]
@@ -273,13 +237,13 @@ class _Training:
         self.number, self.step = self.number + 1, 0
 
     def snapshot(self) -> Snapshot:
-        tensors = {f"model.{name}": t for name, t in _state(self.model).items()}
+        tensors = {f"model.{name}": t for name, t in state(self.model).items()}
         for i, player in enumerate(self.players):
             tensors |= {f"player.{i}.{name}": t for name, t in player.state().items()}
         if self.losses:
             tensors["pending"] = torch.stack(self.losses)
         tensors |= {f"pending.{name}": torch.stack(values) for name, values in self.sums.items()}
-        generators, rest = _generators(self.device)
+        streams, rest = generators(self.device)
         position = {
             "stage": self.number,
             "step": self.step,
@@ -290,7 +254,7 @@ class _Training:
             "rows": [{k: repr(v) for k, v in row.items()} for row in self.history.rows],  # exact, and NaN may be there
             "generators": rest,
         }
-        return Snapshot(tensors | generators, position)
+        return Snapshot(tensors | streams, position)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go to where a snapshot was taken.
@@ -302,14 +266,14 @@ class _Training:
         self.number, self.step, self.done, self.repeats = (int(at[k]) for k in ("stage", "step", "done", "repeats"))
         self.last = at["last"]
         self.history.seconds = at["seconds"]
-        self.history.rows = [{k: _number(v) for k, v in row.items()} for row in at["rows"]]
-        _fill(self.model, _under("model.", tensors))
+        self.history.rows = [{k: number(v) for k, v in row.items()} for row in at["rows"]]
+        fill(self.model, under("model.", tensors))
         self.enter()
         for i, player in enumerate(self.players):
-            player.restore(_under(f"player.{i}.", tensors))
+            player.restore(under(f"player.{i}.", tensors))
         self.losses = list(tensors["pending"].unbind()) if "pending" in tensors else []
-        self.sums = {name: list(values.unbind()) for name, values in _under("pending.", tensors).items()}
-        _set_generators(self.device, tensors, at["generators"])
+        self.sums = {name: list(values.unbind()) for name, values in under("pending.", tensors).items()}
+        set_generators(self.device, tensors, at["generators"])
 
 
 def train(
@@ -360,58 +324,6 @@ def train(
     history.seconds = before + time.perf_counter() - began
     history.images = (course.done + course.repeats) * training.batch_size
     return history
-
-
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, those that aren't saved with the weights among them."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def _fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    here = _state(model)
-    if here.keys() != tensors.keys():
-        raise ValueError(f"the snapshot's tensors aren't the model's: {sorted(here.keys() ^ tensors.keys())[:5]}")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            if here[name].shape == tensor.shape:
-                here[name].copy_(tensor)
-            elif isinstance(here[name], nn.Parameter):
-                raise ValueError(f"{name} is {tuple(here[name].shape)}, the snapshot's {tuple(tensor.shape)}")
-            else:  # a buffer that took its size from the data
-                owner, _, leaf = name.rpartition(".")
-                setattr(model.get_submodule(owner), leaf, tensor)
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-
-
-def _number(text: str) -> float:
-    return int(text) if text.lstrip("-").isdigit() else float(text)
-
-
-def _generators(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The states of torch's, numpy's and Python's default generators: tensors, and what isn't one."""
-    name, keys, *rest = np.random.get_state(legacy=True)
-    version, words, gauss = random.getstate()
-    tensors = {
-        "generator.cpu": torch.get_rng_state(),
-        "generator.numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
-        "generator.python": torch.tensor(words, dtype=torch.int64),
-    }
-    if device.type == "cuda":
-        tensors["generator.cuda"] = torch.cuda.get_rng_state(device)
-    return tensors, {"numpy": [str(name), *rest], "python": [version, gauss]}
-
-
-def _set_generators(device: torch.device, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
-    torch.set_rng_state(tensors["generator.cpu"].cpu())
-    if "generator.cuda" in tensors and device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["generator.cuda"].cpu(), device)
-    name, *after = rest["numpy"]
-    np.random.set_state((name, tensors["generator.numpy"].cpu().numpy().astype(np.uint32), *after))
-    version, gauss = rest["python"]
-    random.setstate((version, tuple(tensors["generator.python"].tolist()), gauss))
 
 
 def _batch(images: Images, index: Tensor, progress: Tensor) -> Batch:

@@ -17,7 +17,8 @@ from bench.checkpoint import Checkpoints
 from bench.dataset import Data
 from bench.errors import StoreError
 from bench.protocol import Training
-from bench.trainer import Snapshot, train
+from bench.snapshot import Snapshot
+from bench.trainer import train
 from tests.conftest import build
 
 STEPS = 9

@@ -38,6 +38,8 @@ from bench.worker import place, send
 
 POLL = 0.05  # seconds between a task's looks at its child
 PATIENCE = 5.0  # seconds that a killed job gets until Ray is asked to kill its worker, and again until we go on
+ASK = 5.0  # seconds between two questions whether the cluster's head is there
+GONE = 30.0  # seconds without an answer after which it isn't
 STORE = 80 * 2**20  # bytes of Ray's object store; nothing is put there
 ROOM = 28  # bytes that a folder's path may have for Ray's sockets in it: those of UNIX end at 107
 LOST = ("NodeDiedError", "WorkerCrashedError", "LocalRayletDiedError", "OwnerDiedError", "ObjectLostError")
@@ -82,7 +84,7 @@ class Ray:
         self.slots = jobs
         self._open: list[Task] = []
         self._fitting: set[tuple[float, float]] = set()
-        self._looked = 0.0
+        self._looked = self._ask = 0.0
         self._undo = contextlib.ExitStack()
         try:
             self._connect(address)
@@ -133,9 +135,10 @@ class Ray:
         for task in self._open:
             self.stop(task, SIGKILL)
         until = time.monotonic() + PATIENCE
-        while self._open and time.monotonic() < until:
-            self._look()
-            time.sleep(POLL)
+        with contextlib.suppress(BenchError):
+            while self._open and time.monotonic() < until:
+                self._look()
+                time.sleep(POLL)
         for task in self._open:
             self._cancel(task)
         self._open.clear()
@@ -146,8 +149,11 @@ class Ray:
         if address is None:
             self._undo.enter_context(_set(OWN))
         self._ray = _library()
-        if self._ray.is_initialized():  # by who called us: it's theirs to end
-            return
+        if not self._ray.is_initialized():  # else it's who called us who ends it
+            self._initialise(address, how)
+        self._head, self._heard = str(self._ray.get_runtime_context().gcs_address), time.monotonic()
+
+    def _initialise(self, address: str | None, how: dict[str, Any]) -> None:
         try:
             if address is None:
                 folder = _short_folder()
@@ -193,9 +199,14 @@ class Ray:
         self._fitting.add((cpus, gpus))
 
     def _look(self) -> None:
-        """See what has ended."""
+        """See what has ended.
+
+        Raises:
+            BenchError: the cluster has.
+        """
         if not self._open:
             return
+        self._listen()
         ready, _ = self._ray.wait([task.ref for task in self._open], num_returns=len(self._open), timeout=0)
         for task in list(self._open):
             if task.ref in ready:
@@ -208,6 +219,24 @@ class Ray:
                     task.exit = Exit(None, SIGKILL, "Ray doesn't say how it ended")
             if task.exit is not None:
                 self._open.remove(task)
+
+    def _listen(self) -> None:
+        """Ray itself would end our process, after a minute and without a word to the runner."""
+        now = time.monotonic()
+        if now < self._ask:
+            return
+        self._ask = now + ASK
+        try:
+            _knock(self._head, 1.0)
+        except OSError as error:
+            if now - self._heard > GONE:
+                raise BenchError(
+                    f"the head of the Ray cluster doesn't answer any more ({self._head})",
+                    cause=f"{type(error).__name__}: {error}",
+                    fix="Start the cluster anew; then the same command goes on from the checkpoints.",
+                ) from None
+        else:
+            self._heard = now
 
     def _exit(self, task: Task) -> Exit:
         try:
@@ -317,15 +346,15 @@ def _library() -> Any:
     return ray
 
 
-def _knock(address: str) -> None:
-    """Ray itself tries for minutes where nobody answers.
+def _knock(address: str, seconds: float = PATIENCE) -> None:
+    """Find out whether anybody answers at HOST:PORT: Ray itself would try for minutes.
 
     Raises:
         OSError: nobody does.
     """
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
+        socket.create_connection((host.strip("[]"), int(port)), seconds).close()
 
 
 def _short_folder() -> str:
