@@ -6,12 +6,14 @@ import os
 import platform
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench import cli
 from bench.data import load
 from bench.dataset import Data
 from bench.evaluator import Evaluator
@@ -29,6 +31,22 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Nothing that a test caches outlives the session or comes from the user's own."""
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("BENCH_OFFLINE", "1")
+
+
+Bench = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Run the command line: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("BENCH_DEBUG", raising=False)
+
+    def call(*argv: object) -> tuple[int, str, str]:
+        code = cli.main([str(a) for a in argv])
+        return code, *capsys.readouterr()
+
+    return call
 
 
 def real(name: str) -> Data:

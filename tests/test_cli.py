@@ -6,36 +6,21 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import cli
 from bench.errors import DataError, StoreError
 from bench.events import RunEnded, RunStarted
 from bench.options import Seeds, read_config
 from bench.protocol import RunRequest
 from bench.row import Row
 from bench.runner import Interrupted
+from tests.conftest import Bench
 from tests.synthetic import failed, row
-
-Bench = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Run the command line: (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.delenv("BENCH_DEBUG", raising=False)
-
-    def call(*argv: object) -> tuple[int, str, str]:
-        code = cli.main([str(a) for a in argv])
-        return code, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture

@@ -476,7 +476,24 @@ def test_foreign_files_are_ignored(tmp_path: Path) -> None:
     assert len(run.rows()) == 1
 
 
-def test_help_for_a_missing_home(cache: Path, tmp_path: Path) -> None:
+def test_a_script_without_a_guard_runs_cells_in_processes(cache: Path, tmp_path: Path) -> None:
+    """The children import neither the script again nor what lies in the folder that it stands in."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('shadowed')")
+    (tmp_path / "scripts").mkdir()
+    script = tmp_path / "scripts" / "mine.py"
+    script.write_text(
+        "import bench\n"
+        "found = bench.run(['calm', 'shot'], 'digits', steps=4, metrics=('bce',), baseline=False, jobs=2)\n"
+        "print(*found['status'], end='')\n"
+    )
+    made = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=environment(cache), capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert (made.returncode, made.stdout) == (0, "ok ok"), made.stderr
+
+
+def test_a_machine_without_a_home(cache: Path, tmp_path: Path) -> None:
     """No HOME, the C locale: it works all the same."""
     bare = {k: v for k, v in environment(cache).items() if k not in ("HOME", "LANG", "LC_ALL")} | {"LC_ALL": "C"}
     made = subprocess.run(

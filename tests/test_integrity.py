@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench import cli, gc, identity, job, lease, runner, store, tables
+from bench import gc, identity, job, lease, runner, store, tables
 from bench.abilities import Samples
 from bench.api import load
 from bench.dataset import Data
@@ -30,10 +30,10 @@ from bench.protocol import RunRequest, Scoring
 from bench.row import Row
 from bench.store import Run
 from bench.verify import Finding, Verifier, distance
+from tests.conftest import Bench
 
 QUICK = ("elbo", "bce", "kl")
 SCHEMA_1 = Path(__file__).parent / "assets" / "schema-1"  # written by the version before this schema's
-Bench = Callable[..., tuple[int, str, str]]
 
 
 def go(out: Path, *variants: str, **settings: Any) -> Run:
@@ -55,19 +55,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(made: Path, tmp_path: Path) -> Run:
     """A copy that may be spoilt."""
     return Run(shutil.copytree(made, tmp_path / "run"))
-
-
-@pytest.fixture
-def bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Run the command line: (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.delenv("BENCH_DEBUG", raising=False)
-
-    def call(*argv: object) -> tuple[int, str, str]:
-        code = cli.main([str(a) for a in argv])
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def named(run: Run, start: str) -> str:

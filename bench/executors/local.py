@@ -16,6 +16,9 @@ from bench.errors import UsageError
 from bench.executor import Exit, Job
 from bench.worker import place
 
+SERVER = "import sys; sys.path[:] = {path!r}; from bench.executors.server import main; main()"
+"""It imports from where we do, and from nowhere else: not from the folder that it happens to stand in."""
+
 
 class Local:
     """Processes on this machine, each with as many threads as its job says."""
@@ -95,7 +98,7 @@ class Local:
 
     def _launch(self) -> subprocess.Popen[bytes]:
         server = subprocess.Popen(
-            [sys.executable, "-m", "bench.executors.server"],
+            [sys.executable, "-P", "-c", SERVER.format(path=sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is the supervisor's
