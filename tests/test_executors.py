@@ -37,7 +37,7 @@ from tests.chaos import Chaos
 from tests.plugins import install
 
 REQUEST = RunRequest(
-    variants=("vae", "vqvae", "gan"), datasets=("digits",), steps=150, baseline=False, device="cpu", threads=1,
+    variants=("vae", "vqvae", "gan"), datasets=("digits",), steps=100, baseline=False, device="cpu", threads=1,
     jobs=2, checkpoint=0.05, metrics=("elbo", "bce", "kl", "sharpness"),
 )  # fmt: skip
 
@@ -86,16 +86,20 @@ def by_ray(run: Path, patch: Patch) -> Iterator[Way]:
             lost = next(row for row in rows if row.cell == loses.cell)
             assert lost.costs["attempts"] == 2
             assert lost.costs["resumed_from"] > 0
-            assert not Path(f"/proc/{loses.pid}").exists()  # it ended with its node
+            assert not alive(loses.pid)  # it ended with its node
+            assert {"CUDA_VISIBLE_DEVICES=0", "BENCH_OFFLINE=1", "BENCH_TEST=1"} <= set(loses.environment)
+            assert [text for text in loses.environment if text.startswith(("RAY_", "OMP_"))] == ["OMP_NUM_THREADS=3"]
             executor = Ray(1, address=cluster.address)
             try:
-                with pytest.raises(UsageError, match="no machine of the cluster has the 9 CPUs"):
+                with pytest.raises(UsageError, match="no machine of the cluster has room for a cell of 9 CPU threads"):
                     executor.start(a_job(run, threads=9))
             finally:
                 executor.close()
 
         try:
-            yield Way({"executor": "ray", "address": cluster.address}, loses, proves)
+            patch.setenv("BENCH_TEST", "1")
+            patch.setenv("OMP_NUM_THREADS", "3")
+            yield Way({"executor": "ray", "address": cluster.address, "gpus_per_cell": 0.5}, loses, proves)
         finally:
             for pid in loses.stopped:
                 with suppress(OSError):
@@ -117,6 +121,7 @@ def cluster_of_three(patch: Patch) -> Iterator[Any]:
     soon = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
     plain = {
         "num_cpus": 1,
+        "num_gpus": 1,
         "object_store_memory": 80 * 2**20,
         "include_dashboard": False,
         "temp_dir": str(home / "ray"),
@@ -146,6 +151,7 @@ class Loses:
     run: Path
     cell: str = ""
     pid: int = 0
+    environment: list[str] = field(default_factory=list)
     stopped: list[int] = field(default_factory=list)
 
     def __call__(self, event: Event) -> None:
@@ -159,6 +165,7 @@ class Loses:
                 self.stopped.append(pid)
                 if any((home / "work" / "checkpoints").glob("0*")) and not (home / "done").exists():
                     self.cell, self.pid = cell, pid
+                    self.environment = Path(f"/proc/{pid}/environ").read_text().split("\0")
                     self.cluster.remove_node(node, allow_graceful=False)
                     return
                 os.kill(pid, signal.SIGCONT)

@@ -174,7 +174,8 @@ class Ray:
         except Exception as error:
             cause = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             if address is None:
-                raise BenchError("Ray doesn't start on this machine", cause=cause) from None
+                fix = "A process that has used another Ray before can't have its own: try a new one."
+                raise BenchError("Ray doesn't start on this machine", cause=cause, fix=fix) from None
             raise UsageError(
                 f"no Ray cluster can be used at {address!r}",
                 cause=cause,
@@ -192,7 +193,7 @@ class Ray:
         if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
             there = sorted({(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes})
             raise UsageError(
-                f"no machine of the cluster has the {cpus:g} CPUs and {gpus:g} GPUs that a cell reserves",
+                f"no machine of the cluster has room for a cell of {cpus:g} CPU threads and {gpus:g} GPUs",
                 cause=f"They have (CPUs, GPUs): {', '.join(f'({c:g}, {g:g})' for c, g in there) or 'none is alive'}.",
                 fix="Ask for less with --threads and --gpus-per-cell.",
             )

@@ -134,14 +134,6 @@ class Unbuilt(Calm):
         raise ZeroDivisionError("no")
 
 
-class Fickle(Calm):
-    """Asks the clock."""
-
-    def happens(self) -> None:
-        with torch.no_grad():
-            self.logits += 1e-3 * (time.time_ns() % 1000)
-
-
 @metric(Terms(), unit="nats", direction=None)
 def deadly(terms: Any) -> Score:
     """Brings its process down."""
