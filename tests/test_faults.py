@@ -219,7 +219,7 @@ def test_the_table_hides_nothing(bad: tuple[Path, dict[str, Row], Path]) -> None
 
 # the supervisor is killed
 
-GRID = ("--variants", "vae,vqvae,gan", "--steps", "120", "--jobs", "2", "--metrics", "elbo,bce,kl,sharpness")
+GRID = ("--variants", "vae,vqvae,gan", "--steps", "80", "--jobs", "2", "--metrics", "elbo,bce,kl,sharpness")
 
 
 def chaos(tmp_path: Path, cache: Path, kills: int, seed: int) -> None:
@@ -302,7 +302,7 @@ def test_two_signals_stop_a_run_at_once(tmp_path: Path, cache: Path) -> None:
     time.sleep(0.5)
     assert process.poll() is None  # it hangs, and has its grace
     process.send_signal(signal.SIGINT)
-    _, said = end(process, 130, 5)
+    _, said = end(process, 130, 20)  # its grace is 30
     assert "Traceback" not in said
     assert {row.label: row.status for row in Run(out).rows()} == {"calm": "ok", "hangs": "interrupted"}
 

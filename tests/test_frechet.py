@@ -376,7 +376,7 @@ def test_fid_by_stand_in_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """The whole way with a network of four features: the value, the caveat, and one pass over the test split."""
     seen: list[int] = []
 
-    def corners(network: object, pixels: Tensor | Images, device: object) -> Tensor:
+    def corners(network: object, pixels: Tensor | Images, device: object, alive: object) -> Tensor:
         x = pixels.take(torch.arange(len(pixels))) if isinstance(pixels, Images) else pixels
         seen.append(len(x))
         return x[:, 0, :2, :2].flatten(1).float()

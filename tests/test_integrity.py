@@ -208,7 +208,10 @@ def test_other_data_under_the_same_name_are_found_out(run: Run) -> None:
     assert "train differs (then 0123, now 700b" in found.verdict
 
 
-def test_without_its_dataset_the_rest_is_compared(run: Run, bench: Bench) -> None:
+def test_without_its_dataset_the_rest_is_compared(
+    run: Run, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "nothing"))
     small = named(run, SMALL)
     forge(run, small, dataset="mnist")
     found = explain(run, small)
@@ -390,7 +393,10 @@ def test_another_result_of_the_same_cell_is_a_difference(run: Run) -> None:
     assert "not deterministic" in check(run, SMALL, only_sums=True).wrong[0]
 
 
-def test_without_its_dataset_a_cell_is_not_checked(run: Run, bench: Bench) -> None:
+def test_without_its_dataset_a_cell_is_not_checked(
+    run: Run, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "nothing"))
     forge(run, named(run, SMALL), dataset="mnist")
     code, out, _ = bench("verify", run.path / SMALL)
     assert code == 3

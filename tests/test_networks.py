@@ -44,7 +44,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Training of 30 steps; the list grows with each."""
     calls: list[int] = []
 
-    def few(images: Images) -> Classifier:
+    def few(images: Images, **_: object) -> Classifier:
         calls.append(len(images))
         return train(images, steps=30)
 
