@@ -56,8 +56,7 @@ def read_json(path: Path | str) -> dict[str, Any]:
         StoreError: unreadable, damaged, or of a newer schema.
     """
     try:
-        with open(path, "rb") as file:
-            document = json.loads(file.read())
+        document = json.loads(_content(path))
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} can't be read", cause=f"{type(error).__name__}: {error}") from None
     if not isinstance(document, dict):
@@ -69,6 +68,18 @@ def read_json(path: Path | str) -> dict[str, Any]:
             fix="Upgrade vaebench.",
         )
     return document
+
+
+def _content(path: Path | str) -> str:
+    """A file's text by three calls of the system: `open` costs three times as much, and a run may have 40,000 files."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        parts = [os.read(descriptor, 65536)]
+        while len(parts[-1]) == 65536:
+            parts.append(os.read(descriptor, 65536))
+    finally:
+        os.close(descriptor)
+    return b"".join(parts).decode()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,6 +19,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -228,18 +229,17 @@ class Run:
 
     def row(self, cell: str) -> Row | None:
         """The cell's row as it stands on disk; None where there is nothing yet."""
-        home = f"{self._cells}/{cell}"  # text, not a Path: a run may have 20,000 cells
-        try:
-            there = os.listdir(home)
-        except OSError:
-            return None
-        if "done" not in there:
-            failure = self._last_failure(cell) if "failed" in there else None
+        home = f"{self._cells}/{cell}"  # text, and no more calls than needed: a run may have 20,000 cells
+        if not os.path.exists(f"{home}/done/cell.json"):
+            failure = self._last_failure(cell)
             return None if failure is None else _row_from(read_json(failure), cell)
         document = read_json(f"{home}/done/cell.json")
-        if "different" in there:
+        if os.path.exists(f"{home}/different"):
             document["reason"] = "not deterministic: another attempt gave other weights (kept in different/)"
-        names = [name for name in os.listdir(f"{home}/scores") if name.endswith(".json")] if "scores" in there else []
+        try:
+            names = [name for name in os.listdir(f"{home}/scores") if name.endswith(".json")]
+        except FileNotFoundError:
+            names = []
         if names:
             if len(names) > 1:
                 names.sort(key=lambda name: (os.stat(f"{home}/scores/{name}").st_mtime_ns, name))
@@ -345,9 +345,10 @@ def _join(before: RunRequest, now: RunRequest) -> RunRequest:
     return replace(now, **joined)
 
 
-def _natural(text: str) -> list[tuple[int, float, str]]:
+@cache
+def _natural(text: str) -> tuple[tuple[int, float, str], ...]:
     parts = re.split(r"(\d+(?:\.\d+)?)", text)
-    return [(1, float(p), "") if i % 2 else (0, 0.0, p) for i, p in enumerate(parts)]
+    return tuple((1, float(p), "") if i % 2 else (0, 0.0, p) for i, p in enumerate(parts))
 
 
 def _csv(history: list[dict[str, float]]) -> str:

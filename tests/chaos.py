@@ -14,6 +14,7 @@ from bench.executor import Exit, Job
 from bench.executors.local import Local
 from bench.worker import place
 
+MOMENTS = 120  # events of an attempt by which it's killed, if it is: one for each of a hundred steps, and some more
 SPARED = 3  # attempts of a cell from this one on are left alone, so that it comes to an end
 
 
@@ -58,7 +59,7 @@ class Chaos:
         random = Random(json.dumps([self.seed, job.cell.rpartition("-")[0], job.number]))
         wild = job.number < SPARED
         jobs = [job, replace(job, attempt=f"{job.attempt}-twin")] if wild and random.random() < 0.5 else [job]
-        lives = [Life(j, random.randrange(9) if wild and random.random() < 0.7 else None) for j in jobs]
+        lives = [Life(j, random.randrange(MOMENTS) if wild and random.random() < 0.7 else None) for j in jobs]
         late = 0.3 * random.random() if random.random() < 0.5 else 0.0
         self.did.update(twice=len(jobs) - 1, late=late > 0)
         return Attempt(lives, time.monotonic() + late, random.randrange(len(lives)))

@@ -66,7 +66,7 @@ def by_local(run: Path, patch: Patch) -> Iterator[Way]:
 @contextmanager
 def by_chaos(run: Path, patch: Patch) -> Iterator[Way]:
     install(patch, EXECUTORS, chaos="tests.chaos:Chaos")
-    patch.setattr(Chaos, "seed", 5)
+    patch.setattr(Chaos, "seed", 71)
     Chaos.did.clear()
 
     def proves(rows: list[Row]) -> None:
@@ -79,6 +79,7 @@ def by_chaos(run: Path, patch: Patch) -> Iterator[Way]:
 
 @contextmanager
 def by_ray(run: Path, patch: Patch) -> Iterator[Way]:
+    patch.setenv("MKL_NUM_THREADS", "7")
     with cluster_of_three(patch) as cluster:
         loses = Loses(cluster, run)
 
@@ -88,7 +89,8 @@ def by_ray(run: Path, patch: Patch) -> Iterator[Way]:
             assert lost.costs["resumed_from"] > 0
             assert not alive(loses.pid)  # it ended with its node
             assert {"CUDA_VISIBLE_DEVICES=0", "BENCH_OFFLINE=1", "BENCH_TEST=1"} <= set(loses.environment)
-            assert [text for text in loses.environment if text.startswith(("RAY_", "OMP_"))] == ["OMP_NUM_THREADS=3"]
+            others = [text for text in loses.environment if text.startswith(("RAY_", "OMP_", "MKL_"))]
+            assert others == ["OMP_NUM_THREADS=3"]  # as the driver has it, and not as Ray or its node have
             executor = Ray(1, address=cluster.address)
             try:
                 with pytest.raises(UsageError, match="no machine of the cluster has room for a cell of 9 CPU threads"):
@@ -98,6 +100,7 @@ def by_ray(run: Path, patch: Patch) -> Iterator[Way]:
 
         try:
             patch.setenv("BENCH_TEST", "1")
+            patch.delenv("MKL_NUM_THREADS")
             patch.setenv("OMP_NUM_THREADS", "3")
             yield Way({"executor": "ray", "address": cluster.address, "gpus_per_cell": 0.5}, loses, proves)
         finally:
@@ -109,7 +112,7 @@ def by_ray(run: Path, patch: Patch) -> Iterator[Way]:
 @contextmanager
 def cluster_of_three(patch: Patch) -> Iterator[Any]:
     """Three machines of one CPU each, as far as Ray can tell."""
-    home = Path(tempfile.mkdtemp(prefix="ray-test-", dir="/tmp"))
+    home = Path(tempfile.mkdtemp(prefix="cluster-test-", dir="/tmp"))
     (home / "ray").mkdir()
     patch.setenv("RAY_TMPDIR", str(home))
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -117,7 +120,6 @@ def cluster_of_three(patch: Patch) -> Iterator[Any]:
     patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # on the loopback
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster()
     soon = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
     plain = {
         "num_cpus": 1,
@@ -126,13 +128,28 @@ def cluster_of_three(patch: Patch) -> Iterator[Any]:
         "include_dashboard": False,
         "temp_dir": str(home / "ray"),
     }
+
+    def start() -> Any:
+        cluster = Cluster()
+        try:
+            for more in ({"_system_config": soon}, {}, {}):
+                cluster.add_node(wait=False, **plain, **more)
+            cluster.wait_for_nodes()
+        except BaseException:
+            cluster.shutdown()
+            raise
+        return cluster
+
+    cluster = None
     try:
-        for more in ({"_system_config": soon}, {}, {}):
-            cluster.add_node(wait=False, **plain, **more)
-        cluster.wait_for_nodes()
+        try:
+            cluster = start()
+        except Exception:  # Ray gives a node half a minute, which isn't enough on a machine that is very busy
+            cluster = start()
         yield cluster
     finally:
-        cluster.shutdown()
+        if cluster is not None:
+            cluster.shutdown()
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -229,7 +246,7 @@ def test_a_ray_of_our_own_is_private_and_leaves_nothing(tmp_path: Path) -> None:
     long = tmp_path / ("long" * 30)  # no UNIX socket has room in there
     long.mkdir()
     strangers = str(Path(__file__).parent / "strangers")
-    before = set(Path("/tmp").glob("ray*"))
+    before = set(Path("/tmp").glob("ray-*"))
     process = subprocess.Popen(
         [
             sys.executable, "-m", "bench.cli", "run", "--json", "--executor", "ray", "--jobs", "2", "--threads", "1",
@@ -250,7 +267,10 @@ def test_a_ray_of_our_own_is_private_and_leaves_nothing(tmp_path: Path) -> None:
             assert process.poll() is None and time.monotonic() < until, process.stderr and process.stderr.read()  # noqa: PT018
             time.sleep(0.05)
         family = descendants(process.pid)
-        assert len(jobs_under(process.pid, tmp_path / "run")) == 1
+        (home,) = set(Path("/tmp").glob("ray-*")) - before
+        assert home.stat().st_mode & 0o077 == 0
+        (job,) = jobs_under(process.pid, tmp_path / "run")
+        assert "CUDA_VISIBLE_DEVICES=" in Path(f"/proc/{job}/environ").read_text().split("\0")  # it reserved none
         open_to_others = [address for address in listening({process.pid, *family}) if not address.endswith("0100007F")]
         assert open_to_others == []
         process.send_signal(signal.SIGTERM)
@@ -264,7 +284,7 @@ def test_a_ray_of_our_own_is_private_and_leaves_nothing(tmp_path: Path) -> None:
     assert "signal SIGSEGV" in rows["segfaults"]["reason"]
     assert list(cells.glob("gan-*/work/checkpoints/0*"))
     assert [pid for pid in family if alive(pid)] == []
-    assert set(Path("/tmp").glob("ray*")) <= before
+    assert set(Path("/tmp").glob("ray-*")) <= before
 
 
 def alive(pid: int) -> bool:
@@ -425,7 +445,7 @@ def test_a_worker_ends_with_the_process_that_started_it(wait: float, tmp_path: P
     code = f"""
 import os, subprocess, sys, time
 command = [sys.executable, "-m", "bench.worker", {str(fifo)!r}, str(os.getpid())]
-child = subprocess.Popen(command, start_new_session=True)
+child = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
 print(child.pid, flush=True)
 time.sleep({wait})
 os.kill(os.getpid(), 9)

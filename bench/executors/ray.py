@@ -41,11 +41,11 @@ PATIENCE = 5.0  # seconds that a killed job gets until Ray is asked to kill its 
 ASK = 5.0  # seconds between two questions whether the cluster's head is there
 GONE = 30.0  # seconds without an answer after which it isn't
 STORE = 80 * 2**20  # bytes of Ray's object store; nothing is put there
-ROOM = 28  # bytes that a folder's path may have for Ray's sockets in it: those of UNIX end at 107
+ROOM = 24  # bytes that a folder's path may have for Ray's sockets in it: those of UNIX end at 107
 LOST = ("NodeDiedError", "WorkerCrashedError", "LocalRayletDiedError", "OwnerDiedError", "ObjectLostError")
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Ray sets the first itself: a job gets the driver's, and else none, as where its child is the driver's own."""
+"""Ray sets the first itself: a job gets the driver's, and else none, as if its process were the driver's own child."""
 
 TOKEN = secrets.token_hex(32)
 OWN = {
@@ -102,8 +102,8 @@ class Ray:
         home = place(job)
         with contextlib.suppress(OSError):
             (home / "signals").touch()
-        run = self._ray.remote(max_retries=0, max_calls=1)(attend).options(num_cpus=job.threads, num_gpus=gpus)
-        task = Task(run.remote(job.to_json(), _environment(), os.getcwd()), home)
+        attend = self._attend.options(num_cpus=job.threads, num_gpus=gpus)
+        task = Task(attend.remote(job.to_json(), _environment(), os.getcwd()), home)
         self._open.append(task)
         return task
 
@@ -151,6 +151,7 @@ class Ray:
         self._ray = _library()
         if not self._ray.is_initialized():  # else it's who called us who ends it
             self._initialise(address, how)
+        self._attend = self._ray.remote(max_retries=0, max_calls=1)(attend)
         self._head, self._heard = str(self._ray.get_runtime_context().gcs_address), time.monotonic()
 
     def _initialise(self, address: str | None, how: dict[str, Any]) -> None:
@@ -163,7 +164,7 @@ class Ray:
                     "num_cpus": max(_cores(), self.slots),
                     "include_dashboard": False,
                     "object_store_memory": STORE,
-                    "_temp_dir": folder,
+                    "_temp_dir": f"{folder}/r",  # which Ray opens to everybody; `folder` is ours alone
                 }
             else:
                 _knock(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
@@ -179,7 +180,8 @@ class Ray:
             raise UsageError(
                 f"no Ray cluster can be used at {address!r}",
                 cause=cause,
-                fix="Start one (`ray start --head`), or leave --address out for a Ray on this machine alone.",
+                fix="Start one (`ray start --head`); if it wants a token, RAY_AUTH_MODE=token gives it yours."
+                " Without --address there is a Ray on this machine alone.",
             ) from None
 
     def _shutdown(self) -> None:
@@ -291,7 +293,8 @@ def attend(document: Mapping[str, Any], environment: Mapping[str, str], folder: 
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(POLL)
     finally:
-        send(child.pid, SIGKILL)  # whatever it started dies with it
+        with contextlib.suppress(OSError):  # whatever it started dies with it
+            os.killpg(child.pid, SIGKILL)
         code = child.wait()
     return (code, None) if code >= 0 else (None, -code)
 
@@ -311,7 +314,8 @@ def _child_environment(given: Mapping[str, str]) -> dict[str, str]:
     """The worker's own environment with what the driver gives, and without what Ray has added."""
     import ray
 
-    kept = {k: v for k, v in os.environ.items() if k not in THREADS and not k.startswith("RAY_")}
+    added = ("PYTHONBREAKPOINT", *THREADS)
+    kept = {k: v for k, v in os.environ.items() if k not in added and not k.startswith("RAY_")}
     gpus = ",".join(str(i) for i in ray.get_gpu_ids())  # Ray itself may leave a task without GPUs all of them
     return {**kept, **given, "CUDA_VISIBLE_DEVICES": gpus, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
