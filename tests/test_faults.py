@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench import runner
+from bench import cli, runner
 from bench.durable import sha256
 from bench.errors import NotAvailable
 from bench.protocol import RunRequest
@@ -238,6 +238,7 @@ def chaos(tmp_path: Path, cache: Path, kills: int, seed: int) -> None:
     resumed = sum(row.costs["resumed_from"] > 0 for row in rows)
     assert (out / "table.csv").read_bytes() == (whole / "table.csv").read_bytes()
     assert weights(out) == weights(whole)
+    assert cli.main(["gc", str(out)]) == 0  # a kill between writing and renaming leaves what was written
     assert [p for p in out.rglob("*") if p.name in ("work", "lease.json") or p.name.startswith(".tmp-")] == []
     if kills > 20:
         assert resumed
