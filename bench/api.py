@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import StoreError
 from bench.hyperparameters import split
 from bench.protocol import RunRequest
+from bench.unpublished import adopt, take
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    variants: str | Iterable[str] = (),
+    variants: str | type[Variant] | Iterable[str | type[Variant]] = (),
     dataset: str | Iterable[str] = (),
     *,
     seeds: int | Iterable[int] = 1,
@@ -28,10 +29,11 @@ def run(
     """Train and score variants on datasets, as `bench run` does; one line of the table a cell.
 
     Args:
-        variants: selectors such as 'vae' or 'beta[beta=1|4]'; all that are installed by default.
+        variants: selectors such as 'vae' or 'beta[beta=1|4]', files ('./mine.py:Mine'), or classes; all that are
+            installed by default. A class of a notebook runs in this process.
         dataset: one or several names; the embedded one by default.
         seeds: how many (3 is 0, 1, 2), or which.
-        set: hyperparameters, as {'beta.beta': 10} or ['beta.beta=10'].
+        set: hyperparameters, as {'beta.beta': 10} or ['beta.beta=10']; the value may be a class too.
         progress: show progress on stderr.
         settings: the other fields of `bench.protocol.RunRequest`: steps, epochs, out, device, limit, ...
 
@@ -46,7 +48,7 @@ def run(
             "variants": _texts(variants),
             "datasets": _texts(dataset),
             "seeds": tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
-            "set": tuple(f"{k}={v}" for k, v in set.items()) if isinstance(set, Mapping) else tuple(set),
+            "set": tuple(f"{k}={_name(v)}" for k, v in set.items()) if isinstance(set, Mapping) else tuple(set),
             **settings,
         }
     )
@@ -54,14 +56,25 @@ def run(
     return tables.frame(rows)
 
 
-def _texts(value: str | Iterable[str]) -> tuple[str, ...]:
-    return tuple(split(value)) if isinstance(value, str) else tuple(value)
+def _texts(value: str | type | Iterable[str | type]) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return tuple(split(value))
+    return (_name(value),) if isinstance(value, type) else tuple(map(_name, value))
 
 
-def load(cell: str | Path) -> Variant:
+def _name(value: Any) -> str:
+    return adopt(value) if isinstance(value, type) else str(value)
+
+
+def load(cell: str | Path, plugins: Iterable[str | type] = ()) -> Variant:
     """The trained model of a finished cell, on the CPU, in eval mode.
 
     It samples, encodes and decodes by the abilities it has (`bench.abilities`). Only safetensors and JSON are read.
+
+    Args:
+        cell: its folder.
+        plugins: what it was trained with that isn't installed: classes, or files as './mine.py:Mine'. A results
+            folder never names code to be run.
 
     Raises:
         StoreError: no finished cell lies there, or its weights don't fit.
@@ -75,6 +88,8 @@ def load(cell: str | Path) -> Variant:
     from bench.hyperparameters import check
     from bench.variant import VARIANTS, Spec
 
+    for plugin in plugins:
+        take(_name(plugin))
     folder = Path(cell)
     done = folder if folder.name == "done" else folder / "done"
     if not (done / "cell.json").is_file():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -13,9 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.errors import UnknownName
+from bench import failures, unpublished
+from bench.entry import Entry
+from bench.errors import PluginError, UnknownName
 from bench.hyperparameters import hyperparameters, show
-from bench.registry import Entry, Registry, default
+from bench.registry import Registry, default, disabled
 
 KINDS = {
     "variant": ("bench.variants", "bench.variant:VARIANTS"),
@@ -25,46 +26,70 @@ KINDS = {
 }
 
 
-def entries() -> Iterator[tuple[str, Entry]]:
-    """All plugins: (kind, entry). Imports none of them."""
+@dataclass(frozen=True)
+class Listed:
+    """A line of `bench list`."""
+
+    kind: str
+    name: str  #: what to ask for it by
+    distribution: str
+    version: str
+    address: str
+    default: bool = False
+    problem: str = ""  #: why it can't be used: in its metadata, or when it was loaded last
+
+
+def listed() -> list[Listed]:
+    """All plugins, those with faults among them. Imports none of them."""
+    found = []
     for kind, (group, _) in KINDS.items():
-        yield from ((kind, entry) for entry in Registry[Any](group, kind).entries)
+        registry = Registry[Any](group, kind)
+        role = default({"variant": "baseline"}.get(kind, kind))
+        for e in registry.entries:
+            name = registry.key(e)
+            problem = failures.last(group, e) or ""
+            found.append(Listed(kind, name, e.distribution, e.version, e.value, name == role, problem))
+        found += [Listed(kind, f.name, f.distribution, f.version, "", problem=f.reason) for f in registry.faults]
+    return found
 
 
-def records() -> list[dict[str, Any]]:
-    """All plugins as JSON documents."""
-    return [
-        {
-            "kind": kind,
-            "name": e.name,
-            "distribution": e.distribution,
-            "version": e.version,
-            "address": e.value,
-        }
-        | {"default": _is_default(kind, e)}
-        for kind, e in entries()
-    ]
+def checked() -> list[Listed]:
+    """The same, after each has been loaded in a process of its own."""
+    from bench.executors.local import Local
+    from bench.vetting import vet
+
+    local = Local(1)
+    try:
+        vet([(one.kind, one.name) for one in listed() if one.address], local, one_by_one=True)
+    finally:
+        local.close()
+    return listed()
 
 
-def _is_default(kind: str, entry: Entry) -> bool:
-    role = {"variant": "baseline"}.get(kind, kind)
-    return default(role) == entry.name
-
-
-def print_list(console: Console) -> None:
-    """All plugins, a table for each kind."""
+def print_list(found: list[Listed], console: Console) -> None:
+    """A table for each kind, and then what is wrong."""
     for kind in KINDS:
-        found = [entry for k, entry in entries() if k == kind]
         table = Table.grid(padding=(0, 3))
-        for entry in found:
-            mark = ""
-            if _is_default(kind, entry):
-                mark = "untuned anchor, joins every run" if kind == "variant" else "default"
-            where = f"{entry.distribution} {entry.version}"
-            table.add_row("", Text(entry.name), Text(where, "dim"), Text(entry.value, "dim"), Text(mark, "italic"))
+        for one in (one for one in found if one.kind == kind):
+            mark = "untuned anchor, joins every run" if kind == "variant" else "default"
+            words = Text("can't be used", "red") if one.problem else Text(mark if one.default else "", "italic")
+            where = f"{one.distribution} {one.version}"
+            table.add_row("", Text(shown(one.name)), Text(where, "dim"), words)
         console.print(Text(f"{kind}s", "bold"))
-        console.print(table if found else Text("   none", "dim"))
-    console.print(Text("bench info NAME tells more of each", "dim"))
+        console.print(table if table.row_count else Text("   none", "dim"))
+    for one in found:
+        if one.problem:
+            owner = Text(f"{one.kind} {shown(one.name)} of {one.distribution} {one.version}: ", "red")
+            console.print(owner + Text(shown(one.problem), ""), soft_wrap=True)
+    if disabled():
+        console.print(Text("BENCH_DISABLE_PLUGINS is set: built-ins alone", "dim"))
+    console.print(Text("bench info NAME tells more of each; a plugin is code that runs with your rights", "dim"))
+
+
+def shown(text: str) -> str:
+    """A name from somebody's metadata, as it can be shown: on one line, no control characters, not too long."""
+    clean = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return clean if len(clean) <= 300 else f"{clean[:300]}..."
 
 
 @dataclass(frozen=True)
@@ -85,16 +110,41 @@ def describe(name: str) -> list[Description]:
         UnknownName: there is none.
         PluginError: it can't be imported.
     """
-    found = [(kind, e) for kind, e in entries() if name in (e.name, f"{e.distribution}:{e.name}")]
+    return [_describe(kind, registry, name) for kind, registry in homes(name)]
+
+
+def homes(name: str) -> list[tuple[str, Registry[Any]]]:
+    """The registries that have something called `name`; of a file, that which its object belongs to.
+
+    Raises:
+        UnknownName: there is none.
+        PluginError: it's no plugin at all, or two distributions claim it.
+    """
+    registries = [(kind, registry_of(kind)) for kind in KINDS]
+    if unpublished.take(name) is not None:
+        obj = Registry[Any]("", "plugin").load(name)
+        fitting = [(kind, registry) for kind, registry in registries if registry.check(obj) is None]
+        if not fitting:
+            reasons = "; ".join(f"as a {kind} it's {registry.check(obj)}" for kind, registry in registries)
+            raise PluginError(f"{name} is no plugin", cause=f"{reasons}.")
+        return fitting[:1]
+    found = [(kind, r) for kind, r in registries if name in {e.name for e in r.entries} or name in r]
     if not found:
-        raise UnknownName("plugin", name, {e.name for _, e in entries()}, fix="`bench list` shows all there is.")
-    return [_describe(kind, entry) for kind, entry in found]
+        known = {key for _, r in registries for key in r}
+        raise UnknownName("plugin", name, known, fix="`bench list` shows all there is.")
+    return found
 
 
-def _describe(kind: str, entry: Entry) -> Description:
+def registry_of(kind: str) -> Registry[Any]:
+    """The registry of a kind; imports what its contract needs."""
     module, _, attribute = KINDS[kind][1].partition(":")
-    obj = getattr(import_module(module), attribute).load(f"{entry.distribution}:{entry.name}")
-    facts = {"from": f"{entry.distribution} {entry.version}, {entry.value}"}
+    registry: Registry[Any] = getattr(import_module(module), attribute)
+    return registry
+
+
+def _describe(kind: str, registry: Registry[Any], name: str) -> Description:
+    entry, obj = registry.entry(name), registry.load(name)
+    facts = {"from": f"{entry.distribution} {entry.version}".rstrip() + f", {entry.value}"}
     if kind == "metric":
         low, high = obj.range
         direction = f"{obj.direction} is better" if obj.direction else "none: a coordinate, never marked"
@@ -153,4 +203,4 @@ def print_description(found: Description, console: Console) -> None:
     console.print()
 
 
-__all__ = ["Description", "describe", "entries", "print_description", "print_list", "records"]
+__all__ = ["Description", "Listed", "checked", "describe", "homes", "listed", "print_description", "print_list"]

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,12 +187,18 @@ def _print_json(document: Any) -> None:
 
 
 @cli.command("list")
+@click.option("--check", is_flag=True, help="Load each, in a process of its own.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON array.")
-def list_(as_json: bool) -> None:
-    """Show the installed variants, datasets, metrics and backbones."""
+def list_(check: bool, as_json: bool) -> int:
+    """Show the installed variants, datasets, metrics and backbones, with what is known to be wrong with them.
+
+    Nothing is imported, unless by --check; then the exit code is 2 if one can't be used.
+    """
     from bench import catalogue, console
 
-    _print_json(catalogue.records()) if as_json else catalogue.print_list(console.out())
+    found = catalogue.checked() if check else catalogue.listed()
+    _print_json([asdict(one) for one in found]) if as_json else catalogue.print_list(found, console.out())
+    return 2 if check and any(one.problem for one in found) else 0
 
 
 @cli.command(epilog="\b\nExamples:\n  bench info vqvae\n  bench info fashion\n  bench info fd")
@@ -250,6 +256,25 @@ def data() -> None:
 _root = click.option("--data-root", metavar="DIR", help="Where datasets lie; else BENCH_DATA, else the user's cache.")
 
 
+def _take(_: click.Context, __: click.Parameter, addresses: tuple[str, ...]) -> None:
+    from bench import unpublished
+    from bench.errors import UsageError
+
+    for address in addresses:
+        if unpublished.take(address) is None:
+            raise UsageError(f"--plugin {address} is no file's", fix="For example: --plugin ./mine.py:Mine")
+
+
+_plugins = click.option(
+    "--plugin",
+    multiple=True,
+    expose_value=False,
+    callback=_take,
+    metavar="FILE.py:NAME",
+    help="Code that cells were trained with and that isn't installed: results never name code to be run.",
+)
+
+
 @data.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @_root
@@ -284,6 +309,7 @@ Examples:
   bench explain results/monday/beta --json"""
 )
 @click.argument("cell")
+@_plugins
 @_root
 @click.option("--json", "as_json", is_flag=True, help="All of it as one JSON object.")
 def explain(cell: str, data_root: str | None, as_json: bool) -> None:
@@ -313,6 +339,7 @@ Examples:
 @click.option(
     "--tolerance", type=click.FloatRange(min=0), default=1e-6, show_default=True, help="Relative; 0 is to the bit."
 )
+@_plugins
 @_root
 def verify(paths: tuple[str, ...], only_sums: bool, retrain: bool, tolerance: float, data_root: str | None) -> int:
     """Check finished cells: their files, and their scores by computing them again. One line each.

@@ -23,22 +23,16 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from platformdirs import user_cache_path
-
 from bench.dataset import DATASETS, Data, Dataset, File, prepare
 from bench.errors import DataError, UsageError
 from bench.hyperparameters import check, hyperparameters, selector
+from bench.places import cache_dir
+from bench.unpublished import ADDRESS
 
 Progress = Callable[[str, int, int], None]  #: a file's path under the root, bytes so far, bytes in all
 
 TIMEOUT = 30.0  #: seconds without an answer before the next address is tried
 _HERE = {"127.0.0.1", "localhost"}
-
-
-def cache_dir() -> Path:
-    """Where the suite keeps what it can make again: `BENCH_CACHE`, else the user's cache directory."""
-    given = os.environ.get("BENCH_CACHE")
-    return Path(os.path.expanduser(given)) if given else user_cache_path("vaebench", appauthor=False)
 
 
 def data_root(given: str | None = None) -> Path:
@@ -210,7 +204,7 @@ def _file_status(file: File, path: Path) -> FileStatus:
     return FileStatus(file, path, "present" if size == file.size else "wrong size", size)
 
 
-_PART = re.compile(r"(?P<name>[^:\[\]]*(\[[^\[\]]*\])?)(:(?P<rest>.*))?", re.DOTALL)
+_PART = re.compile(rf"(?P<who>({ADDRESS.pattern}|[^:\[\]]*)(\[[^\[\]]*\])?)(:(?P<rest>.*))?", re.DOTALL)
 
 
 def _read(text: str) -> tuple[str, dict[str, str], str | None]:
@@ -218,7 +212,7 @@ def _read(text: str) -> tuple[str, dict[str, str], str | None]:
     head = _PART.fullmatch(text)
     if head is None:
         raise UsageError(f"{text!r} isn't a dataset", fix="Write NAME, NAME:PATH or NAME[key=value,...]:PATH.")
-    name, options = selector(head["name"])
+    name, options = selector(head["who"])
     rest: str | None = head["rest"]
     distributions = {entry.distribution for entry in DATASETS.entries}
     if rest is not None and name in distributions and name not in DATASETS:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import product
@@ -14,12 +13,13 @@ from typing import Any
 
 import torch
 
-import bench
+from bench import source
 from bench.dataset import Data
+from bench.entry import Entry
 from bench.errors import BenchError, PluginError, UnknownName, Unsuitable, UsageError
 from bench.hyperparameters import check, hyperparameters, selector, show
 from bench.protocol import RunRequest, Training, digest, seed_for
-from bench.registry import default
+from bench.registry import OURS, Registry, default
 from bench.row import Row, Status
 from bench.snapshot import seeded
 from bench.trainer import stage_steps
@@ -116,7 +116,18 @@ def expand(request: RunRequest, faults: dict[str, PluginError] | None = None) ->
 
 def _selectors(request: RunRequest) -> list[tuple[str, dict[str, Any]]]:
     texts = request.variants or tuple(name for name in VARIANTS if name != default("baseline"))
-    wanted: list[tuple[str, dict[str, Any]]] = [(name, dict(bracket)) for name, bracket in map(selector, texts)]
+    wanted: list[tuple[str, dict[str, Any]]] = []
+    places: dict[str, str] = {}
+    for text, bracket in map(selector, texts):
+        name = VARIANTS.take(text)
+        place = VARIANTS.entry(name).value
+        if places.setdefault(name, place) != place:
+            raise UsageError(
+                f"two variants in this run would be called {name!r}",
+                cause=f"{places[name]} and {place}.",
+                fix="Rename one of the files, or run them apart.",
+            )
+        wanted.append((name, dict(bracket)))
     baseline = default("baseline") if request.baseline else None
     if baseline is not None and baseline not in {name for name, _ in wanted} and baseline in VARIANTS:
         wanted.append((baseline, {}))
@@ -150,8 +161,8 @@ def _settings(texts: tuple[str, ...], names: set[str]) -> tuple[dict[str, Any], 
             )
         if variant == "*":
             everywhere[key] = value.strip()
-        elif variant in names:
-            own.setdefault(variant, {})[key] = value.strip()
+        elif len(found := {n for n in names if variant in (n, n.partition("@")[0])}) == 1:
+            own.setdefault(found.pop(), {})[key] = value.strip()
         else:
             raise UnknownName("variant in this run", variant, {*names, "*"})
     return everywhere, own
@@ -177,6 +188,7 @@ class Cell:
         return {
             "variant": self.config.name,
             "plugin": plugin_of(self.config.name),
+            **({"parts": parts} if (parts := parts_of(self.config)) else {}),
             "engine": engine(),
             "hyperparameters": {k: list(v) if isinstance(v, tuple) else v for k, v in self.hyperparameters.items()},
             "likelihood": self.spec.likelihood,
@@ -211,6 +223,7 @@ def blank(c: Cell, status: Status, reason: str = "") -> Row:
         baseline=c.config.baseline,
         steps=c.steps,
         plugin=plugin_of(c.config.name),
+        parts=parts_of(c.config),
         engine=engine(),
         data={
             "shape": list(c.spec.shape),
@@ -247,29 +260,62 @@ def cell(config: Config, data: Data, seed: int, request: RunRequest) -> Cell:
     return Cell(config, data, spec, seed, training, values, stage_steps(model.stages(), steps), parameters)
 
 
-@cache
 def plugin_of(name: str) -> dict[str, str]:
-    """The distribution that a variant comes from, its version, and a digest of the variant's source."""
-    entry = VARIANTS.entry(name)
-    files = dict.fromkeys(
-        source
-        for cls in VARIANTS.load(name).__mro__
-        if not cls.__module__.startswith(("torch.", "builtins", "abc", "typing"))
-        if (source := inspect.getsourcefile(cls)) is not None
-    )
-    return {"distribution": entry.distribution, "version": entry.version, "source": _digest(list(map(Path, files)))}
+    """The distribution that a variant comes from, its version, and a digest of its source."""
+    cls: Any = VARIANTS.load(name)
+    return _plugin(VARIANTS.entry(name), cls)
+
+
+def parts_of(config: Config) -> dict[str, dict[str, str]]:
+    """The plugins that hyperparameters name, such as networks of the user's own; the suite's are part of its engine."""
+    found = {}
+    for name, h in hyperparameters(config.cls).items():
+        value = dict(config.given).get(name, h.default)
+        if h.group is not None and value is not None:
+            registry = Registry[Any](h.group, name)
+            if (entry := registry.entry(value)).distribution != OURS:
+                found[name] = _plugin(entry, registry.load(value))
+    return found
+
+
+@cache
+def _plugin(entry: Entry, obj: Hashable) -> dict[str, str]:
+    return {"distribution": entry.distribution, "version": entry.version, "source": _source(entry, obj)}
+
+
+def _source(entry: Entry, obj: Any) -> str:
+    """A digest of the files that define an object and its bases, and of what these import of their own packages.
+
+    Raises:
+        UsageError: its source can't be read.
+    """
+    files: dict[Path, None] = {}
+    text = ""
+    for cls in getattr(obj, "__mro__", (obj,)):
+        module = getattr(cls, "__module__", "")
+        if module.partition(".")[0] in ("torch", "builtins", "abc", "typing"):
+            continue
+        try:
+            if module == "__main__":  # a notebook: its text is all there is
+                text += inspect.getsource(cls)
+            elif (file := inspect.getsourcefile(cls)) is not None and Path(file).resolve() not in _engine():
+                files |= dict.fromkeys(source.closure(Path(file)))
+        except (OSError, TypeError) as error:
+            raise UsageError(
+                f"the source of {entry.name} can't be read, and a result is named after it",
+                cause=f"{error}.",
+                fix="Put it into a file.",
+            ) from None
+    return source.digest(files, text)
 
 
 @cache
 def engine() -> str:
     """A digest of the suite's own source that trained weights depend on."""
-    home = Path(bench.__file__).parent
-    files = [home / f"{name}.py" for name in ("images", "likelihood", "snapshot", "trainer", "variant")]
-    return _digest([*files, *sorted((home / "blocks").rglob("*.py"))])
+    return source.digest(_engine())
 
 
-def _digest(files: list[Path]) -> str:
-    sha = hashlib.sha256()
-    for file in files:
-        sha.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return sha.hexdigest()[:16]
+@cache
+def _engine() -> tuple[Path, ...]:
+    files = [source.OURS / f"{name}.py" for name in ("images", "likelihood", "snapshot", "trainer", "variant")]
+    return (*files, *sorted((source.OURS / "blocks").rglob("*.py")))

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from bench import unpublished
 from bench.errors import UnknownName, UsageError
 
 T = TypeVar("T")
@@ -95,6 +96,8 @@ class Hyperparameter:
                 cause=f"It must be {self.range}: {self.doc}",
                 fix=f"The default is {show(self.default)}.",
             )
+        if self.group is not None and value is not None and (found := unpublished.entry(value)) is not None:
+            return found.name
         return value
 
 
@@ -208,7 +211,7 @@ def parse_call(kind: str, text: str, classes: Mapping[str, type[T]]) -> tuple[ty
 def show(value: Any) -> str:
     """A value as a user would type it."""
     if value is None:
-        return "from the dataset"
+        return "automatic"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):

@@ -22,6 +22,7 @@ def recorded(row: Row) -> dict[str, Any]:
     return {
         "variant": row.variant,
         "plugin": dict(row.plugin),
+        **({"parts": plain(row.parts)} if row.parts else {}),
         "engine": row.engine,
         "hyperparameters": plain(row.hyperparameters),
         "likelihood": row.likelihood,

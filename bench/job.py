@@ -12,7 +12,6 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from bench import data as datasets
 from bench.api import load
 from bench.checkpoint import Checkpoints
 from bench.dataset import Data
@@ -24,6 +23,7 @@ from bench.evidence import KEPT, positions
 from bench.grid import Cell, blank
 from bench.metric import METRICS, Metric, Score
 from bench.pictures import grid, paired
+from bench.places import cache_dir
 from bench.protocol import Scoring
 from bench.provenance import Log, costs, now, provenance
 from bench.row import Status
@@ -152,7 +152,7 @@ def _train(
     )
     log(f"trained {sum(c.steps):,} steps in {history.seconds:.1f} s")
     listener(ScoringEvent(c.name, "evidence"))
-    evaluator = Evaluator(model, c.data, Scoring(), datasets.cache_dir(), conduct.alive)
+    evaluator = Evaluator(model, c.data, Scoring(), cache_dir(), conduct.alive)
     cost = costs(c.parameters, history, device)
     cost |= {"attempts": conduct.attempt, "resumed_from": resumed}
     cost["checkpoints_rejected"] = len(rejected)
@@ -201,7 +201,7 @@ def _score(
 
     if evaluator is None:
         model = load(store.cells / c.name).to(conduct.device)
-        evaluator = Evaluator(model, c.data, Scoring(), datasets.cache_dir())
+        evaluator = Evaluator(model, c.data, Scoring(), cache_dir())
     evaluator.on_chunk = alive
     scores = store.read_scores(c.name, way)
     for name in wanted.keys() & dead.keys():

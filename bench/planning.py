@@ -105,7 +105,7 @@ def choose_metrics(names: tuple[str, ...], dead: Container[str] = ()) -> dict[st
     if wanted:
         if lost := [n for n in wanted if n in dead]:
             raise PluginError(f"the metric {lost[0]!r} brings the process down that imports it")
-        return {n: METRICS.load(n) for n in wanted if f"-{n}" not in names}
+        return {METRICS.take(n): METRICS.load(n) for n in wanted if f"-{n}" not in names}
     found = {}
     for name in (n for n in METRICS if f"-{n}" not in names and n not in dead):
         try:

@@ -1,11 +1,17 @@
 """Plugins by name: one lazy registry over an entry-point group.
 
-Names are read from metadata without importing anything; an object is imported when asked for, and checked then.
+Names are read from metadata without importing anything; an object is imported when asked for, and checked then. What
+isn't installed is asked for by its file, './mine.py:Mine', or handed over as an object (`bench.unpublished`).
+
+A built-in can't be shadowed: whatever is called like one, but for upper and lower case, has to be asked for with its
+distribution, as 'their-package:vae'. So has a name that two distributions claim.
 """
 
 from __future__ import annotations
 
 import io
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -13,32 +19,49 @@ from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
-from bench.errors import PluginError, UnknownName
+from bench import unpublished
+from bench.entry import Entry
+from bench.errors import BenchError, PluginError, UnknownName
+from bench.failures import forget, note
 
 T = TypeVar("T")
 
+OURS = "vaebench"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
+_VALUE = re.compile(r"[\w.]+:[\w.]+")
+
 
 @dataclass(frozen=True)
-class Entry:
-    """Where a name comes from: its distribution, that distribution's version, and the object's address."""
+class Fault:
+    """A name in some distribution's metadata that can't be offered, and why."""
 
     name: str
     distribution: str
     version: str
-    point: EntryPoint
-
-    @property
-    def value(self) -> str:
-        return self.point.value
+    reason: str
 
 
-def _entries(group: str) -> list[Entry]:
-    found: dict[tuple[str, str, str], Entry] = {}
+def disabled() -> bool:
+    """Whether `BENCH_DISABLE_PLUGINS` keeps out all but the built-ins."""
+    return os.environ.get("BENCH_DISABLE_PLUGINS", "") not in ("", "0")
+
+
+def _points(group: str) -> list[tuple[EntryPoint, str, str]]:
+    """The group's entry points with distribution and version, each once."""
+    found: dict[tuple[str, str, str], tuple[EntryPoint, str, str]] = {}
     for point in entry_points(group=group):
-        dist = point.dist
-        name, version = (dist.name, dist.version) if dist is not None else ("unknown", "0")
-        found.setdefault((point.name, name, point.value), Entry(point.name, name, version, point))
-    return sorted(found.values(), key=lambda e: (e.name, e.distribution))
+        name, version = (point.dist.name, point.dist.version) if point.dist is not None else ("unknown", "0")
+        if name == OURS or not disabled():
+            found.setdefault((point.name, name, point.value), (point, name, version))
+    return sorted(found.values(), key=lambda p: (p[0].name, p[1]))
+
+
+def _wrong(point: EntryPoint) -> str | None:
+    if not _NAME.fullmatch(point.name):
+        return "its name isn't one: up to 64 letters, digits and . _ + -, the first a letter or digit"
+    if not _VALUE.fullmatch(point.value):
+        return f"{point.value!r} isn't the address of an object, which is written module:name"
+    return None
 
 
 class _Mute(io.TextIOBase):
@@ -57,10 +80,7 @@ def _muted() -> Iterator[None]:
 
 @dataclass
 class Registry(Generic[T]):
-    """The plugins of one entry-point `group`; `check(obj)` says what is wrong with a loaded object, or None.
-
-    A name that two distributions claim must be asked for as `distribution:name`.
-    """
+    """The plugins of one entry-point `group`; `check(obj)` says what is wrong with a loaded object, or None."""
 
     group: str
     kind: str  # what one of them is called in messages: "variant", "dataset", ...
@@ -69,62 +89,141 @@ class Registry(Generic[T]):
 
     @cached_property
     def entries(self) -> list[Entry]:
-        return _entries(self.group)
+        """All that is installed and can be asked for."""
+        return [Entry(p.name, d, v, p.value) for p, d, v in _points(self.group) if _wrong(p) is None]
+
+    @cached_property
+    def faults(self) -> list[Fault]:
+        """All that is installed and can't."""
+        wrong = [(p, d, v, _wrong(p)) for p, d, v in _points(self.group)]
+        return [Fault(p.name, d, v, reason) for p, d, v, reason in wrong if reason is not None]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(entry.name for entry in self.entries))
+        """Each installed plugin by the shortest name that is its own."""
+        return iter(dict.fromkeys(map(self.key, self.entries)))
 
     def __contains__(self, name: str) -> bool:
-        return any(entry.name == name for entry in self.entries)
+        try:
+            self.entry(name)
+        except BenchError:
+            return False
+        return True
+
+    def key(self, entry: Entry | str) -> str:
+        """The one name that an entry goes by, however it was asked for."""
+        entry = self.entry(entry) if isinstance(entry, str) else entry
+        if not entry.installed or entry.distribution == OURS or self.rivals(entry) == [entry]:
+            return entry.name
+        return f"{entry.distribution}:{entry.name}"
+
+    def take(self, text: str) -> str:
+        """The name of what a user asked for as `text`: of a file, as it is now."""
+        return self.key(unpublished.take(text) or self.entry(text))
+
+    def rivals(self, entry: Entry) -> list[Entry]:
+        """The entries of the same name but for upper and lower case, itself among them."""
+        same = [e for e in self.entries if e.name.casefold() == entry.name.casefold()]
+        return sorted(same, key=lambda e: e.distribution)
 
     def entry(self, name: str) -> Entry:
-        """The entry called `name` or `distribution:name`.
+        """The entry called `name`, `distribution:name`, or in a file, './mine.py:Mine'.
 
         Raises:
             UnknownName: nothing is called so; the message has the closest names.
-            PluginError: two distributions claim the name.
+            UsageError: there is no such file.
+            PluginError: two distributions claim the name, or it's a built-in's but for upper and lower case.
         """
+        if (own := unpublished.entry(name)) is not None:
+            return own
         distribution, _, short = name.rpartition(":")
         found = [e for e in self.entries if e.name == short and distribution in ("", e.distribution)]
         if not found:
-            raise UnknownName(self.kind, name, self, fix="`bench list` shows all there is.")
-        if len(found) > 1:
-            owners = ", ".join(f"{e.distribution}:{e.name}" for e in found)
+            raise self._unknown(name, distribution, short)
+        ours = next((e for e in found if e.distribution == OURS), None)
+        if distribution or ours is not None:
+            return ours or found[0]
+        rivals = self.rivals(found[0])
+        if builtin := next((e for e in rivals if e.distribution == OURS), None):
             raise PluginError(
-                f"the {self.kind} name {short!r} is claimed by {len(found)} distributions",
+                f"the {self.kind} {short!r} of {found[0].distribution} is called like the built-in {builtin.name!r}",
+                cause="They differ by upper and lower case alone.",
+                fix=f"Ask for {builtin.name!r}, or for {found[0].distribution}:{short}.",
+            )
+        if len(rivals) > 1:
+            owners = " and ".join(f"{e.distribution}:{e.name}" for e in rivals)
+            raise PluginError(
+                f"the {self.kind} name {short!r} is claimed by {len(rivals)} distributions",
                 cause=f"They are {owners}.",
                 fix="Ask for one of them by that longer name, or uninstall the other.",
             )
         return found[0]
 
+    def _unknown(self, name: str, distribution: str, short: str) -> BenchError:
+        for fault in self.faults:
+            if fault.name == short and distribution in ("", fault.distribution):
+                return PluginError(
+                    f"the {self.kind} {short!r} of {fault.distribution} {fault.version} can't be offered",
+                    cause=f"In its metadata {fault.reason}.",
+                )
+        if "@" in name:
+            own, _, file = name.partition("@")
+            return PluginError(
+                f"the {self.kind} {name!r} was handed over in a file or a notebook, and isn't known here",
+                fix=f"Hand it over again: --plugin ./{file}:{own}, or plugins=[...] in Python.",
+            )
+        fix = "`bench list` shows all there is."
+        if disabled():
+            fix += " BENCH_DISABLE_PLUGINS is set, which leaves the built-ins alone."
+        return UnknownName(self.kind, name, self, fix=fix)
+
     def load(self, name: str) -> T:
-        """Import and check the object called `name`.
+        """Import and check the object called `name`. Why it failed is kept for `bench list`.
 
         Raises:
-            UnknownName, PluginError
+            UnknownName, UsageError, PluginError
         """
         entry = self.entry(name)
         if entry not in self._loaded:
             try:
-                with _muted():
-                    obj = entry.point.load()
-            except (Exception, SystemExit) as error:
-                raise PluginError(
-                    f"the {self.kind} {entry.name!r} of {entry.distribution} {entry.version} can't be imported",
-                    cause=f"{entry.value}: {type(error).__name__}: {error}",
-                    fix="Mend or reinstall that distribution; nothing else is affected.",
-                ) from error
-            if (wrong := self.check(obj)) is not None:
-                raise PluginError(
-                    f"the {self.kind} {entry.name!r} of {entry.distribution} {entry.version} isn't one: {wrong}",
-                    cause=f"Its entry point in group {self.group!r} names {entry.value!r}.",
-                )
-            self._loaded[entry] = obj
+                self._loaded[entry] = self._import(entry)
+            except PluginError as error:
+                if entry.installed:
+                    note(self.group, entry, error.cause)
+                raise
+            if entry.installed:
+                forget(self.group, entry)
         loaded: T = self._loaded[entry]
         return loaded
+
+    def _import(self, entry: Entry) -> T:
+        try:
+            with _muted():
+                obj: T = entry.load()
+        except PluginError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PluginError(
+                f"the {self.kind} {entry} can't be imported",
+                cause=f"{entry.value}: {type(error).__name__}: {error}",
+                fix="Mend or reinstall that distribution; nothing else is affected." if entry.installed else "",
+            ) from error
+        if (wrong := self.check(obj)) is not None:
+            raise PluginError(
+                f"the {self.kind} {entry} isn't one",
+                cause=f"{entry.value} is {_what(obj)}, {wrong}.",
+                fix=f"Its entry point in group {self.group!r} should name one." if entry.installed else "",
+            )
+        return obj
+
+
+def _what(obj: object) -> str:
+    if isinstance(obj, type):
+        return f"the class {obj.__qualname__}"
+    named = getattr(obj, "__qualname__", None)
+    return f"the {type(obj).__name__} {named}" if named else f"a {type(obj).__name__}"
 
 
 def default(role: str) -> str | None:
     """The name registered for `role` in the group `bench.defaults`: plain text in the place of an object's address."""
-    named = [e.value for e in _entries("bench.defaults") if e.name == role]
-    return named[0] if named else None
+    named = {d == OURS: p.value for p, d, _ in _points("bench.defaults") if p.name == role}
+    return named.get(True, named.get(False))

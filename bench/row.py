@@ -38,6 +38,7 @@ class Row:
     baseline: bool = False  #: the anchor that joined the run by itself
     steps: tuple[int, ...] = ()  #: of each stage
     plugin: Mapping[str, str] = field(default_factory=dict)  #: distribution, version, source digest
+    parts: Mapping[str, Any] = field(default_factory=dict)  #: the same of plugins that hyperparameters name
     engine: str = ""  #: digest of the suite's own source that weights depend on
     data: Mapping[str, Any] = field(default_factory=dict)  #: digests, sizes, limit, validation
     training: Mapping[str, Any] = field(default_factory=dict)  #: the training protocol
@@ -55,6 +56,12 @@ class Row:
     @property
     def block(self) -> tuple[Any, ...]:
         """What must be equal for two rows' scores to be ranked against each other: one block of the table."""
+        latent_dim = self.hyperparameters.get("latent_dim")
+        return (self.dataset, self.networks, latent_dim, self.likelihood, self.uses_labels, self.baseline)
+
+    @property
+    def networks(self) -> str:
+        """Its backbone, and what stands in for a part of it; '' where it has networks of its own."""
         h = self.hyperparameters
-        backbone, latent_dim = h.get("backbone", ""), h.get("latent_dim")
-        return (self.dataset, backbone, latent_dim, self.likelihood, self.uses_labels, self.baseline)
+        own = [f"{h[part]} as {part}" for part in ("encoder", "decoder") if isinstance(h.get(part), str)]
+        return ", ".join([h.get("backbone") or "", *own])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -29,12 +28,12 @@ from bench.protocol import RunRequest
 from bench.registry import default
 from bench.row import Row
 from bench.store import Run
-from bench.supervisor import INTERRUPTED, POLL, Supervisor, Task, how
+from bench.supervisor import INTERRUPTED, Supervisor, Task
+from bench.unpublished import addressed, live
 from bench.variant import VARIANTS
+from bench.vetting import IMPORT, ended, vet
 
 LONG = 8_000  # steps from which on the time is estimated beforehand
-IMPORT = 120.0  # seconds that a plugin may take to be imported
-NOWHERE = Path(os.devnull)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -96,8 +95,12 @@ def run(request: RunRequest, listener: Listener = lambda _: None, local: Local |
     local = local or Local(request.jobs)
     try:
         validate(request)
+        named = (*selected(request), *(text.partition("=")[2].strip() for text in request.set))
+        lonely = [name for name in named if live(name)]
+        if lonely:
+            request = replace(request, in_process=True)
         with _Signals(impatient=request.in_process) as signals:
-            broken, dead = ({}, set()) if request.in_process else vet(request, local)
+            broken, dead = ({}, set()) if request.in_process else _vetted(request, local)
             planned = plan(request, listener, broken, dead)
             request = replace(planned.request, out=str(planned.folder))
             store = Run(planned.folder)
@@ -105,6 +108,8 @@ def run(request: RunRequest, listener: Listener = lambda _: None, local: Local |
             new = [c for c in planned.cells if c.state == "new"]
             steps = sum(sum(c.row.steps) for c in new)
             notes = list(planned.notes)
+            if lonely:
+                notes.append(f"{lonely[0]} is known to this process alone: cells run in it, one after the other")
             if steps > LONG and not signals.seen:
                 listener(Preparing("measuring a few steps of each variant"))
                 seconds = _estimate(planned, request, local)
@@ -154,40 +159,12 @@ def threads_for(request: RunRequest) -> int:
     return request.threads or max(1, cores // request.jobs)
 
 
-def vet(request: RunRequest, local: Local) -> tuple[dict[str, str], set[str]]:
-    """The variants and metrics whose import brings a process down or never ends, found out in children."""
-    variants = selected(request)
-    metrics = [name for name in METRICS if f"-{name}" not in request.metrics]
-    limit = min(IMPORT, request.stall)
-    if _wait(local, {0: _vet(local, variants, metrics)}, limit)[0] == "":
-        return {}, set()
-    ends = _wait(local, {("v", name): _vet(local, [name], []) for name in variants}, limit)
-    ends |= _wait(local, {("m", name): _vet(local, [], [name]) for name in metrics}, limit)
-    bad = {key: why for key, why in ends.items() if why}
-    return {name: why for (kind, name), why in bad.items() if kind == "v"}, {n for k, n in bad if k == "m"}
-
-
-def _vet(local: Local, variants: list[str], metrics: list[str]) -> int:
-    return local.call("bench.executors.server:vet", {"variants": variants, "metrics": metrics}, NOWHERE)
-
-
-def _wait(local: Local, handles: Mapping[Any, int], seconds: float = IMPORT) -> dict[Any, str]:
-    """How calls ended: '' is well. The clock starts when the fork server is up."""
-    until = math.inf
-    left, ended = dict(handles), {}
-    while left:
-        if local.ready:
-            until = min(until, time.monotonic() + seconds)
-        for key, handle in list(left.items()):
-            if (exit := local.poll(handle)) is not None:
-                del left[key]
-                ended[key] = "" if exit.code == 0 else f"ends its process by {how(exit)} when it's imported"
-            elif time.monotonic() > until:
-                local.stop(handle, signal.SIGKILL)
-                del left[key]
-                ended[key] = f"isn't imported within {seconds:g} s"
-        time.sleep(POLL)
-    return ended
+def _vetted(request: RunRequest, local: Local) -> tuple[dict[str, str], set[str]]:
+    """The variants that can't be imported without harm, and how; and the metrics."""
+    variants = [("variant", name) for name in selected(request)]
+    metrics = [("metric", name) for name in METRICS if f"-{name}" not in request.metrics]
+    bad = vet([*variants, *metrics], local, min(IMPORT, request.stall))
+    return {n: why for (kind, n), why in bad.items() if kind == "variant"}, {n for kind, n in bad if kind == "metric"}
 
 
 def _estimate(planned: Plan, request: RunRequest, local: Local) -> float:
@@ -196,7 +173,7 @@ def _estimate(planned: Plan, request: RunRequest, local: Local) -> float:
         return estimate(planned)
     answer = planned.folder.resolve() / f"{TEMPORARY}{uuid4().hex}"
     what = {"request": request.to_json(), "threads": threads_for(request), "answer": str(answer)}
-    _wait(local, {0: local.call("bench.planning:answer", what, NOWHERE)})
+    ended(local, {0: local.call("bench.planning:answer", what, Path(os.devnull))})
     try:
         return float(answer.read_text())
     except (OSError, ValueError):
@@ -265,12 +242,12 @@ def _task(c: PlannedCell, planned: Plan, request: RunRequest, finished: Callable
         folder=str(planned.folder.resolve()),
         cell=c.name,
         attempt="",
-        variant=config.name,
-        hyperparameters=dict(config.given),
+        variant=addressed(config.name),
+        hyperparameters={k: addressed(v) if isinstance(v, str) else v for k, v in config.given},
         baseline=config.baseline,
         dataset=c.row.dataset,
         seed=c.row.seed,
-        metrics=tuple(planned.metrics),
+        metrics=tuple(map(addressed, planned.metrics)),
         request=request.to_json(),
         device=str(planned.device),
         threads=threads_for(request),
@@ -281,10 +258,10 @@ def _task(c: PlannedCell, planned: Plan, request: RunRequest, finished: Callable
 
 def _modules(planned: Plan) -> list[str]:
     """What the cells of a plan import, so that a child finds it there."""
-    variants = {VARIANTS.entry(c.row.variant).point.module for c in planned.cells if c.cell is not None}
-    metrics = {METRICS.entry(name).point.module for name in planned.metrics}
+    entries = [VARIANTS.entry(c.row.variant) for c in planned.cells if c.cell is not None]
+    entries += [METRICS.entry(name) for name in planned.metrics]
     data = {type(datasets.parse(name)).__module__ for name in planned.request.datasets}
-    return sorted(variants | metrics | data)
+    return sorted({entry.module for entry in entries if entry.installed} | data)
 
 
 def _here(

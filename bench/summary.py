@@ -282,7 +282,8 @@ def _heading(row: Row, varied: Sequence[tuple[str, str]]) -> str:
     """What the lines of a block have in common."""
     h = row.hyperparameters
     words = ["untuned anchor, never marked"] if row.baseline else []
-    words.append(f"{h['backbone']} backbone" if h.get("backbone") else "its own network")
+    backbone, *own = row.networks.split(", ")
+    words += [f"{backbone} backbone" if backbone else "its own network", *own]
     words += [f"{h['latent_dim']} latent dimensions"] if h.get("latent_dim") is not None else []
     words += [row.likelihood] if row.likelihood else []
     words += ["uses labels"] if row.uses_labels else []

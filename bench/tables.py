@@ -116,7 +116,7 @@ def _identity(row: Row) -> dict[str, Any]:
     return {
         **{name: getattr(row, name) for name in _IDENTITY if name in Row.__dataclass_fields__},
         "hyperparameters": " ".join(f"{name}={show(value)}" for name, value in sorted(h.items())),
-        "backbone": h.get("backbone") or "",
+        "backbone": row.networks,
         "latent_dim": size if isinstance(size := h.get("latent_dim"), int) else None,
         "steps": steps(row),
         "limit": row.data.get("limit", row.training.get("limit")),

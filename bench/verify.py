@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from bench import data as datasets
 from bench import durable
 from bench.api import load
 from bench.dataset import Data
@@ -25,6 +24,7 @@ from bench.identity import changes, data_of, fits, present
 from bench.job import Conduct, perform
 from bench.locate import cells
 from bench.metric import METRICS, Score
+from bench.places import cache_dir
 from bench.planning import device_of
 from bench.protocol import RunRequest, Scoring, digest
 from bench.row import Row
@@ -136,7 +136,7 @@ class Verifier:
             if (way.get("test"), way.get("source")) != (data.test.digest, data.source.digest):
                 found.unchecked.append(f"scores/{path.name}: scored on other images than {row.dataset} has here")
                 continue
-            evaluator = Evaluator(model, data, scoring, datasets.cache_dir())
+            evaluator = Evaluator(model, data, scoring, cache_dir())
             for name, stored in store.read_scores(row.cell, way).items():
                 if not isinstance(stored, Score):
                     continue

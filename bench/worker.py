@@ -118,8 +118,9 @@ def _work(job: Job, home: Path, stopping: list[int]) -> int:
         image_size=request.image_size,
         download=False,
     )
-    given = check(job.variant, VARIANTS.load(job.variant), dict(job.hyperparameters))
-    c = cell(Config(job.variant, tuple(sorted(given.items())), job.baseline), data, job.seed, request)
+    name = VARIANTS.take(job.variant)
+    given = check(name, VARIANTS.load(name), dict(job.hyperparameters))
+    c = cell(Config(name, tuple(sorted(given.items())), job.baseline), data, job.seed, request)
     if c.name != job.cell:
         raise BenchError(f"{job.cell} has become {c.name}: its plugin or data changed since the run was planned")
     conduct = Conduct(
@@ -132,7 +133,7 @@ def _work(job: Job, home: Path, stopping: list[int]) -> int:
         stop=lambda: bool(stopping),
         said=lambda: clip(home / "log.txt"),
     )
-    metrics = {name: METRICS.load(name) for name in job.metrics}
+    metrics = {METRICS.take(name): METRICS.load(name) for name in job.metrics}
     try:
         perform(c, metrics, Run(job.folder), listener, conduct)
     except Stopped:

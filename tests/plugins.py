@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bench import Batch, Loss, Spec, Variant
-from bench.registry import Entry, Registry
+from bench.entry import Entry
+from bench.registry import Registry
 from bench.variant import VARIANTS
 
 
@@ -75,9 +75,7 @@ class Unbuildable(Mean):
 
 def install(monkeypatch: pytest.MonkeyPatch, registry: Registry[Any] = VARIANTS, **plugins: str) -> None:
     """Let names stand for objects ('module:name') as if a distribution had brought them."""
-    entries = [
-        Entry(name, "strangers", "1.0", EntryPoint(name, value, registry.group)) for name, value in plugins.items()
-    ]
+    entries = [Entry(name, "strangers", "1.0", value) for name, value in plugins.items()]
     monkeypatch.setitem(registry.__dict__, "entries", [*registry.entries, *entries])
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from bench import data
-from bench.data import cache_dir, data_root, fetch, load, parse, status
+from bench.data import data_root, fetch, load, parse, status
 from bench.dataset import DATASETS, Dataset, File, Splits
 from bench.errors import DataError, UnknownName, UsageError
 from bench.images import Images
+from bench.places import cache_dir
 
 CONTENT = bytes(range(256)) * 40
 

@@ -317,15 +317,6 @@ def test_cells_at_once_are_the_same_cells(go: Callable[..., list[Row]], tmp_path
     assert (tmp_path / "one" / "table.csv").read_bytes() == (tmp_path / "two" / "table.csv").read_bytes()
 
 
-@pytest.mark.fault(10, "two distributions claim one name", "an error that names both; `dist:name` picks; exit 2")
-def test_a_name_that_two_distributions_claim(go: Callable[..., list[Row]], monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, vae="tests.plugins:Mean")
-    with pytest.raises(PluginError, match="claimed by 2 distributions") as caught:
-        go("vae")
-    assert "strangers:vae" in str(caught.value)
-    assert "vaebench:vae" in str(caught.value)
-
-
 def test_force_makes_anew_what_is_there(go: Callable[..., list[Row]], monkeypatch: pytest.MonkeyPatch) -> None:
     (before,) = go("vae")
     calls = []

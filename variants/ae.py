@@ -21,8 +21,7 @@ class AE(Autoencoder):
         return rec, {"rec": rec}
 
     def encode(self, x: Tensor, y: Tensor) -> Tensor:
-        z: Tensor = self.encoder(x, self.context(y))
-        return z
+        return self.encoded(x, y)
 
     def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
         return self.log_px(x, self.encode(x, y), y)

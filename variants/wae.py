@@ -39,7 +39,7 @@ class WAE(AE):
 
     def loss(self, batch: Batch) -> Loss:
         z = self.encode(batch.x, batch.y)
-        out = self.decoder(z, self.context(batch.y))
+        out = self.decoded(z, batch.y)
         sse = (batch.x - self.likelihood.location(out)).square().flatten(1).sum(1).mean()
         mmd = mmd2(z, torch.randn_like(z), imq)
         rec = -self.likelihood.log_prob(batch.x, out).mean()

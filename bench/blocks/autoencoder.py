@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from bench.blocks.backbone import BACKBONES
+from bench.blocks.backbone import BACKBONES, network
 from bench.errors import UsageError
 from bench.hyperparameters import Plugin, Range, show
 from bench.variant import Spec, Variant
@@ -25,6 +25,8 @@ class Autoencoder(Variant):
         latent_dim: Annotated[int | None, Range(1, 1_000_000), "size of z"] = None,
         backbone: Annotated[str, Plugin("bench.backbones"), "networks"] = "mlp",
         hidden: Annotated[tuple[int, ...] | None, "widths of the dense layers; none: a linear map"] = None,
+        encoder: Annotated[str | None, Plugin("bench.backbones"), "another backbone's, or ./mine.py:Encoder"] = None,
+        decoder: Annotated[str | None, Plugin("bench.backbones"), "another backbone's, or ./mine.py:Decoder"] = None,
     ) -> None:
         super().__init__(spec)
         self.latent_dim = latent_dim or spec.latent_dim
@@ -34,10 +36,10 @@ class Autoencoder(Variant):
                 f"hidden={show(hidden)}: a layer has at least one unit", fix="hidden=none is a linear map."
             )
         self.likelihood = spec.make_likelihood()
-        networks = BACKBONES.load(backbone)
+        BACKBONES.load(backbone)
         common: dict[str, Any] = {"context": self.context_width(spec), "hidden": hidden}
-        self.encoder = networks.encoder(spec.shape, self.code_width(), **common)
-        self.decoder = networks.decoder(self.latent_dim, spec.shape, **common)
+        self.encoder = network("encoder", encoder or backbone, spec.shape, self.code_width(), **common)
+        self.decoder = network("decoder", decoder or backbone, self.latent_dim, spec.shape, **common)
 
     def code_width(self) -> int:
         """Outputs of the encoder."""
@@ -51,9 +53,22 @@ class Autoencoder(Variant):
         """What both networks see beside their input: (B,) labels to (B, context_width), or None."""
         return None
 
+    def encoded(self, x: Tensor, y: Tensor) -> Tensor:
+        """The encoder's outputs: (B, code_width)."""
+        return _through(self.encoder, x, self.context(y))
+
+    def decoded(self, z: Tensor, y: Tensor) -> Tensor:
+        """The decoder's raw outputs, the parameters of p(x|z): (B, C, H, W)."""
+        return _through(self.decoder, z, self.context(y))
+
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        return self.likelihood.mean(self.decoder(z, self.context(y)))
+        return self.likelihood.mean(self.decoded(z, y))
 
     def log_px(self, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
         """log p(x|z), (B, C, H, W) and (B, d) to (B,), in nats."""
-        return self.likelihood.log_prob(x, self.decoder(z, self.context(y)))
+        return self.likelihood.log_prob(x, self.decoded(z, y))
+
+
+def _through(network: nn.Module, value: Tensor, context: Tensor | None) -> Tensor:
+    out: Tensor = network(value) if context is None else network(value, context)
+    return out

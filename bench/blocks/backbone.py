@@ -6,10 +6,14 @@ entry-point group `bench.backbones`.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from torch import nn
 
+from bench.errors import UsageError
 from bench.registry import Registry
 
 Shape = tuple[int, int, int]
@@ -38,3 +42,40 @@ def _is_backbone(obj: object) -> str | None:
 
 
 BACKBONES: Registry[type[Backbone]] = Registry("bench.backbones", "backbone", _is_backbone)
+
+
+def _is_network(obj: object) -> str | None:
+    able = isinstance(obj, type) and issubclass(obj, nn.Module | Backbone)
+    return None if able else "neither a torch.nn.Module nor a bench.blocks.Backbone"
+
+
+NETWORKS: Registry[type[nn.Module] | type[Backbone]] = Registry("bench.backbones", "network", _is_network)
+
+
+def network(part: Literal["encoder", "decoder"], name: str, *sizes: Any, **options: Any) -> nn.Module:
+    """One network: that part of the backbone called `name`, or a module of the user's own, './mine.py:Encoder'.
+
+    A module is built as a backbone builds it, Encoder(shape, out) or Decoder(latent, shape), with `context` and
+    `hidden` only where they are asked for; where there is no context it's called with its input alone.
+
+    Raises:
+        UsageError: the module takes no `context` or `hidden`, and is asked to.
+    """
+    found = NETWORKS.load(name)
+    if issubclass(found, Backbone):
+        made: nn.Module = getattr(found, part)(*sizes, **options)
+        return made
+    build: Callable[..., nn.Module] = found
+    asked = {key: value for key, value in options.items() if value}
+    known = inspect.signature(build).parameters
+    if lacking := [key for key in asked if key not in known and not _takes_any(known)]:
+        raise UsageError(
+            f"{name} takes no {' and no '.join(lacking)}",
+            cause=f"Its signature is {found.__name__}{inspect.signature(build)}.",
+            fix=f"Let its constructor take {', '.join(lacking)} as a keyword argument.",
+        )
+    return build(*sizes, **asked)
+
+
+def _takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -40,7 +40,7 @@ class GaussianVAE(Autoencoder):
 
     def encode_terms(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """mu and logvar of q(z|x), both (B, d)."""
-        mu, logvar = self.encoder(x, self.context(y)).chunk(2, -1)
+        mu, logvar = self.encoded(x, y).chunk(2, -1)
         return mu, logvar
 
     def ramp(self, progress: Tensor) -> Tensor | float:
@@ -81,6 +81,6 @@ class GaussianVAE(Autoencoder):
         q = self.posterior(x, y)
         z = q.rsample((k,))  # (k, B, d)
         many = y.expand(k, -1).flatten()
-        out = self.decoder(z.flatten(0, 1), self.context(many)).unflatten(0, (k, -1))
+        out = self.decoded(z.flatten(0, 1), many).view(k, -1, *self.spec.shape)
         log_q: Tensor = q.log_prob(z)
         return self.likelihood.log_prob(x, out) + self.log_prior(z) - log_q

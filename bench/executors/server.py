@@ -122,20 +122,6 @@ def preload(modules: list[str] | tuple[str, ...]) -> None:
             importlib.import_module(name)
 
 
-def vet(variants: list[str], metrics: list[str]) -> None:
-    """Load plugins: does the process survive it? An exception is no fault here; who asks will see it."""
-    from bench.errors import BenchError
-    from bench.metric import METRICS
-    from bench.variant import VARIANTS
-
-    for name in variants:
-        with contextlib.suppress(BenchError):
-            VARIANTS.load(name)
-    for name in metrics:
-        with contextlib.suppress(BenchError):
-            METRICS.load(name)
-
-
 def main() -> None:
     orders, answers = os.dup(0), os.dup(1)
     for descriptor in (orders, answers):

@@ -1,0 +1,14 @@
+"""Where the suite keeps what isn't a result."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+
+def cache_dir() -> Path:
+    """Where the suite keeps what it can make again: `BENCH_CACHE`, else the user's cache directory."""
+    given = os.environ.get("BENCH_CACHE")
+    return Path(os.path.expanduser(given)) if given else user_cache_path("vaebench", appauthor=False)
