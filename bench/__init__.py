@@ -34,17 +34,17 @@ if TYPE_CHECKING:
     from bench.hyperparameters import Plugin, Range
     from bench.images import Images, to_float, to_uint8
     from bench.likelihood import Likelihood
-    from bench.metric import BaselineScored, Context, Metric, Request, Score, Scored
+    from bench.measurement import BaselineScored, Context, Metric, Request, Score, Scored, metric
     from bench.variant import Batch, Loss, Optimizer, Phase, Spec, Stage, Variant
 
 _HOME = {
     "Tensor": "torch",
-    "BaselineScored": "bench.metric",
+    "BaselineScored": "bench.measurement",
     "Batch": "bench.variant",
     "BenchError": "bench.errors",
     "Bound": "bench.abilities",
     "ConditionalBound": "bench.abilities",
-    "Context": "bench.metric",
+    "Context": "bench.measurement",
     "Data": "bench.dataset",
     "DataError": "bench.errors",
     "Dataset": "bench.dataset",
@@ -57,17 +57,17 @@ _HOME = {
     "Images": "bench.images",
     "Likelihood": "bench.likelihood",
     "Loss": "bench.variant",
-    "Metric": "bench.metric",
+    "Metric": "bench.measurement",
     "NotAvailable": "bench.errors",
     "Optimizer": "bench.variant",
     "Phase": "bench.variant",
     "Plugin": "bench.hyperparameters",
     "Range": "bench.hyperparameters",
     "Reconstructs": "bench.abilities",
-    "Request": "bench.metric",
+    "Request": "bench.measurement",
     "Samples": "bench.abilities",
-    "Score": "bench.metric",
-    "Scored": "bench.metric",
+    "Score": "bench.measurement",
+    "Scored": "bench.measurement",
     "Spec": "bench.variant",
     "Splits": "bench.dataset",
     "Stage": "bench.variant",
@@ -76,6 +76,7 @@ _HOME = {
     "Variant": "bench.variant",
     "Weighs": "bench.abilities",
     "load": "bench.api",
+    "metric": "bench.measurement",
     "run": "bench.api",
     "to_float": "bench.images",
     "to_uint8": "bench.images",
@@ -120,6 +121,7 @@ __all__ = [
     "Variant",
     "Weighs",
     "load",
+    "metric",
     "run",
     "to_float",
     "to_uint8",

@@ -21,7 +21,7 @@ from bench.registry import Registry, default, disabled
 KINDS = {
     "variant": ("bench.variants", "bench.variant:VARIANTS"),
     "dataset": ("bench.datasets", "bench.dataset:DATASETS"),
-    "metric": ("bench.metrics", "bench.metric:METRICS"),
+    "metric": ("bench.metrics", "bench.measurement:METRICS"),
     "backbone": ("bench.backbones", "bench.blocks.backbone:BACKBONES"),
 }
 

@@ -201,6 +201,44 @@ def list_(check: bool, as_json: bool) -> int:
     return 2 if check and any(one.problem for one in found) else 0
 
 
+@cli.command(
+    epilog="""\b
+Examples:
+  bench check beta
+  bench check ./mine.py:MyVAE --set gamma=10
+  bench check fashion
+  bench check folder:./my-images --only splits_are_disjoint"""
+)
+@click.argument("name")
+@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="A hyperparameter, or an option.")
+@click.option("--only", type=Names(), default=(), help="Those checks alone, by commas.")
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+def check(name: str, given: tuple[str, ...], only: tuple[str, ...], as_json: bool) -> int:
+    """Check whether a variant, dataset or metric keeps its contract. Exits with 5 if it doesn't.
+
+    NAME is one that is installed, or in a file: ./mine.py:MyVAE.
+    """
+    from bench import conformance
+
+    reports = conformance.run(name, given, only, quiet=as_json)
+    if as_json:
+        _print_json([report.to_json() for report in reports])
+    return 0 if all(report.ok for report in reports) else INTEGRITY
+
+
+@cli.command(epilog="\b\nExamples:\n  bench new variant free-bits\n  bench new metric my-metric --out ../my-metric")
+@click.argument("kind", type=click.Choice(["variant", "dataset", "metric"]))
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), help="The package's folder.  [default: ./vaebench-NAME]")
+def new(kind: Any, name: str, out: Path | None) -> None:
+    """Write a package with a plugin that works as it stands: change it into yours."""
+    from bench import scaffold
+
+    home = scaffold.new(kind, name, out)
+    click.echo(f"{home}: a {kind} that works as it stands. From here:\n")
+    click.echo(f"  pip install -e '{home}[test]'\n  bench check {name}\n  pytest {home}")
+
+
 @cli.command(epilog="\b\nExamples:\n  bench info vqvae\n  bench info fashion\n  bench info fd")
 @click.argument("name")
 def info(name: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import NotAvailable, PluginError
-from bench.metric import METRICS, Direction, Metric, Score
+from bench.measurement import METRICS, Direction, Metric, Score
 from bench.protocol import canonical
 from bench.registry import default
 from bench.row import Row

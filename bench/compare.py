@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from bench.columns import Column, Scores, columns, reading_order, scores
 from bench.errors import IncomparableRows, UsageError
-from bench.metric import Score
+from bench.measurement import Score
 from bench.protocol import canonical, differences
 from bench.row import Row
 from bench.summary import column_parts, decimals, printed

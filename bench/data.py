@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -225,6 +225,16 @@ def parse(text: str, *, image_size: int | None = None) -> Dataset:
     """The dataset that `text` asks for: 'NAME', 'NAME[option=value]', 'NAME:ARGUMENT' or 'distribution:NAME'.
 
     Raises:
+        UnknownName, UsageError: as `asked_for`.
+    """
+    cls, arguments = asked_for(text, image_size)
+    return cls(**arguments)
+
+
+def asked_for(text: str, image_size: int | None = None) -> tuple[type[Dataset], dict[str, Any]]:
+    """The class that `text` names, and the arguments of its constructor.
+
+    Raises:
         UnknownName: no dataset, or none of its options, is called so.
         UsageError: an option of the wrong type or range, an argument too many or missing.
     """
@@ -246,7 +256,7 @@ def parse(text: str, *, image_size: int | None = None) -> Dataset:
         raise UsageError(f"{name} needs to be told its {what}", fix=f"For example {name}:{what}.")
     if argument is not None and not wanted:
         raise UsageError(f"{name} takes nothing behind a colon, not {argument!r}", fix=f"Write {name} alone.")
-    return cls(*([argument] if wanted else []), **values)
+    return cls, {**({wanted[0].name: argument} if wanted else {}), **values}
 
 
 def load(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.dataset import Data
 from bench.errors import NotAvailable
-from bench.metric import Context, Metric, Request, Score
+from bench.measurement import Context, Metric, Request, Score
 from bench.protocol import Scoring, seed_for
 from bench.snapshot import seeded
 from bench.variant import Variant

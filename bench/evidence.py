@@ -15,7 +15,7 @@ from bench.abilities import require
 from bench.dataset import Data
 from bench.errors import NotAvailable
 from bench.images import Images, to_float, to_uint8
-from bench.metric import Context, Request
+from bench.measurement import Context, Request
 from bench.protocol import seed_for
 from bench.variant import Spec
 

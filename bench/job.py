@@ -21,7 +21,7 @@ from bench.events import CellStarted, Listener, Step
 from bench.events import Scoring as ScoringEvent
 from bench.evidence import KEPT, positions
 from bench.grid import Cell, blank
-from bench.metric import METRICS, Metric, Score
+from bench.measurement import METRICS, Metric, Score
 from bench.pictures import grid, paired
 from bench.places import cache_dir
 from bench.protocol import Scoring

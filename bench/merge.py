@@ -16,7 +16,7 @@ from bench.durable import read_json, writing
 from bench.errors import NotAvailable, StoreError, UsageError
 from bench.lease import Lease
 from bench.locate import opened
-from bench.metric import Score
+from bench.measurement import Score
 from bench.store import Run
 from bench.verify import TOLERANCE, distance
 

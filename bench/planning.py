@@ -17,7 +17,7 @@ from bench.errors import PluginError, UsageError
 from bench.events import Listener, Preparing
 from bench.executor import EXECUTORS
 from bench.grid import Cell, blank, cell, expand, slug
-from bench.metric import METRICS, Metric
+from bench.measurement import METRICS, Metric
 from bench.protocol import HOW, RunRequest, digest
 from bench.registry import default
 from bench.row import Row

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bench.errors import NotAvailable
-from bench.metric import Score
+from bench.measurement import Score
 
 Status = Literal[
     "ok",

@@ -22,7 +22,7 @@ from bench.executors.local import Local
 from bench.grid import selected
 from bench.job import Conduct, Stopped, missing, perform
 from bench.lease import Lease
-from bench.metric import METRICS
+from bench.measurement import METRICS
 from bench.planning import Plan, PlannedCell, duration, estimate, plan, validate
 from bench.protocol import RunRequest
 from bench.registry import default

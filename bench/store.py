@@ -30,7 +30,7 @@ from torch import Tensor
 
 from bench.durable import SUMS, appear, damage, read_json, sha256, sync, write_json, writing
 from bench.errors import NotAvailable, StoreError
-from bench.metric import Score
+from bench.measurement import Score
 from bench.protocol import HOW, RunRequest, digest
 from bench.row import Row
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.columns import Column, Scores, columns, reading_order, scores
 from bench.hyperparameters import show
-from bench.metric import Score
+from bench.measurement import Score
 from bench.protocol import canonical
 from bench.row import Row
 

@@ -17,7 +17,7 @@ from bench.columns import Scores, columns, scores
 from bench.durable import TEMPORARY
 from bench.errors import StoreError
 from bench.hyperparameters import show
-from bench.metric import Score
+from bench.measurement import Score
 from bench.protocol import digest
 from bench.render import Format, render, safe
 from bench.row import Row

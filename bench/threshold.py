@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bench.columns import columns, scores
 from bench.errors import UsageError
-from bench.metric import METRICS, Score
+from bench.measurement import METRICS, Score
 from bench.row import Row
 
 

@@ -59,6 +59,7 @@ class Phase:
     moves: tuple[nn.Module | nn.Parameter, ...] = ()  #: () is everything
     optimizer: Optimizer | None = None  #: None is the protocol's
     repeat: int = 1  #: updates a turn, each on a batch of its own; the phases of a turn share the first
+    descends: bool = True  #: its loss falls as it trains; False where players pull against each other
 
 
 @dataclass(frozen=True)

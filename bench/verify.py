@@ -23,7 +23,7 @@ from bench.events import Event, Step
 from bench.identity import changes, data_of, fits, present
 from bench.job import Conduct, perform
 from bench.locate import cells
-from bench.metric import METRICS, Score
+from bench.measurement import METRICS, Score
 from bench.places import cache_dir
 from bench.planning import device_of
 from bench.protocol import RunRequest, Scoring, digest

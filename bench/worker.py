@@ -92,7 +92,7 @@ def _work(job: Job, home: Path, stopping: list[int]) -> int:
     from bench.grid import Config, cell
     from bench.hyperparameters import check
     from bench.job import Conduct, Stopped, perform
-    from bench.metric import METRICS
+    from bench.measurement import METRICS
     from bench.protocol import RunRequest
     from bench.store import Run
     from bench.variant import VARIANTS

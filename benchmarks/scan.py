@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 
 from bench import tables
-from bench.metric import METRICS, Score
+from bench.measurement import METRICS, Score
 from bench.protocol import RunRequest
 from bench.row import Row
 from bench.store import Run

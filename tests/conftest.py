@@ -18,7 +18,7 @@ from bench.data import load
 from bench.dataset import Data
 from bench.evaluator import Evaluator
 from bench.grid import expand
-from bench.metric import METRICS, NotAvailable, Score
+from bench.measurement import METRICS, NotAvailable, Score
 from bench.protocol import RunRequest, Scoring, Training
 from bench.trainer import train
 from bench.variant import Spec, Variant

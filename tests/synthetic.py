@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench.errors import NotAvailable, PluginError, UnknownName
-from bench.metric import BaselineScored, Metric, Score, Scored, metric
+from bench.measurement import BaselineScored, Metric, Score, Scored, metric
 from bench.row import Row
 
 TRAINING = {"steps": 4690, "batch_size": 128, "optimizer": "adam", "lr": 1e-3, "limit": None, "validation": 0}

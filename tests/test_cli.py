@@ -57,7 +57,7 @@ def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("argv", "absent"),
     [
-        (["--help"], ["torch", "pandas", "numpy", "bench.metric"]),
+        (["--help"], ["torch", "pandas", "numpy", "bench.measurement"]),
         (["run", "-h"], ["torch", "pandas", "numpy"]),
         (["--version"], ["torch", "pandas", "numpy"]),
         (["run", "--stepz", "3"], ["torch", "pandas", "numpy"]),

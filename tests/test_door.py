@@ -366,7 +366,7 @@ def test_metrics_and_datasets_may_lie_in_a_file(mine: Path, bench: Bench) -> Non
     (mine / "more.py").write_text(
         "import torch\n"
         "from bench import Dataset, Images, Splits, Score\n"
-        "from bench.metric import metric\n"
+        "from bench.measurement import metric\n"
         "@metric(unit='', direction=None)\n"
         "def seven() -> Score:\n"
         "    'Seven.'\n"

@@ -15,7 +15,7 @@ from bench import Context, NotAvailable, Request, Score, Spec, Variant
 from bench.dataset import Data
 from bench.evaluator import Evaluator, keepers
 from bench.evidence import KEPT, Codes, Generated, LogLikelihood, MixtureCodes, SampledLabels, Terms, TheSpec
-from bench.metric import BaselineScored, Metric, Scored, metric
+from bench.measurement import BaselineScored, Metric, Scored, metric
 from bench.protocol import Scoring
 from tests.conftest import build, trained
 

@@ -27,7 +27,7 @@ from bench.executor import EXECUTORS, Exit, Job
 from bench.executors.ray import Ray
 from bench.job import Conduct, perform, way_of
 from bench.lease import Lease
-from bench.metric import METRICS, Score
+from bench.measurement import METRICS, Score
 from bench.planning import plan
 from bench.protocol import RunRequest
 from bench.row import Row

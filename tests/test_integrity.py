@@ -25,7 +25,7 @@ from bench.errors import NotAvailable, StoreError, UsageError
 from bench.explain import explain
 from bench.lease import Lease
 from bench.locate import cells, one
-from bench.metric import Score
+from bench.measurement import Score
 from bench.protocol import RunRequest, Scoring
 from bench.row import Row
 from bench.store import Run

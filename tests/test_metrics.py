@@ -19,7 +19,7 @@ from bench.dataset import Data
 from bench.errors import NotAvailable
 from bench.evidence import BoundTerms, Generated, Indices
 from bench.images import Images
-from bench.metric import METRICS, Context, Metric, Request, Score
+from bench.measurement import METRICS, Context, Metric, Request, Score
 from bench.metrics import codes, latent, likelihood, modes, sharpness
 from bench.metrics.networks import Predictions, Trained
 from bench.protocol import Scoring

@@ -16,7 +16,7 @@ import bench
 from bench import abilities, job, runner
 from bench.errors import NotAvailable, PluginError, StoreError, UnknownName, UsageError
 from bench.events import CellEnded, CellStarted, Event, RunEnded, RunStarted, Step
-from bench.metric import METRICS
+from bench.measurement import METRICS
 from bench.planning import plan
 from bench.protocol import RunRequest
 from bench.row import Row

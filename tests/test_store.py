@@ -13,7 +13,7 @@ from PIL import Image
 
 from bench.durable import damage, read_json, write_json, write_text
 from bench.errors import NotAvailable, StoreError
-from bench.metric import Score
+from bench.measurement import Score
 from bench.protocol import RunRequest
 from bench.row import Row
 from bench.store import Run

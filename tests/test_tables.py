@@ -13,7 +13,7 @@ import pytest
 
 from bench import tables
 from bench.errors import NotAvailable, StoreError
-from bench.metric import Score
+from bench.measurement import Score
 from bench.summary import Cell, Line, summary
 from tests.synthetic import bound, failed, loss, loss_ratio, many, rate, register, row
 

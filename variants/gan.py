@@ -51,8 +51,8 @@ class GAN(Variant):
         adam = Optimizer("adam", lr=self.lr, betas=(0.5, 0.999))
         return (
             Stage((
-                Phase(self.critic_loss, (self.critic,), adam),
-                Phase(self.generator_loss, (self.generator,), replace(adam, ema=self.ema)),
+                Phase(self.critic_loss, (self.critic,), adam, descends=False),
+                Phase(self.generator_loss, (self.generator,), replace(adam, ema=self.ema), descends=False),
             )),
         )  # fmt: skip
 

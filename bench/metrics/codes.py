@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.evidence import DiscreteCodes, Indices
-from bench.metric import Score, metric
+from bench.measurement import Score, metric
 
 
 def usage(codes: Tensor, size: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from bench.dataset import Data
 from bench.errors import NotAvailable
 from bench.images import Images
-from bench.metric import Context, Request, Score, metric
+from bench.measurement import Context, Request, Score, metric
 from bench.metrics.cache import remembered
 from bench.metrics.classifier import halves, predict
 from bench.metrics.gaussians import Gaussian, frechet_distance

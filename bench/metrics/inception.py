@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from bench.errors import NotAvailable
 from bench.evidence import Generated, TestImages
 from bench.images import Images, to_float
-from bench.metric import Context, Request
+from bench.measurement import Context, Request
 from bench.metrics.cache import remembered
 from bench.metrics.gaussians import Gaussian
 

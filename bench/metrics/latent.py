@@ -14,7 +14,7 @@ from bench.abilities import require
 from bench.blocks.kernels import imq, mmd2
 from bench.errors import NotAvailable
 from bench.images import to_float
-from bench.metric import Context, Request, Score, metric
+from bench.measurement import Context, Request, Score, metric
 from bench.protocol import seed_for
 
 BATCH = 128  #: codes a side of each estimate: the resolution at which a training batch sees the discrepancy

@@ -12,7 +12,7 @@ from bench.errors import NotAvailable
 from bench.evidence import BoundTerms, ConditionalTerms, LogLikelihood, Terms, TestImages, TheSpec
 from bench.images import Images, to_float
 from bench.likelihood import Bernoulli
-from bench.metric import Context, Request, Score, metric
+from bench.measurement import Context, Request, Score, metric
 from bench.variant import Spec
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bench.evidence import TestImages
 from bench.images import Images
-from bench.metric import Score, metric
+from bench.measurement import Score, metric
 from bench.metrics.networks import FeatureNetwork, Predicted, Predictions, Trained
 
 PART = 10  #: one part in ten of the samples that a class's real share would bring must be recognised as it

@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.errors import NotAvailable
 from bench.evidence import Generated, Sampler
 from bench.images import Images
-from bench.metric import Context, Request
+from bench.measurement import Context, Request
 from bench.metrics.cache import save_tensors
 from bench.metrics.classifier import VERSION, Classifier, accuracy, predict, train
 from bench.protocol import canonical

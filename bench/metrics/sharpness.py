@@ -14,7 +14,7 @@ from torch import Tensor
 from bench.errors import NotAvailable
 from bench.evidence import Generated, TestImages
 from bench.images import Images
-from bench.metric import BaselineScored, Context, Request, Score, Scored, metric
+from bench.measurement import BaselineScored, Context, Request, Score, Scored, metric
 
 LAPLACIAN = ((0, 1, 0), (1, -4, 1), (0, 1, 0))
 IMMERKAER = ((1, -2, 1), (-2, 4, -2), (1, -2, 1))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench import Batch, Loss, Score, Spec, Variant
 from bench.evidence import Terms
-from bench.metric import metric
+from bench.measurement import metric
 
 AT = 5  # the step in which things happen
 

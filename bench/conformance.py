@@ -1,0 +1,73 @@
+"""`bench check`: a plugin's conformance, a line for each check as it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from bench import catalogue, console, data
+from bench.errors import UnknownName, UsageError
+from bench.hyperparameters import check as checked
+from bench.testing import Outcome, Report, check, checks_of
+
+MARKS = {"passed": ("✓", "green"), "failed": ("✗", "bold red"), "skipped": ("–", "dim"), "noted": ("·", "yellow")}
+
+
+def run(name: str, given: tuple[str, ...], only: tuple[str, ...], *, quiet: bool = False) -> list[Report]:
+    """Check all plugins called `name`, and print what comes of it.
+
+    Raises:
+        UsageError: there is none, there are no checks of its kind, or a hyperparameter doesn't fit.
+        PluginError: it can't be loaded.
+    """
+    out, reports = console.out(), []
+    for kind, plugin, arguments in _subjects(name, given):
+        known = [c.name for c in checks_of(plugin, **arguments)]
+        for wanted in only:
+            if wanted not in known:
+                raise UnknownName(f"check of a {kind}", wanted, known)
+        if not quiet:
+            out.print(Text.assemble((name, "bold"), f"  {kind}"))
+        report = check(plugin, only=only, on_outcome=lambda o: None if quiet else _print(o, out), **arguments)
+        if not quiet:
+            out.print(Text(f"{name}: {_sum(report)}"))
+        reports.append(report)
+    return reports
+
+
+def _subjects(name: str, given: tuple[str, ...]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    pairs = [text.partition("=") for text in given]
+    if wrong := [key for key, equals, value in pairs if not (key and equals and value)]:
+        raise UsageError(f"--set {wrong[0]!r} isn't NAME=VALUE", fix="For example: --set beta=10")
+    settings = {key.strip(): value.strip() for key, _, value in pairs}
+    if ":" in name and not name.partition(".py:")[1] and name not in {k for _, r in _registries() for k in r}:
+        cls, arguments = data.asked_for(name)  # folder:PATH
+        yield "dataset", cls, arguments | checked(name, cls, settings)
+        return
+    found = [(kind, registry) for kind, registry in catalogue.homes(name) if kind != "backbone"]
+    if not found:
+        raise UsageError(f"{name!r} is a backbone, and there are no checks of those", fix="Check a variant.")
+    for kind, registry in found:
+        obj: Any = registry.load(name)
+        yield kind, obj, {} if kind == "metric" else checked(name, obj, settings)
+
+
+def _registries() -> list[tuple[str, Any]]:
+    return [(kind, catalogue.registry_of(kind)) for kind in catalogue.KINDS]
+
+
+def _print(outcome: Outcome, out: Console) -> None:
+    mark, style = MARKS[outcome.status]
+    out.print(Text.assemble((f" {mark} ", style), (outcome.check, "" if outcome.status != "skipped" else "dim")))
+    for line in outcome.message.splitlines():
+        out.print(Text(f"     {line}", "red" if outcome.status == "failed" else "dim"), soft_wrap=False)
+
+
+def _sum(report: Report) -> str:
+    counts = {status: sum(o.status == status for o in report.outcomes) for status in MARKS}
+    words = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+    seconds = sum(o.seconds for o in report.outcomes)
+    return f"{words}, in {seconds:.0f} s"

@@ -1,0 +1,315 @@
+"""A variant under check: built at several sizes, trained briefly by the one trainer, its losses visited in place.
+
+Everything is seeded, so that a check gives the same verdict each time; what is expensive is done once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, wraps
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench import hyperparameters
+from bench.abilities import Bound, ConditionalBound, why_not
+from bench.errors import Unsuitable
+from bench.images import Images, to_float, to_uint8
+from bench.protocol import Training, seed_for
+from bench.snapshot import fill, seeded, state
+from bench.testing.kit import Skipped, where
+from bench.trainer import stage_steps, train
+from bench.variant import Batch, Loss, Phase, Spec, Variant
+
+CPU = torch.device("cpu")
+N = 64  # images to train and to measure on
+
+SPECS = (
+    Spec((1, 8, 8), 10, N, 8),
+    Spec((1, 28, 28), 10, N, 20),
+    Spec((1, 20, 24), 0, N, 20),
+    Spec((3, 32, 32), 10, N, 128, "logistic"),
+    Spec((1, 8, 8), 10, N, 8, "gaussian[sigma=0.3,learned=true]"),
+)
+"""What a variant may be built for, and the checks use the first that it takes."""
+
+
+@cache
+def images(spec: Spec) -> Images:
+    """N real handwritten digits, scaled and tinted to the shape of `spec`, labelled where it has classes."""
+    from sklearn.datasets import load_digits  # here, because it takes seconds
+
+    source = load_digits()
+    grey = torch.tensor(source.images[:N], dtype=torch.float32)[:, None] / 16
+    c, h, w = spec.shape
+    scaled = grey if (h, w) == (8, 8) else F.interpolate(grey, (h, w), mode="bilinear")
+    tint = torch.linspace(1, 0.5, c)[:, None, None] if c > 1 else torch.ones(1, 1, 1)
+    labels = torch.tensor(source.target[:N]) % spec.classes if spec.classes else None
+    return Images(to_uint8(scaled * tint), labels, tuple(map(str, range(spec.classes))))
+
+
+def batch_of(spec: Spec, n: int = N, progress: float = 1.0) -> Batch:
+    """The first n of these images, as a loss sees them."""
+    index, all_ = torch.arange(n), images(spec)
+    return Batch(to_float(all_.take(index)), all_.labels(index), index, torch.tensor(progress))
+
+
+def part(batch: Batch, at: Tensor) -> Batch:
+    """The images at `at` of a batch."""
+    return Batch(batch.x[at], batch.y[at], batch.index[at], batch.progress)
+
+
+def draws(draw: Callable[[], Mapping[str, Tensor]], times: int = 20) -> dict[str, Tensor]:
+    """What `draw` gives under `times` seeds, stacked: (times, ...), float64."""
+    found = []
+    for seed in range(times):
+        with seeded(seed_for("draw", seed), CPU):
+            found.append({k: v.detach().double() for k, v in draw().items()})
+    return {k: torch.stack([one[k] for one in found]) for k in found[0]}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over draws, and its standard error."""
+
+    value: float
+    error: float
+
+    @classmethod
+    def of(cls, drawn: Tensor) -> Mean:
+        return cls(float(drawn.mean()), float(drawn.std()) / len(drawn) ** 0.5)
+
+    def agrees(self, other: Mean, relative: float) -> bool:
+        """Whether both may be the same number: within 5 standard errors, and `relative` of the larger."""
+        noise = 5 * (self.error**2 + other.error**2) ** 0.5
+        return bool(abs(self.value - other.value) <= noise + relative * max(abs(self.value), abs(other.value)) + 1e-4)
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g}"
+
+
+def per_image(rate: Tensor) -> Tensor:
+    """(B,) or (B, L) to (B,)."""
+    return rate.flatten(1).sum(1) if rate.ndim > 1 else rate
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A phase at its turn: its stage is under way, modules are in their modes."""
+
+    place: tuple[int, int]  #: of the stage, and of the phase in it
+    phase: Phase
+    batch: Batch
+
+    @property
+    def where(self) -> str:
+        return where(self.phase.loss)
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self.phase.loss, "__name__", f"phase {self.place[1] + 1} of stage {self.place[0] + 1}"))
+
+
+@dataclass
+class Trained:
+    """A model after its training, and each phase's loss on the same images and noise before and after its stage."""
+
+    model: Variant
+    state: dict[str, Tensor]
+    falls: list[tuple[Visit, Tensor, Tensor]]
+
+
+class Subject:
+    """A variant with hyperparameters, ready to be asked.
+
+    Raises:
+        UsageError: a hyperparameter that it can't take.
+    """
+
+    def __init__(self, cls: type[Variant], given: Mapping[str, Any]) -> None:
+        self.cls, self.given = cls, hyperparameters.check(cls.__name__, cls, given)
+
+    def build(self, spec: Spec | None = None, seed: int = 0) -> Variant:
+        """A fresh model, as a cell gets it: the weights depend on `seed` alone.
+
+        Raises:
+            Unsuitable, and whatever the constructor raises.
+        """
+        with seeded(seed_for("init", seed), CPU):
+            model = self.cls(spec or self.spec, **self.given)
+        for p in model.parameters():
+            if p.ndim == 4:
+                p.data = p.data.contiguous(memory_format=torch.channels_last)
+        return model
+
+    @cached_property
+    def spec(self) -> Spec:
+        """The first that it takes."""
+        for spec in SPECS:
+            try:
+                self.build(spec)
+            except Unsuitable:
+                continue
+            except Exception as error:
+                raise Skipped(f"it can't be built ({type(error).__name__}): see builds_at_several_sizes") from None
+            return spec
+        raise Skipped("it can be built at no size: see builds_at_several_sizes")
+
+    @property
+    def batch(self) -> Batch:
+        return batch_of(self.spec)
+
+    @property
+    def unlabelled(self) -> Tensor:
+        return torch.full((N,), -1)
+
+    def where(self, method: str) -> str:
+        """Where a method is written."""
+        return where(getattr(self.cls, method, f"{self.cls.__name__}.{method}"))
+
+    # training
+
+    def training(self, model: Variant) -> Training:
+        """About 60 steps a stage, and never many more than 180."""
+        multiples = sum(stage.steps for stage in model.stages() if stage.phases)
+        return Training(max(1, min(60, round(180 / max(multiples, 1)))), N)
+
+    @cached_property
+    def course(self) -> Trained | Exception:
+        """What a brief training by the one trainer comes to."""
+        model = self.build()
+        try:
+            training = self.training(model)
+            steps = stage_steps(model.stages(), training.steps)
+            calls: Counter[tuple[int, int]] = Counter()
+            before: dict[tuple[int, int], Tensor] = {}
+            falls = []
+
+            def watch(visit: Visit) -> Loss:
+                calls[visit.place] += 1
+                if calls[visit.place] == 1:
+                    before[visit.place] = self._losses(model, visit)
+                elif calls[visit.place] == steps[visit.place[0]] * visit.phase.repeat:
+                    falls.append((visit, before[visit.place], self._losses(model, visit)))
+                return visit.phase.loss(visit.batch)
+
+            watched(model, watch)
+            train(model, images(self.spec), training, seed=0)
+            del model.stages
+        except Exception as error:
+            return error
+        return Trained(model.eval(), kept(model), falls)
+
+    def _losses(self, model: Variant, visit: Visit) -> Tensor:
+        """The phase's loss at the end of its warm-ups under 10 seeds, leaving no trace."""
+        before = kept(model)
+        found = draws(lambda: {"": visit.phase.loss(self.batch)[0]}, 10)[""]
+        fill(model, before)
+        return found
+
+    @property
+    def trained(self) -> Variant:
+        """The model after a brief training, in eval mode; always from the same bits.
+
+        Raises:
+            Skipped: it can't be trained.
+        """
+        if isinstance(self.course, Exception):
+            reason = str(self.course).splitlines()[0] if str(self.course) else ""
+            raise Skipped(f"it can't be trained ({type(self.course).__name__}: {reason}): see phases_descend")
+        model = self.course.model
+        fill(model, self.course.state)
+        return model.eval()
+
+    # losses
+
+    def visit(self, model: Variant, look: Callable[[Visit], None]) -> None:
+        """Let the trainer take `model` through all its stages, and `look` at each phase at its first turn."""
+        seen: set[tuple[int, int]] = set()
+
+        def watch(visit: Visit) -> Loss:
+            if visit.place not in seen:
+                seen.add(visit.place)
+                before = kept(model)
+                look(visit)
+                fill(model, before)
+            return visit.phase.loss(visit.batch)
+
+        watched(model, watch)
+        try:
+            train(model, images(self.spec), Training(1, N), seed=0)
+        finally:
+            del model.stages
+
+    # scoring
+
+    def terms(self, model: Variant, n: int = N) -> tuple[str, Callable[[], dict[str, Tensor]]]:
+        """A method that bounds the likelihood of n images, by its name; the one given their labels, if there is one.
+
+        Raises:
+            Skipped: there is none.
+        """
+        batch = batch_of(self.spec, n)
+        if has(model, ConditionalBound) and self.spec.classes:
+            method, y = "conditional_elbo_terms", batch.y
+        elif has(model, Bound):
+            method, y = "elbo_terms", torch.full_like(batch.y, -1)
+        else:
+            raise Skipped(f"it has no bound: {why_not(model, Bound)}")
+
+        def call() -> dict[str, Tensor]:
+            with torch.no_grad():
+                log_px, rate = getattr(model, method)(batch.x, y)
+            return {"log_px": log_px, "rate": per_image(rate)}
+
+        return method, call
+
+
+def has(model: Variant, *abilities: type) -> bool:
+    """Whether the model has all these abilities."""
+    return all(why_not(model, ability) is None for ability in abilities)
+
+
+def watched(model: Variant, watch: Callable[[Visit], Loss]) -> None:
+    """Put `watch` between the trainer and each loss of the model, until `del model.stages`."""
+
+    def wrap(place: tuple[int, int], phase: Phase) -> Phase:
+        @wraps(phase.loss)
+        def loss(batch: Batch) -> Loss:
+            return watch(Visit(place, phase, batch))
+
+        return replace(phase, loss=loss)
+
+    stages = tuple(
+        replace(stage, phases=tuple(wrap((s, p), phase) for p, phase in enumerate(stage.phases)))
+        for s, stage in enumerate(model.stages())
+    )
+    model.stages = lambda: stages  # type: ignore[method-assign]
+
+
+def moved(model: Variant, *phases: Phase) -> dict[str, nn.Parameter]:
+    """What these phases move, by name."""
+    members = [m for phase in phases for m in (phase.moves or (model,))]
+    ids = {id(p) for m in members for p in (m.parameters() if isinstance(m, nn.Module) else (m,))}
+    return {name: p for name, p in model.named_parameters() if id(p) in ids and p.requires_grad}
+
+
+def changed(model: Variant, before: Mapping[str, Tensor]) -> list[str]:
+    """Names of parameters and buffers that aren't what they were, bit for bit."""
+    now = state(model)
+    return [k for k in now if k not in before or not torch.equal(now[k].nan_to_num(), before[k].nan_to_num())]
+
+
+def kept(model: Variant) -> dict[str, Tensor]:
+    """Parameters and buffers as they are now."""
+    return {k: v.detach().clone() for k, v in state(model).items()}
+
+
+def listed(names: list[str], at_most: int = 4) -> str:
+    """Some names, and how many more."""
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
