@@ -52,20 +52,25 @@ class Config:
             Unsuitable: the variant can't take this dataset.
             PluginError: its constructor raised.
         """
-        with seeded(seed_for("init", seed), torch.device("cpu")):
-            try:
-                model = self.cls(spec, **dict(self.given))
-            except (BenchError, Unsuitable):
-                raise
-            except (Exception, SystemExit) as error:
-                raise PluginError(
-                    f"the variant {self.label} can't be built for images of {spec.shape}",
-                    cause=f"{type(error).__name__}: {error}",
-                ) from error
-        for p in model.parameters():
-            if p.ndim == 4:  # the layout of the faster convolutions; a loaded model has it too
-                p.data = p.data.contiguous(memory_format=torch.channels_last)
-        return model
+        try:
+            return fresh(self.cls, spec, seed, **dict(self.given))
+        except (BenchError, Unsuitable):
+            raise
+        except (Exception, SystemExit) as error:
+            raise PluginError(
+                f"the variant {self.label} can't be built for images of {spec.shape}",
+                cause=f"{type(error).__name__}: {error}",
+            ) from error
+
+
+def fresh(cls: type[Variant], spec: Spec, seed: int = 0, **hyperparameters: Any) -> Variant:
+    """A model as every cell gets it, on the CPU; raises what its constructor raises."""
+    with seeded(seed_for("init", seed), torch.device("cpu")):
+        model = cls(spec, **hyperparameters)
+    for p in model.parameters():
+        if p.ndim == 4:  # the layout of the faster convolutions; a loaded model has it too
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def expand(request: RunRequest, faults: dict[str, PluginError] | None = None) -> list[Config]:

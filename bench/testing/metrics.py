@@ -19,6 +19,7 @@ from bench.data import load
 from bench.dataset import Data
 from bench.errors import NotAvailable, Unsuitable
 from bench.evaluator import Evaluator
+from bench.grid import fresh
 from bench.measurement import BaselineScored, Metric, Score, Scored
 from bench.places import cache_dir
 from bench.protocol import Scoring, Training
@@ -68,8 +69,7 @@ def model(kind: Kind, steps: int) -> Variant:
         Unsuitable: it can't take the dataset.
     """
     d = embedded()
-    with seeded(0, CPU):
-        made = kind.cls(Spec(d.train.shape, d.classes, len(d.train), d.latent_dim, kind.likelihood))
+    made = fresh(kind.cls, Spec(d.train.shape, d.classes, len(d.train), d.latent_dim, kind.likelihood))
     if steps:
         train(made, d.train, Training(steps), seed=0)
     return made.eval()

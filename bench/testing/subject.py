@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bench import hyperparameters
 from bench.abilities import Bound, ConditionalBound, why_not
 from bench.errors import Unsuitable
+from bench.grid import fresh
 from bench.images import Images, to_float, to_uint8
 from bench.protocol import Training, seed_for
 from bench.snapshot import fill, seeded, state
@@ -139,12 +140,7 @@ class Subject:
         Raises:
             Unsuitable, and whatever the constructor raises.
         """
-        with seeded(seed_for("init", seed), CPU):
-            model = self.cls(spec or self.spec, **self.given)
-        for p in model.parameters():
-            if p.ndim == 4:
-                p.data = p.data.contiguous(memory_format=torch.channels_last)
-        return model
+        return fresh(self.cls, spec or self.spec, seed, **self.given)
 
     @cached_property
     def spec(self) -> Spec:
