@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import warnings
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from bench import data as datasets
 from bench.errors import PluginError, UsageError
 from bench.events import Listener, Preparing
 from bench.executor import EXECUTORS
+from bench.gc import bytes_in_words
 from bench.grid import Cell, blank, cell, expand, slug
 from bench.measurement import METRICS, Metric
 from bench.protocol import HOW, RunRequest, digest
@@ -226,7 +228,23 @@ def plan(
     notes = []
     if len(request.seeds) == 1:
         notes.append("one seed shows no spread: a difference between two rows may be chance (--seeds 3 tells)")
+    need = space([c for c in cells if c.state == "new"], request.jobs)
+    free = shutil.disk_usage(next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())).free
+    if need > free:
+        notes.append(
+            f"about {bytes_in_words(need)} to be written, and {bytes_in_words(free)} free: make room meanwhile"
+        )
     return Plan(request, folder, tuple(cells), metrics, device, tuple(notes))
+
+
+def space(cells: Sequence[PlannedCell], jobs: int) -> int:
+    """Bytes that these cells will take on disk, roughly: weights and evidence, and two checkpoints of those under way.
+
+    A checkpoint has weights and Adam's two moments; 2,000 codes and 512 images are the most of the evidence.
+    """
+    sizes = [4 * c.parameters + 2_000 * 4 * 64 + 512 * math.prod(c.row.data.get("shape", (1,))) for c in cells]
+    checkpoints = sorted((12 * c.parameters for c in cells), reverse=True)
+    return int(sum(sizes) + 2 * sum(checkpoints[:jobs]))
 
 
 def _planned(c: Cell, store: Run, request: RunRequest) -> PlannedCell:

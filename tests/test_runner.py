@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import bench
-from bench import abilities, job, runner
+from bench import abilities, job, planning, runner
 from bench.errors import NotAvailable, PluginError, StoreError, UnknownName, UsageError
 from bench.events import CellEnded, CellStarted, Event, RunEnded, RunStarted, Step
 from bench.measurement import METRICS
@@ -357,3 +358,16 @@ def test_a_broken_variant_beside_others_is_a_row_and_alone_an_error(
     assert "ModuleNotFoundError" in next(row.reason for row in rows if row.label == "gone")
     with pytest.raises(PluginError, match="unbuildable"):
         go("unbuildable")
+
+
+def test_a_disk_that_will_be_full_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = RunRequest(variants=("vae",), datasets=("digits",), baseline=False, out=str(tmp_path / "run"))
+    usage = shutil.disk_usage(tmp_path)
+    found = planning.plan(request)
+    need = planning.space(found.cells, 1)
+    parameters = found.cells[0].parameters
+    assert need > (4 + 24) * parameters
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=need))
+    assert not any("make room" in note for note in planning.plan(request).notes)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=need - 1))
+    assert any("make room" in note for note in planning.plan(request).notes)
