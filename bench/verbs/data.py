@@ -1,0 +1,39 @@
+"""`bench data`: datasets on this machine."""
+
+from __future__ import annotations
+
+import click
+
+from bench.verbs.common import data_root as _root
+
+
+@click.group(epilog="\b\nExamples:\n  bench data status\n  bench data fetch mnist fashion")
+def data() -> None:
+    """Bring datasets to this machine, or see what is there."""
+
+
+@data.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@_root
+def fetch(names: tuple[str, ...], data_root: str | None) -> None:
+    """Download what is missing, checked by size and sha256."""
+    from bench import data as datasets
+    from bench.progress import downloads
+
+    root = datasets.data_root(data_root)
+    wanted = [(name, datasets.parse(name)) for name in names]
+    for name, dataset in wanted:
+        with downloads() as on_progress:
+            files = datasets.fetch(dataset, root, on_progress)
+        click.echo(f"{name}: {f'{len(files)} files fetched into' if files else 'all there, in'} {root}")
+
+
+@data.command()
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+@_root
+def status(names: tuple[str, ...], data_root: str | None) -> None:
+    """Show which datasets are there."""
+    from bench import console
+    from bench import data as datasets
+
+    console.print_data(names, datasets.data_root(data_root))
