@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
 from rich.console import Console
@@ -35,6 +39,7 @@ class Listed:
     distribution: str
     version: str
     address: str
+    origin: str = ""  #: where the distribution came from, if it wasn't an index; else where it lies
     default: bool = False
     problem: str = ""  #: why it can't be used: in its metadata, or when it was loaded last
 
@@ -48,9 +53,20 @@ def listed() -> list[Listed]:
         for e in registry.entries:
             name = registry.key(e)
             problem = failures.last(group, e) or ""
-            found.append(Listed(kind, name, e.distribution, e.version, e.value, name == role, problem))
-        found += [Listed(kind, f.name, f.distribution, f.version, "", problem=f.reason) for f in registry.faults]
+            origin = _origin(e.distribution)
+            found.append(Listed(kind, name, e.distribution, e.version, e.value, origin, name == role, problem))
+        for f in registry.faults:
+            found.append(Listed(kind, f.name, f.distribution, f.version, "", _origin(f.distribution), problem=f.reason))
     return found
+
+
+@cache
+def _origin(name: str) -> str:
+    with suppress(PackageNotFoundError, ValueError):
+        found = distribution(name)
+        direct = json.loads(found.read_text("direct_url.json") or "{}")
+        return str(direct.get("url") or found.locate_file(""))
+    return ""
 
 
 def checked() -> list[Listed]:

@@ -108,6 +108,8 @@ def test_strangers_are_listed_with_where_they_come_from(outside: tuple[Path, Out
     assert listed["iwae"]["distribution"] == "vaebench-examples"
     assert listed["my-metric"]["address"] == "vaebench_my_metric:my_metric"
     assert listed["my-metric"]["version"] == "0.1.0"
+    assert listed["my-metric"]["origin"].startswith("file://")
+    assert listed["my-metric"]["origin"].endswith("/metric")
 
 
 def code_lines(text: str) -> int:

@@ -18,7 +18,8 @@ from bench.verbs.common import INTEGRITY, print_json
 def list_(check: bool, as_json: bool) -> int:
     """Show the installed variants, datasets and metrics.
 
-    Also backbones, and what is known to be wrong with any of them. Nothing is imported, unless by --check; then the exit code is 2 if one can't be used.
+    Also backbones, and what is known to be wrong with any of them. Nothing is imported, unless by --check; then the
+    exit code is 2 if one can't be used.
     """
     from bench import catalogue, console
 
