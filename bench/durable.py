@@ -56,9 +56,40 @@ def read_json(path: Path | str) -> dict[str, Any]:
         StoreError: unreadable, damaged, or of a newer schema.
     """
     try:
-        document = json.loads(_content(path))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} can't be read", cause=f"{type(error).__name__}: {error}") from None
+        content = _content(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return _document(path, content)
+
+
+def read_json_if_any(path: Path | str) -> dict[str, Any] | None:
+    """The same, and None where there is no such file: one call of the system fewer than to ask before.
+
+    Raises:
+        StoreError: as above.
+    """
+    try:
+        content = _content(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return _document(path, content)
+
+
+_begin = json.JSONDecoder().raw_decode
+_BLANK = " \t\n\r"
+
+
+def _document(path: Path | str, content: bytes) -> dict[str, Any]:
+    try:
+        text = content.decode()
+        begun = text.lstrip(_BLANK)
+        document, end = _begin(begun)  # `json.loads` does more by each call than a small document takes
+        if begun[end:].strip(_BLANK):
+            document = json.loads(text)  # which says what is wrong
+    except ValueError as error:
+        raise _unreadable(path, error) from None
     if not isinstance(document, dict):
         raise StoreError(f"{path} isn't a document of this suite")
     schema = document.get("schema", 0)
@@ -70,16 +101,23 @@ def read_json(path: Path | str) -> dict[str, Any]:
     return document
 
 
-def _content(path: Path | str) -> str:
-    """A file's text by three calls of the system: `open` costs three times as much, and a run may have 40,000 files."""
+def _unreadable(path: Path | str, error: Exception) -> StoreError:
+    return StoreError(f"{path} can't be read", cause=f"{type(error).__name__}: {error}")
+
+
+def _content(path: Path | str) -> bytes:
+    """A file's content by three calls of the system: `open` costs three times as much, and a run may have 40,000."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        parts = [os.read(descriptor, 65536)]
-        while len(parts[-1]) == 65536:
+        content = os.read(descriptor, 65536)
+        if len(content) < 65536:
+            return content
+        parts = [content]
+        while parts[-1]:
             parts.append(os.read(descriptor, 65536))
     finally:
         os.close(descriptor)
-    return b"".join(parts).decode()
+    return b"".join(parts)
 
 
 def write_text(path: Path, text: str) -> None:

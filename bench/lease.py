@@ -10,6 +10,8 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,12 +39,15 @@ class Lease:
             except FileExistsError:
                 if _alive(path):
                     return None
-                stolen = path.with_name(f"stolen-{uuid4().hex}")
-                try:
-                    os.rename(path, stolen)  # one winner
-                    stolen.unlink()
-                except FileNotFoundError:
-                    pass
+                with _alone(path.parent):
+                    if _alive(path):  # somebody was faster, and this is no longer the dead one's
+                        return None
+                    stolen = path.with_name(f"stolen-{uuid4().hex}")
+                    try:
+                        os.rename(path, stolen)  # one winner
+                        stolen.unlink()
+                    except FileNotFoundError:
+                        pass
             else:
                 with open(descriptor, "w", encoding="utf-8") as file:
                     json.dump(owner, file)
@@ -62,6 +67,20 @@ class Lease:
 
     def _ours(self) -> bool:
         return bool((_read(self.path) or {}).get("owner") == self.owner["owner"])
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """With nobody else of this machine in the same folder, where its file system has such locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError, ImportError):
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def held(path: Path) -> bool:
@@ -118,7 +137,8 @@ def _process(pid: int) -> dict[str, Any]:
 
 def _started(pid: int) -> str | None:
     try:  # the 22nd field, behind a name that may hold anything
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in "ZX" else fields[18]  # it's dead, though its parent hasn't asked how it ended
     except OSError:
         pass
     try:

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import csv
 import errno
+import gc
 import io
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
@@ -28,7 +30,7 @@ from PIL.Image import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bench.durable import SUMS, appear, damage, read_json, sha256, sync, write_json, writing
+from bench.durable import SUMS, appear, damage, read_json, read_json_if_any, sha256, sync, write_json, writing
 from bench.errors import NotAvailable, StoreError
 from bench.measurement import Score
 from bench.protocol import HOW, RunRequest, digest
@@ -230,11 +232,11 @@ class Run:
     def row(self, cell: str) -> Row | None:
         """The cell's row as it stands on disk; None where there is nothing yet."""
         home = f"{self._cells}/{cell}"  # text, and no more calls than needed: a run may have 20,000 cells
-        if not os.path.exists(f"{home}/done/cell.json"):
+        document = read_json_if_any(f"{home}/done/cell.json")
+        if document is None:
             failure = self._last_failure(cell)
             return None if failure is None else _row_from(read_json(failure), cell)
-        document = read_json(f"{home}/done/cell.json")
-        if os.path.exists(f"{home}/different"):
+        if os.access(f"{home}/different", os.F_OK):
             document["reason"] = "not deterministic: another attempt gave other weights (kept in different/)"
         try:
             names = [name for name in os.listdir(f"{home}/scores") if name.endswith(".json")]
@@ -245,7 +247,7 @@ class Run:
                 names.sort(key=lambda name: (os.stat(f"{home}/scores/{name}").st_mtime_ns, name))
             scored = read_json(f"{home}/scores/{names[-1]}")
             document["scoring"], document["scores"] = scored["scoring"], _Scores(scored["scores"])
-            document["costs"] = {**document["costs"], "score_seconds": sum(scored.get("seconds", {}).values())}
+            document["costs"]["score_seconds"] = sum(scored.get("seconds", {}).values())
         return _row_from(document, cell)
 
     def names(self) -> list[str]:
@@ -260,7 +262,8 @@ class Run:
         """
         if not self.exists():
             raise StoreError(f"{self.path} isn't a run", cause="It has no run.json.", fix="`ls results` shows yours.")
-        return in_order(filter(None, map(self.row, self.names())), self.request())
+        with _uncollected():
+            return in_order(filter(None, map(self.row, self.names())), self.request())
 
     def request(self) -> RunRequest:
         """What was asked for last, joined with what was before."""
@@ -274,6 +277,18 @@ class Run:
     def _last_failure(self, cell: str) -> Path | None:
         found = self.failures(cell)
         return found[-1] / "cell.json" if found else None
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the search for garbage in cycles: it looks through all that has been read again and again, for none."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def in_order(rows: Iterable[Row], request: RunRequest) -> list[Row]:
@@ -370,11 +385,18 @@ def _cell_document(row: Row) -> dict[str, Any]:
 _FIELDS = frozenset(f.name for f in fields(Row))
 
 
-def _row_from(document: Mapping[str, Any], cell: str) -> Row:
-    values = {k: v for k, v in document.items() if k in _FIELDS}
-    values["steps"] = tuple(values.get("steps", ()))
-    values["cell"] = cell
-    return Row(**values)
+def _row_from(document: dict[str, Any], cell: str) -> Row:
+    """The row of a document that was read just now."""
+    document.pop("schema", None)
+    if not document.keys() <= _FIELDS:  # of a newer version, or an older one
+        document = {k: v for k, v in document.items() if k in _FIELDS}
+    document["steps"] = tuple(document.get("steps", ()))
+    document["cell"] = cell
+    if len(document) < len(_FIELDS):
+        return Row(**document)
+    row = object.__new__(Row)
+    vars(row).update(document)  # as its constructor would, but at once: that of a frozen class makes a call a field
+    return row
 
 
 class _Scores(Mapping[str, "Score | NotAvailable"]):

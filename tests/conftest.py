@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
+import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from bench.measurement import METRICS, NotAvailable, Score
 from bench.protocol import RunRequest, Scoring, Training
 from bench.trainer import train
 from bench.variant import Spec, Variant
+from tests.mother import Mother
 
 torch.set_num_threads(1)  # tests run side by side; sums in one order
 
@@ -31,6 +34,29 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Nothing that a test caches outlives the session or comes from the user's own."""
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("BENCH_OFFLINE", "1")
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that `make` fills in the first of the tests' processes that asks for it; the others wait."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / name
+    with open(base / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (folder / "made").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mother() -> Iterator[Mother]:
+    """Where runs in processes of their own come from, without the seconds that imports take."""
+    mother = Mother()
+    yield mother
+    mother.close()
 
 
 Bench = Callable[..., tuple[int, str, str]]

@@ -19,22 +19,20 @@ import pytest
 from bench import scaffold
 from bench.errors import StoreError, UsageError
 
-from .conftest import Bench
+from .conftest import Bench, once
 
 ROOT = Path(__file__).parents[1]
 Outside = Callable[..., "subprocess.CompletedProcess[str]"]
 SHORT = ("--steps", "20", "--threads", "1", "--quiet", "--no-baseline")
 
-together = pytest.mark.xdist_group("authors")
-
 
 def environment(home: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """An environment of its own, in which what is installed here is installed too; a call runs its Python."""
-    venv.create(home / "venv", symlinks=True)
     python = home / "venv" / "bin" / "python"
-    here = sysconfig.get_paths()["purelib"]
-    (site,) = (home / "venv" / "lib").glob("python*/site-packages")
-    (site / "parent.pth").write_text(f"import site; site.addsitedir({here!r})\n")
+    if not python.exists():
+        venv.create(home / "venv", symlinks=True)
+        (site,) = (home / "venv" / "lib").glob("python*/site-packages")
+        (site / "parent.pth").write_text(f"import site; site.addsitedir({sysconfig.get_paths()['purelib']!r})\n")
 
     def run(*arguments: str, cwd: Path = home, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1", "BENCH_OFFLINE": "1", "COLUMNS": "100",
@@ -54,15 +52,18 @@ PIP = ("pip", "install", "--quiet", "--no-index", "--no-build-isolation", "--dis
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outside]:
     """An environment with the examples, and a package of each kind as `bench new` writes it."""
-    home = tmp_path_factory.mktemp("outside")
-    run = environment(home)
-    shutil.copytree(ROOT / "docs" / "examples", home / "examples")
-    made = [scaffold.new(kind, f"my-{kind}", home / kind) for kind in ("variant", "dataset", "metric")]  # type: ignore[arg-type]
-    run(*PIP, "./examples", *(part for package in made for part in ("--editable", str(package))))
-    return home, run
+
+    def make(home: Path) -> None:
+        shutil.copytree(ROOT / "docs" / "examples", home / "examples")
+        packages = ["./examples"]
+        for kind in ("variant", "dataset", "metric"):
+            packages += ["--editable", str(scaffold.new(kind, f"my-{kind}", home / kind))]  # type: ignore[arg-type]
+        environment(home)(*PIP, *packages)
+
+    home = once(tmp_path_factory, "outside", make)
+    return home, environment(home)
 
 
-@together
 def test_all_of_them_run_beside_the_built_ins(outside: tuple[Path, Outside]) -> None:
     home, run = outside
     names = (
@@ -83,7 +84,6 @@ def test_all_of_them_run_beside_the_built_ins(outside: tuple[Path, Outside]) -> 
     assert {row["plugin"]["distribution"] for row in rows} == {"vaebench", "vaebench-examples", "vaebench-my-variant"}
 
 
-@together
 def test_the_tests_that_come_with_a_package_pass_as_it_stands(outside: tuple[Path, Outside]) -> None:
     home, run = outside
     folders = [str(home / kind) for kind in ("variant", "dataset", "metric")]
@@ -92,7 +92,6 @@ def test_the_tests_that_come_with_a_package_pass_as_it_stands(outside: tuple[Pat
     assert "-kl_is_not_negative" in run("-m", "pytest", "-q", "--collect-only", folders[0]).stdout
 
 
-@together
 def test_the_examples_keep_their_contracts(outside: tuple[Path, Outside]) -> None:
     _, run = outside
     names = ("iwae", "bars", "active_units")
@@ -101,7 +100,6 @@ def test_the_examples_keep_their_contracts(outside: tuple[Path, Outside]) -> Non
     assert done.stdout.count(" passed") == len(names)
 
 
-@together
 def test_strangers_are_listed_with_where_they_come_from(outside: tuple[Path, Outside]) -> None:
     _, run = outside
     listed = {one["name"]: one for one in json.loads(run("-m", "bench.cli", "list", "--json").stdout)}
@@ -133,7 +131,6 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-@together
 def test_the_tutorial_is_true(tmp_path: Path) -> None:
     """Its commands, one after the other, in an environment of its own; its class replaces the scaffold's."""
     run = environment(tmp_path)

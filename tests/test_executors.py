@@ -34,6 +34,8 @@ from bench.row import Row
 from bench.store import Run
 from bench.supervisor import Supervisor, Task
 from tests.chaos import Chaos
+from tests.conftest import once
+from tests.mother import Mother, instead
 from tests.plugins import install
 
 REQUEST = RunRequest(
@@ -59,12 +61,13 @@ Patch = pytest.MonkeyPatch
 
 
 @contextmanager
-def by_local(run: Path, patch: Patch) -> Iterator[Way]:
+def by_local(run: Path, patch: Patch, _: Mother) -> Iterator[Way]:
     yield Way({"executor": "local"})
 
 
 @contextmanager
-def by_chaos(run: Path, patch: Patch) -> Iterator[Way]:
+def by_chaos(run: Path, patch: Patch, mother: Mother) -> Iterator[Way]:
+    patch.setattr("bench.executors.local.subprocess", instead(mother.server))  # `by_local` has a real one
     install(patch, EXECUTORS, chaos="tests.chaos:Chaos")
     patch.setattr(Chaos, "seed", 71)
     Chaos.did.clear()
@@ -78,7 +81,7 @@ def by_chaos(run: Path, patch: Patch) -> Iterator[Way]:
 
 
 @contextmanager
-def by_ray(run: Path, patch: Patch) -> Iterator[Way]:
+def by_ray(run: Path, patch: Patch, _: Mother) -> Iterator[Way]:
     patch.setenv("MKL_NUM_THREADS", "7")
     with cluster_of_three(patch) as cluster:
         loses = Loses(cluster, run)
@@ -126,6 +129,7 @@ def cluster_of_three(patch: Patch) -> Iterator[Any]:
         "num_gpus": 1,
         "object_store_memory": 80 * 2**20,
         "include_dashboard": False,
+        "include_log_monitor": False,
         "temp_dir": str(home / "ray"),
     }
 
@@ -214,24 +218,27 @@ def jobs_under(root: int, run: Path) -> dict[int, str]:
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The run of one process that does one cell after the other."""
-    folder = tmp_path_factory.mktemp("reference")
-    with Patch.context() as patch:
-        patch.setenv("BENCH_CACHE", str(folder / "cache"))
-        patch.setenv("BENCH_OFFLINE", "1")
-        runner.run(replace(REQUEST, in_process=True, jobs=1, out=str(folder / "run")))
-    return Run(folder / "run")
+
+    def make(folder: Path) -> None:
+        with Patch.context() as patch:
+            patch.setenv("BENCH_CACHE", str(folder / "cache"))
+            patch.setenv("BENCH_OFFLINE", "1")
+            runner.run(replace(REQUEST, in_process=True, jobs=1, out=str(folder / "run")))
+
+    return Run(once(tmp_path_factory, "reference", make) / "run")
 
 
 @pytest.mark.parametrize("by", [by_local, by_chaos, pytest.param(by_ray, marks=needs_ray)])
 def test_every_executor_leaves_the_same_table(
-    by: Callable[[Path, Patch], AbstractContextManager[Way]],
+    by: Callable[[Path, Patch, Mother], AbstractContextManager[Way]],
+    mother: Mother,
     reference: Run,
     tmp_path: Path,
     monkeypatch: Patch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "run"
-    with by(out, monkeypatch) as way:
+    with by(out, monkeypatch, mother) as way:
         rows = runner.run(replace(REQUEST, out=str(out), **way.settings), way.listener)
         assert [(row.label, row.status, row.reason) for row in rows] == [(v, "ok", "") for v in REQUEST.variants]
         way.proves(rows)

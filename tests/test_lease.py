@@ -46,6 +46,21 @@ def test_the_lease_of_a_dead_process_is_taken_at_once(path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["lease.json"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="shown by /proc")
+def test_the_lease_of_a_process_that_nobody_has_asked_after_is_taken(path: Path) -> None:
+    """As below a container's first process, which may be no shell and no init."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            Lease.take(path)
+        finally:
+            os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert not held(path)
+    assert Lease.take(path) is not None
+    os.waitpid(pid, 0)
+
+
 def test_a_later_process_of_the_same_number_is_another(path: Path) -> None:
     assert Lease.take(path)
     rewrite(path, started="1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from dataclasses import replace
@@ -11,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.durable import damage, read_json, write_json, write_text
+from bench import durable
+from bench.durable import damage, read_json, read_json_if_any, write_json, write_text
 from bench.errors import NotAvailable, StoreError
 from bench.measurement import Score
 from bench.protocol import RunRequest
@@ -162,12 +164,42 @@ def test_a_path_through_a_file_is_found_before_training(tmp_path: Path) -> None:
         Run(tmp_path / "file" / "run").create(RunRequest())
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '{"schema": 3}', "\x00\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '{"schema": 3}', "\x00\xff", "{}{}", "\xef\xbb\xbf{}"])
 def test_a_damaged_or_newer_document_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(text, encoding="latin1")
     with pytest.raises(StoreError):
         read_json(path)
+
+
+def test_blanks_around_a_document_are_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('\n {"schema": 1}\r\n\t')
+    assert read_json(tmp_path / "x.json") == {"schema": 1}
+    assert read_json_if_any(tmp_path / "y.json") is None
+    assert read_json_if_any(tmp_path / "x.json" / "y.json") is None
+
+
+@pytest.mark.parametrize("file", ["done/cell.json", "scores/*.json"])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b'{"schema": 3}', b"\xff"])
+def test_rows_name_the_file_that_is_damaged(run: Run, file: str, content: bytes | None) -> None:
+    fill(run)
+    run.write_scores(ROW.cell, WAY, {"elbo": Score(-1.5, 10)}, {})
+    (path,) = (run.cells / ROW.cell).glob(file)
+    path.unlink()
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(StoreError, match=path.name):
+        run.rows()
+    assert gc.isenabled()
+
+
+def test_a_row_of_fewer_fields_than_now_is_read(run: Run) -> None:
+    fill(run)
+    path = run.cells / ROW.cell / "done" / "cell.json"
+    document = json.loads(path.read_text())
+    del document["engine"], document["parts"]
+    path.write_text(json.dumps({**document, "of_tomorrow": 1}))
+    (row,) = run.rows()
+    assert row == ROW
 
 
 def test_what_is_no_run_says_so(tmp_path: Path) -> None:
@@ -250,6 +282,7 @@ def test_every_cell_costs_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         fill(run, replace(ROW, seed=seed, cell=cell))
         run.write_scores(cell, WAY, {"elbo": Score(1.0, 10)}, {})
     read: list[Path] = []
-    monkeypatch.setattr("bench.store.read_json", lambda path: (read.append(path), read_json(path))[1])
+    content = durable._content
+    monkeypatch.setattr(durable, "_content", lambda path: (read.append(path), content(path))[1])
     assert len(run.rows()) == 30
     assert len(read) == 2 * 30 + 1
