@@ -35,7 +35,7 @@ def safe(text: str) -> str:
 
 def notes(group: Group) -> list[str]:
     """What stands below a table besides its footnotes: columns that aren't shown, and why; remarks."""
-    hidden = [f"not shown: {', '.join(names)} ({reason})" for reason, names in group.hidden]
+    hidden = [f"not shown: {_named(names)} ({reason})" for reason, names in group.hidden]
     return [*hidden, *group.remarks]
 
 
@@ -181,3 +181,8 @@ def _latex_below(group: Group) -> list[str]:
         *([rf"\textbf{{bold}}: {escape_latex(LEGEND)}"] if group.marked else []),
         *map(escape_latex, notes(group)),
     ]
+
+
+def _named(names: Sequence[str]) -> str:
+    """A few names, or how many there are: who asked for two metrics needn't read the names of the other twenty."""
+    return ", ".join(names) if len(names) <= 8 else f"{len(names)} metrics"
