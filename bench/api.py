@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import StoreError
+from bench.errors import StoreError, UsageError
 from bench.hyperparameters import split
 from bench.protocol import RunRequest
-from bench.unpublished import adopt, take
+from bench.unpublished import adopt
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +64,15 @@ def _texts(value: str | type | Iterable[str | type]) -> tuple[str, ...]:
 
 
 def _name(value: Any) -> str:
-    return adopt(value) if isinstance(value, type) else str(value)
+    if isinstance(value, type):
+        return adopt(value)
+    if not isinstance(value, str | int | float | bool | tuple | list | None):
+        raise UsageError(
+            f"{str(value).splitlines()[0][:80]} can't be handed over",
+            cause="A run builds each model anew, and its rows say from what.",
+            fix="Hand over a class, or write './mine.py:Mine'.",
+        )
+    return "-".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def load(cell: str | Path, plugins: Iterable[str | type] = ()) -> Variant:
@@ -84,12 +93,11 @@ def load(cell: str | Path, plugins: Iterable[str | type] = ()) -> Variant:
     from safetensors.torch import load_file
 
     from bench.durable import read_json
-    from bench.grid import Config
+    from bench.grid import Config, plugin_of
     from bench.hyperparameters import check
     from bench.variant import VARIANTS, Spec
 
-    for plugin in plugins:
-        take(_name(plugin))
+    known = {name.partition("@")[0]: name for name in map(VARIANTS.take, map(_name, plugins))}
     folder = Path(cell)
     done = folder if folder.name == "done" else folder / "done"
     if not (done / "cell.json").is_file():
@@ -100,10 +108,13 @@ def load(cell: str | Path, plugins: Iterable[str | type] = ()) -> Variant:
         )
     document = read_json(done / "cell.json")
     data, name = document["data"], document["variant"]
+    name = known.get(name.partition("@")[0], name)  # a class of a script is another file's when it's imported
     spec = Spec(
         tuple(data["shape"]), data["classes"], data["train_images"], data["latent_dim"], document["likelihood"]
     )  # fmt: skip
     given = check(name, VARIANTS.load(name), {k: v for k, v in document["hyperparameters"].items() if v is not None})
+    if document.get("plugin", {}).get("source") not in (None, plugin_of(name)["source"]):
+        warnings.warn(f"the source of {name} isn't the one that {folder.name} was trained with", stacklevel=2)
     model = Config(name, tuple(sorted(given.items()))).build(spec)
     try:
         model.load_state_dict(load_file(done / "weights.safetensors"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from bench import catalogue, console, data
@@ -31,7 +33,8 @@ def run(name: str, given: tuple[str, ...], only: tuple[str, ...], *, quiet: bool
                 raise UnknownName(f"check of a {kind}", wanted, known)
         if not quiet:
             out.print(Text.assemble((name, "bold"), f"  {kind}"))
-        report = check(plugin, only=only, on_outcome=lambda o: None if quiet else _print(o, out), **arguments)
+        say = partial(_print, out=out, told=set())
+        report = check(plugin, only=only, on_outcome=(lambda _: None) if quiet else say, **arguments)
         if not quiet:
             out.print(Text(f"{name}: {_sum(report)}"))
         reports.append(report)
@@ -43,27 +46,28 @@ def _subjects(name: str, given: tuple[str, ...]) -> Iterator[tuple[str, Any, dic
     if wrong := [key for key, equals, value in pairs if not (key and equals and value)]:
         raise UsageError(f"--set {wrong[0]!r} isn't NAME=VALUE", fix="For example: --set beta=10")
     settings = {key.strip(): value.strip() for key, _, value in pairs}
-    if ":" in name and not name.partition(".py:")[1] and name not in {k for _, r in _registries() for k in r}:
-        cls, arguments = data.asked_for(name)  # folder:PATH
-        yield "dataset", cls, arguments | checked(name, cls, settings)
-        return
-    found = [(kind, registry) for kind, registry in catalogue.homes(name) if kind != "backbone"]
+    if ":" in name and name.partition(":")[0] in catalogue.registry_of("dataset"):
+        found = [("dataset", catalogue.registry_of("dataset"))]  # folder:PATH
+    else:
+        found = [(kind, registry) for kind, registry in catalogue.homes(name) if kind != "backbone"]
     if not found:
         raise UsageError(f"{name!r} is a backbone, and there are no checks of those", fix="Check a variant.")
     for kind, registry in found:
-        obj: Any = registry.load(name)
-        yield kind, obj, {} if kind == "metric" else checked(name, obj, settings)
+        if kind == "dataset":
+            cls, arguments = data.asked_for(name)
+            yield kind, cls, arguments | checked(name, cls, settings)
+        else:
+            obj: Any = registry.load(name)
+            yield kind, obj, {} if kind == "metric" else checked(name, obj, settings)
 
 
-def _registries() -> list[tuple[str, Any]]:
-    return [(kind, catalogue.registry_of(kind)) for kind in catalogue.KINDS]
-
-
-def _print(outcome: Outcome, out: Console) -> None:
+def _print(outcome: Outcome, out: Console, told: set[str]) -> None:
+    """A check's name, and what is to be said of it; what was said before isn't said again."""
     mark, style = MARKS[outcome.status]
     out.print(Text.assemble((f" {mark} ", style), (outcome.check, "" if outcome.status != "skipped" else "dim")))
-    for line in outcome.message.splitlines():
-        out.print(Text(f"     {line}", "red" if outcome.status == "failed" else "dim"), soft_wrap=False)
+    if outcome.message and outcome.message not in told:
+        out.print(Padding(Text(outcome.message, "red" if outcome.status == "failed" else "dim"), (0, 0, 0, 5)))
+        told.add(outcome.message)
 
 
 def _sum(report: Report) -> str:

@@ -144,7 +144,8 @@ def print_plan(plan: Plan, console: rich_console.Console | None = None) -> None:
     console.print(table)
     new = [cell for cell in plan.cells if cell.state == "new"]
     total = sum(sum(cell.row.steps) for cell in new)
-    console.print(f"{len(plan.cells)} cells, {len(new)} of them to train: {total:,} steps, into {plan.folder}")
+    count = f"{len(plan.cells)} cell{'' if len(plan.cells) == 1 else 's'}"
+    console.print(f"{count}, {len(new)} of them to train: {total:,} steps, into {plan.folder}")
     for note in plan.notes:
         _print_note(note, console)
 

@@ -34,6 +34,12 @@ class BenchError(Exception):
     def __str__(self) -> str:
         return "\n".join(line for line in (self.what, self.cause, self.fix) if line)
 
+    @property
+    def line(self) -> str:
+        """All of it on one line, for a row's reason."""
+        parts = (" ".join(part.split()).rstrip(".") for part in (self.what, self.cause, self.fix) if part)
+        return ". ".join(parts)[:500]
+
 
 class UsageError(BenchError):
     """The request can't be understood or carried out as written."""

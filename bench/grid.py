@@ -301,8 +301,8 @@ def _source(entry: Entry, obj: Any) -> str:
         if module.partition(".")[0] in ("torch", "builtins", "abc", "typing"):
             continue
         try:
-            if module == "__main__":  # a notebook: its text is all there is
-                text += inspect.getsource(cls)
+            if module == "__main__":
+                text = text or source.living(obj, module)
             elif (file := inspect.getsourcefile(cls)) is not None and Path(file).resolve() not in _engine():
                 files |= dict.fromkeys(source.closure(Path(file)))
         except (OSError, TypeError) as error:

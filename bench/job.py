@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from bench.protocol import Scoring
 from bench.provenance import Log, costs, now, provenance
 from bench.row import Status
 from bench.snapshot import Snapshot
+from bench.source import OURS
 from bench.store import Run
 from bench.trainer import train
 
@@ -107,13 +109,20 @@ def verdict(error: BaseException) -> tuple[Status, str]:
         case Unsuitable():
             return "skipped", text
         case BenchError():
-            return "failed", text
+            return "failed", error.line
         case MemoryError() | torch.OutOfMemoryError():
             return "oom", f"out of memory: {text or type(error).__name__}"
         case RuntimeError() if "can't allocate memory" in text or "DefaultCPUAllocator" in text:
             return "oom", f"out of memory: {text}"
         case _:
-            return "failed", f"{type(error).__name__}: {text}"
+            return "failed", f"{type(error).__name__}: {text}{_place(error)}"
+
+
+def _place(error: BaseException) -> str:
+    """The last line of users' code on the way to where something was raised."""
+    others = (str(OURS), str(Path(torch.__file__).parent))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*others, "<"))]
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
 def _train(

@@ -171,7 +171,7 @@ def metric(
 
 
 def _is_metric(obj: object) -> str | None:
-    return None if isinstance(obj, Metric) else "not a bench.Metric (made by @bench.measurement)"
+    return None if isinstance(obj, Metric) else "not a bench.Metric (made by @bench.metric)"
 
 
 METRICS: Registry[Metric] = Registry("bench.metrics", "metric", _is_metric)

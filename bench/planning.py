@@ -259,7 +259,7 @@ def _planned(c: Cell, store: Run, request: RunRequest) -> PlannedCell:
 
 
 def _broken(name: str, label: str, dataset: str, seed: int, error: PluginError) -> PlannedCell:
-    reason = " ".join(str(error).split())[:500]
+    reason = error.line
     folder = slug(f"{label}-{dataset}-s{seed}", digest([label, dataset, seed, "broken"]))
     return PlannedCell(Row(name, label, dataset, seed, "failed", reason, cell=folder), "broken")
 

@@ -167,9 +167,10 @@ class Registry(Generic[T]):
                 )
         if "@" in name:
             own, _, file = name.partition("@")
+            flag = f"--plugin ./{file}:{own}, or " if file.endswith(".py") else ""
             return PluginError(
                 f"the {self.kind} {name!r} was handed over in a file or a notebook, and isn't known here",
-                fix=f"Hand it over again: --plugin ./{file}:{own}, or plugins=[...] in Python.",
+                fix=f"Hand it over again: {flag}plugins=[{own}] in Python.",
             )
         fix = "`bench list` shows all there is."
         if disabled():

@@ -9,9 +9,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
 
 OURS = Path(__file__).resolve().parent  # the suite's own package
 
@@ -38,6 +40,67 @@ def closure(file: Path) -> list[Path]:
     return [file.resolve(), *sorted(found.keys() - {file.resolve()})]
 
 
+def living(obj: object, module: str) -> str:
+    """What a class is made of that has no file to go by, as in a notebook: its code, and what that names, as text.
+
+    Functions of `module` by their bytecode, its classes by their members, constants by their values, users' files by
+    their contents, and so on for what they name: a helper or a number in another cell counts, white space doesn't.
+    """
+    told: dict[str, None] = {}
+    seen: set[int] = set()
+    todo: list[Any] = [obj]
+    while todo:
+        one = todo.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, type | FunctionType | ModuleType) and getattr(one, "__module__", "") != module:
+            told[_foreign(one)] = None
+        elif isinstance(one, type):
+            members = {k: v for k, v in vars(one).items() if k not in ("__dict__", "__weakref__", "__doc__")}
+            told[f"class {one.__qualname__} {sorted(members)}"] = None
+            todo += [*members.values(), *one.__bases__]
+        elif isinstance(one, FunctionType):
+            codes = _codes(one.__code__)
+            plain = [[c.co_code.hex(), c.co_names, c.co_varnames, *map(_constant, c.co_consts)] for c in codes]
+            told[f"{one.__qualname__} {plain} {one.__annotations__}"] = None
+            todo += [one.__defaults__, one.__kwdefaults__, *(cell.cell_contents for cell in one.__closure__ or ())]
+            todo += [one.__globals__[name] for c in codes for name in c.co_names if name in one.__globals__]
+        elif isinstance(one, staticmethod | classmethod):
+            todo.append(one.__func__)
+        elif isinstance(one, property):
+            todo.append(one.fget)
+        elif isinstance(one, Mapping):
+            todo += [*one.keys(), *one.values()]
+        elif hasattr(one, "numpy") or hasattr(one, "tobytes"):
+            array = one.detach().cpu().numpy() if hasattr(one, "numpy") else one
+            told[hashlib.sha256(array.tobytes()).hexdigest()] = None
+        elif isinstance(one, list):
+            todo += one
+        else:
+            told[_constant(one)] = None
+    return "\n".join(sorted(told))
+
+
+def _foreign(one: Any) -> str:
+    """Something of another module: a user's file counts with its content, what is installed doesn't."""
+    module = one if isinstance(one, ModuleType) else sys.modules.get(one.__module__)
+    file = Path(getattr(module, "__file__", None) or OURS)
+    theirs = file.suffix == ".py" and not installed(file) and not file.resolve().is_relative_to(OURS)
+    return digest(closure(file)) if theirs else ""
+
+
+def _constant(value: object) -> str:
+    if isinstance(value, tuple | set | frozenset):
+        return f"({' '.join(sorted(map(_constant, value)) if not isinstance(value, tuple) else map(_constant, value))})"
+    return repr(value) if value is None or isinstance(value, str | bytes | int | float | complex) else ""
+
+
+def _codes(code: CodeType) -> list[CodeType]:
+    """A function's code, and that of the functions in it."""
+    return [code, *(inner for const in code.co_consts if isinstance(const, CodeType) for inner in _codes(const))]
+
+
 def package(file: Path) -> tuple[Path, str]:
     """The folder from which `file` can be imported, and its dotted name there."""
     home = file.parent
@@ -47,6 +110,15 @@ def package(file: Path) -> tuple[Path, str]:
     return home, ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def defined(file: Path) -> list[str]:
+    """The classes and functions at the top of a file, or none if it can't be read as Python."""
+    try:
+        body = ast.parse(file.read_bytes()).body
+    except (SyntaxError, ValueError, OSError):
+        return []
+    return [node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+
+
 def _home(file: Path) -> tuple[Path, Path]:
     """Where absolute imports begin, and the folder (or file) outside of which code is somebody else's."""
     top, name = package(file)
@@ -54,10 +126,11 @@ def _home(file: Path) -> tuple[Path, Path]:
         return top, file.parent
     if "." in name or file.name == "__init__.py":
         return top, top / name.split(".")[0]
-    return top, file if _installed(file) else file.parent
+    return top, file if installed(file) else file.parent
 
 
-def _installed(file: Path) -> bool:
+def installed(file: Path) -> bool:
+    """Whether a file belongs to the standard library, or to a distribution that isn't installed for editing."""
     return bool({"site-packages", "dist-packages"} & set(file.parts)) or str(file.parent) in _standard()
 
 

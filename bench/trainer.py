@@ -87,7 +87,14 @@ class _Player:
         self.checked = False
 
     def descend(self, batch: Batch, lr_factor: float) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, terms = self.phase.loss(batch)
+        returned = self.phase.loss(batch)
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise PluginError(
+                f"{_name(self.phase)} returned {type(returned).__name__}",
+                cause="A loss returns two things: what is descended, and a dict of terms to report (or an empty one).",
+                fix='return loss, {"rec": rec}',
+            )
+        loss, terms = returned
         if loss.ndim != 0:
             raise PluginError(
                 f"{_name(self.phase)} returned a loss of shape {tuple(loss.shape)}",

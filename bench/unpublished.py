@@ -83,6 +83,13 @@ def take(text: str) -> Entry | None:
         UsageError: there is no such file.
     """
     if (found := ADDRESS.fullmatch(text)) is None:
+        if text.rstrip(":").endswith(".py") and (file := Path(text.rstrip(":")).expanduser()).is_file():
+            names = source.defined(file)
+            raise UsageError(
+                f"{text!r} is a file: say what in it",
+                cause=f"It defines {', '.join(names) or 'nothing'}.",
+                fix=f"For example: {text.rstrip(':')}:{(names or ['Mine'])[0]}",
+            )
         return None
     path = Path(found["file"]).expanduser()
     if not path.is_file():
@@ -113,7 +120,8 @@ def adopt(obj: type) -> str:
     """A name for a class: the address of its file where it has one, else one that this process alone knows."""
     module = sys.modules.get(obj.__module__)
     file = getattr(module, "__file__", None)
-    if obj.__module__ != "__main__" and file and file.endswith(".py") and "." not in obj.__qualname__:
+    alone = obj.__module__ == "__main__" or "." in obj.__qualname__
+    if not alone and file and file.endswith(".py") and not source.installed(Path(file)):
         here = os.path.relpath(file)
         return f"{file if here.startswith(os.pardir) else os.path.join(os.curdir, here)}:{obj.__name__}"
     name = f"{obj.__name__}@{obj.__module__}"

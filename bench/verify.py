@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -120,7 +121,8 @@ class Verifier:
         self, store: Run, row: Row, data: Data, device: torch.device, found: Finding, say: Callable[[str], None]
     ) -> None:
         try:
-            model = load(store.cells / row.cell).to(device)
+            with warnings.catch_warnings(action="ignore"):  # that its source has changed is said below
+                model = load(store.cells / row.cell).to(device)
         except BenchError as error:
             (found.wrong if isinstance(error, StoreError) else found.unchecked).append(error.what)
             return
@@ -151,6 +153,8 @@ class Verifier:
                 if off > self.tolerance:
                     by = f"{off:.1g} relative" if off < math.inf else "other n, or a standard error in one alone"
                     found.wrong.append(f"{name} is {stored.value:.9g}, and {again.value:.9g} now: {by}{_since(row)}")
+        if row.plugin.get("source") and "the plugin" in changes(row):
+            found.right.append("though its plugin's source has changed since")
         if exact or close:
             within = f", {close} within {worst:.1g}" if close and worst <= self.tolerance else ""
             found.right.append(f"{exact} score{'' if exact == 1 else 's'} exact{within}")

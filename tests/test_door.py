@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 import bench as public
 from bench import source, unpublished
@@ -350,7 +351,7 @@ def test_results_never_name_code_to_be_run(mine: Path, bench: Bench, monkeypatch
     assert bench("run", "--variants", "./mine.py:Mine", *SHORT, "--out", "run")[0] == 0
     (cell,) = Path("run/cells").iterdir()
     monkeypatch.setattr(unpublished, "_adopted", {})
-    with pytest.raises(PluginError, match=r"isn't known here\nHand it over again: --plugin \./mine\.py:Mine"):
+    with pytest.raises(PluginError, match=r"isn.t known here\nHand it over again: --plugin \./mine\.py:Mine, or"):
         public.load(cell)
     assert bench("verify", "run")[0] == 3
     assert bench("verify", "run", "--plugin", "mine.py:Mine")[0] == 0
@@ -420,3 +421,91 @@ def test_a_class_of_a_notebook_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Honest@__main__[latent_dim=3],vae[encoder=Flat@__main__] ok,ok" in done.stdout
     assert "['Honest', 'VAE']" in done.stdout
+
+
+def test_a_class_without_a_file_is_what_it_names(tmp_path: Path) -> None:
+    """As in a notebook, where helpers and numbers stand in other cells, and no source can be read."""
+
+    def identity(program: str) -> str:
+        code = program + "\nfrom bench import grid, unpublished\nprint(grid.plugin_of(unpublished.adopt(Q))['source'])"
+        done = subprocess.run(
+            [sys.executable, "-"], input=code, capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    program = """
+from beside import far
+from bench.blocks import GaussianVAE
+K = 1.0
+def helper(kl):
+    return K * far(kl)
+class Base(GaussianVAE):
+    def weigh(self, kl):
+        return helper(kl)
+class Q(Base):
+    "A VAE."
+"""
+    (tmp_path / "beside.py").write_text("def far(kl): return kl")
+    first = identity(program)
+    assert identity(program) == first
+    assert (
+        identity(program.replace("    return K * far(kl)", "\n\n    return K * far(kl)  # so").replace("A VAE", "It"))
+        == first
+    )
+    changed = [
+        program.replace("K = 1.0", "K = 5.0"),
+        program.replace("K * far(kl)", "K + far(kl)"),
+        program.replace("return helper(kl)", "return 2 * helper(kl)"),
+        program.replace('"A VAE."', "width = 3"),
+    ]
+    found = {identity(other) for other in changed}
+    (tmp_path / "beside.py").write_text("def far(kl): return kl + 1")
+    found.add(identity(program))
+    assert len(found - {first}) == 5
+
+
+def test_a_class_of_a_library_is_this_process_own() -> None:
+    assert unpublished.adopt(nn.Identity) == "Identity@torch.nn.modules.linear"
+
+
+def test_a_cell_loaded_with_other_code_says_so(mine: Path, bench: Bench) -> None:
+    assert bench("run", "--variants", "./mine.py:Mine", *SHORT, "--out", "run")[0] == 0
+    (cell,) = Path("run/cells").iterdir()
+    public.load(cell, plugins=["./mine.py:Mine"])
+    (mine / "beside.py").write_text("FACTOR = 9")
+    with pytest.warns(UserWarning, match=r"the source of Mine@mine\.py isn't the one"):
+        public.load(cell, plugins=["./mine.py:Mine"])
+    code, out, _ = bench("verify", "run", "--plugin", "./mine.py:Mine")
+    assert code == 0
+    assert "its plugin's source has changed since" in out
+
+
+@pytest.mark.parametrize("value", [nn.Identity(), lambda shape, out: None])
+def test_only_classes_are_handed_over(value: object) -> None:
+    with pytest.raises(UsageError, match="Hand over a class"):
+        public.run("vae", set={"vae.encoder": value})
+
+
+def test_a_network_of_a_wrong_shape_is_told_before_anything_is_trained(mine: Path, bench: Bench) -> None:
+    (mine / "mine.py").write_text(MINE.replace("nn.Linear(shape[0] * shape[1] * shape[2], out)", "nn.Linear(64, 9)"))
+    code, _, err = bench("run", "--variants", "vae", "--set", "vae.encoder=./mine.py:Encoder", *SHORT, "--out", "run")
+    assert code == 2
+    assert "Encoder@mine.py gives (2, 9) for (2, 1, 8, 8), and should give (2, 16)" in err
+
+
+def test_a_file_without_a_name_is_asked_for_one(mine: Path, bench: Bench) -> None:
+    for verb in ("check", "info"):
+        code, _, err = bench(verb, "./mine.py")
+        assert code == 2
+        assert "It defines Mine, Encoder, Both." in err
+        assert "For example: ./mine.py:Mine" in err
+
+
+def test_a_mended_plugin_is_listed_as_such(distribute: Distribute, tmp_path: Path) -> None:
+    distribute("broken", {"broken": "mended_vae:Honest"}, mended_vae="def (")
+    with pytest.raises(PluginError):
+        registry().load("broken")
+    assert next(one.problem for one in listed() if one.name == "broken")
+    (tmp_path / "site" / "mended_vae.py").write_text(HONEST)
+    assert not next(one.problem for one in listed() if one.name == "broken")

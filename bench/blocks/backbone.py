@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from bench.errors import UsageError
@@ -74,7 +75,33 @@ def network(part: Literal["encoder", "decoder"], name: str, *sizes: Any, **optio
             cause=f"Its signature is {found.__name__}{inspect.signature(build)}.",
             fix=f"Let its constructor take {', '.join(lacking)} as a keyword argument.",
         )
-    return build(*sizes, **asked)
+    made = build(*sizes, **asked)
+    _try(made, part, name, sizes, asked.get("context", 0))
+    return made
+
+
+def _try(made: nn.Module, part: str, name: str, sizes: tuple[Any, ...], context: int) -> None:
+    """Two images through a network of the user's own: a wrong shape is told before anything is trained.
+
+    Raises:
+        UsageError: it gives another shape than it should, or can't be called.
+    """
+    given, wanted = ((2, *sizes[0]), (2, sizes[1])) if part == "encoder" else ((2, sizes[0]), (2, *sizes[1]))
+    inputs = [torch.zeros(given), *([torch.zeros(2, context)] if context else [])]
+    try:
+        with torch.no_grad():
+            found = tuple(made.eval()(*inputs).shape)
+    except Exception as error:
+        raise UsageError(
+            f"{name} can't take {given} as {part}", cause=f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+    finally:
+        made.train()
+    if found != wanted:
+        raise UsageError(
+            f"{name} gives {found} for {given}, and should give {wanted}",
+            cause=f"As {part} it's built as {type(made).__name__}({', '.join(map(str, sizes))}).",
+        )
 
 
 def _takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:

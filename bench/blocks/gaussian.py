@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from bench.blocks.autoencoder import Autoencoder
+from bench.errors import UsageError
 from bench.hyperparameters import Range
 from bench.variant import Batch, Loss, Spec
 
@@ -33,6 +34,8 @@ class GaussianVAE(Autoencoder):
         **networks: Any,
     ) -> None:
         super().__init__(spec, **networks)
+        if warmup and type(self).loss is not GaussianVAE.loss:
+            raise UsageError(f"{type(self).__name__} descends a loss of its own, which has no warm-up")
         self.warmup = warmup
 
     def code_width(self) -> int:
