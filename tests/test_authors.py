@@ -134,8 +134,16 @@ def test_a_new_objective_takes_at_most_15_lines_and_two_of_toml() -> None:
     assert len(re.search(r"\[project.entry-points(.|\n)*?\n\n", toml)[0].strip().splitlines()) == 2  # type: ignore[index]
 
 
-def blocks(language: str) -> list[str]:
-    text = (ROOT / "docs" / "variants.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("page", "name"), [("README.md", "Capacity"), ("docs/contract.md", "Adversarial")])
+def test_the_classes_of_other_pages_keep_the_contract(page: str, name: str, tmp_path: Path) -> None:
+    (text,) = (block for block in blocks("python", page) if f"class {name}" in block)
+    (tmp_path / "mine.py").write_text(text)
+    report = check(f"{tmp_path / 'mine.py'}:{name}")
+    assert [outcome for outcome in report.outcomes if outcome.status == "failed"] == []
+
+
+def blocks(language: str, page: str = "docs/variants.md") -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 

@@ -449,10 +449,8 @@ class Q(Base):
     (tmp_path / "beside.py").write_text("def far(kl): return kl")
     first = identity(program)
     assert identity(program) == first
-    assert (
-        identity(program.replace("    return K * far(kl)", "\n\n    return K * far(kl)  # so").replace("A VAE", "It"))
-        == first
-    )
+    same = program.replace("return K * far(kl)", "\n\n    return K * far(kl)  # so").replace("A VAE", "It")
+    assert identity(same) == first
     changed = [
         program.replace("K = 1.0", "K = 5.0"),
         program.replace("K * far(kl)", "K + far(kl)"),
