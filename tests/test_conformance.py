@@ -3,20 +3,55 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from bench import Loss, Spec, Variant
 from bench.blocks import GaussianVAE
 from bench.errors import UnknownName, UsageError
-from bench.testing import Check, Failed, Outcome, Skipped, check, checks_of, parametrize_with_checks, speed, variants
+from bench.testing import (
+    Check,
+    Failed,
+    Outcome,
+    Skipped,
+    building,
+    check,
+    checks_of,
+    parametrize_with_checks,
+    speed,
+    training,
+    variants,
+)
 from bench.variant import Batch
 from tests.right import RIGHT
-from tests.wrong import WRONG, Adversarial, Codes, Labelled, LatentMean, NotFinite, PixelMean, QuietSum, Unbuildable
+from tests.wrong import (
+    NOTED,
+    WRONG,
+    Adversarial,
+    Codes,
+    HiddenCounter,
+    Labelled,
+    LatentMean,
+    LayersInAList,
+    ListOfStages,
+    LossOfTwo,
+    NoSuper,
+    NotFinite,
+    OnlySquares,
+    PixelMean,
+    QuietSum,
+    SuperWithoutSpec,
+    Unbuildable,
+)
 
 FIRST_PARTY = ("vae", "conv", "beta", "cvae", "vqvae", "wae", "ae", "gan")
-NOTES = (speed.compiles, speed.stacks)
+SLOW = (speed.compiles, speed.stacks)
+NOTES = (*SLOW, building.no_name_is_nearly_the_contracts, training.hyperparameters_change_something)
+"""These never fail."""
 
 
 @pytest.mark.parametrize("plugin", [*FIRST_PARTY, *RIGHT, Adversarial, Codes, Labelled])
@@ -24,6 +59,8 @@ def test_what_is_right_passes(plugin: type[Variant] | str) -> None:
     report = check(plugin)
     assert [o for o in report.outcomes if o.status == "failed"] == []
     assert report.ok
+    told = {check for check, _ in NOTED.values()}
+    assert [o for o in report.outcomes if o.status == "noted" and o.check in told] == []
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda cls: cls.__name__)
@@ -35,7 +72,7 @@ def test_what_is_wrong_is_caught_where_it_should_be(wrong: type[Variant]) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda cls: cls.__name__)
 def test_what_is_wrong_is_caught_nowhere_else(wrong: type[Variant], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(variants, "CHECKS", [c for c in variants.CHECKS if c not in NOTES])  # they never fail
+    monkeypatch.setattr(variants, "CHECKS", [c for c in variants.CHECKS if c not in NOTES])
     report = check(wrong)
     assert not report.ok
     failed = {o.check: o.message for o in report.outcomes if o.status == "failed"}
@@ -44,9 +81,16 @@ def test_what_is_wrong_is_caught_nowhere_else(wrong: type[Variant], monkeypatch:
 
 def test_every_check_that_can_fail_catches_something() -> None:
     assert {c.__name__ for c in variants.CHECKS} - {name for names in WRONG.values() for name in names} == {
-        "compiles",
-        "stacks",
+        c.__name__ for c in NOTES
     }
+
+
+@pytest.mark.parametrize("odd", NOTED, ids=lambda cls: cls.__name__)
+def test_what_may_be_meant_is_noted(odd: type[Variant]) -> None:
+    name, says = NOTED[odd]
+    (found,) = check(odd, only=[name]).outcomes
+    assert found.status == "noted"
+    assert says in found.message
 
 
 def the(plugin: type[Variant] | str, name: str) -> Check:
@@ -75,6 +119,109 @@ def test_a_failure_says_what_was_measured_where_and_how_it_should_be(
 class Raises(GaussianVAE):
     def sample(self, y: object, temperature: float = 1.0) -> object:  # type: ignore[override]
         raise KeyError("no such key")
+
+
+class Asked(Variant):
+    """It draws as many images as it's told to: a mistake about `sample`."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.image = nn.Parameter(torch.zeros(spec.shape))
+
+    def loss(self, batch: Batch) -> Loss:
+        return (batch.x - self.image).square().flatten(1).sum(1).mean(), {}
+
+    def sample(self, n: int, temperature: float = 1.0) -> Tensor:
+        return self.image + torch.randn(n, *self.spec.shape)
+
+
+class Confused(GaussianVAE):
+    def loss(self, batch: Batch) -> Loss:
+        raise KeyError("no such term")
+
+
+class Narrow(GaussianVAE):
+    def loss(self, batch: Batch) -> Loss:
+        return (batch.x + torch.zeros(5, 5, 5, 5)).mean(), {}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "look", "should"),
+    [
+        (NoSuper, "in __init__: self.image = nn.Linear(1, 1)", "Call super().__init__(spec) first in __init__."),
+        (SuperWithoutSpec, "in __init__: super().__init__()", "Call super().__init__(spec) first in __init__."),
+        (OnlySquares, "in __init__: torch.zeros", "Take the sizes from spec.shape"),
+        (LossOfTwo, "LossOfTwo.loss (wrong.py:", "It's called as loss(batch)."),
+        (Confused, "in loss: raise KeyError", ""),
+        (Narrow, "in loss: return (batch.x", "Take the sizes from spec.shape"),
+        (Asked, "in sample: return", "It's called as sample(y, temperature=1.0)"),
+    ],
+)
+def test_what_cant_be_built_or_asked_is_told_apart(wrong: type[Variant], look: str, should: str) -> None:
+    with pytest.raises(Failed) as failure:
+        the(wrong, "builds_at_several_sizes")()
+    assert look in failure.value.look
+    assert failure.value.should.startswith(should)
+    assert should or not failure.value.should
+
+
+def test_an_error_of_the_suites_own_is_shown_without_its_kind() -> None:
+    (found,) = check(NoLossAtAll, only=["phases_descend"]).outcomes
+    assert found.message.startswith("NoLossAtAll.loss returned NoneType")
+
+
+class NoLossAtAll(GaussianVAE):
+    def loss(self, batch: Batch) -> Loss:  # type: ignore[empty-body]
+        pass
+
+
+def test_what_cant_be_trained_is_said_shortly() -> None:
+    skipped = {o.message for o in check(Confused).outcomes if o.status == "skipped"}
+    assert "it can't be trained: see phases_descend" in skipped
+    assert not any("no such term" in message for message in skipped)
+
+
+def test_stages_are_told_in_one_line() -> None:
+    with pytest.raises(Failed) as failure:
+        the(ListOfStages, "stages_are_well_formed")()
+    assert failure.value.wrong == "stages() gives a list"
+
+
+def test_hidden_layers_are_counted() -> None:
+    with pytest.raises(Failed, match=r"4 weights of shape \(1, 8\), \(1,\), .* that aren't the model's"):
+        the(LayersInAList, "every_weight_is_the_models")()
+
+
+def test_hidden_state_is_named_and_so_is_the_plugins_own_loss() -> None:
+    with pytest.raises(Failed, match="`calls` of the model") as failure:
+        the(HiddenCounter, "training_resumes_exactly")()
+    assert failure.value.look.startswith("HiddenCounter.loss (wrong.py:")
+
+
+class Penalised(GaussianVAE):
+    """A gradient penalty, at a leaf of its own."""
+
+    def loss(self, batch: Batch) -> Loss:
+        loss, terms = super().loss(batch)
+        x = batch.x.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(self.encode(x, batch.y).square().sum(), x, create_graph=True)
+        return loss + grad.square().flatten(1).sum(1).mean(), terms
+
+
+def test_a_gradient_penalty_needs_no_strange_weights() -> None:
+    the(Penalised, "every_weight_is_the_models")()
+
+
+class Prints(GaussianVAE):
+    def loss(self, batch: Batch) -> Loss:
+        print("a loss")  # noqa: T201
+        print("for the log", file=sys.stderr)  # noqa: T201
+        return super().loss(batch)
+
+
+def test_what_a_plugin_prints_is_dropped(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(Prints, only=["phases_descend"]).ok
+    assert capsys.readouterr() == ("", "")
 
 
 def test_what_a_plugin_raises_is_shown_with_its_own_line() -> None:

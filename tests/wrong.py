@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,11 +21,21 @@ from tests.right import FactorVAE
 
 T = TypeVar("T", bound=type[Variant])
 WRONG: dict[type[Variant], tuple[str, ...]] = {}
+NOTED: dict[type[Variant], tuple[str, str]] = {}
+"""What isn't surely wrong: the check that must note it, and what it says."""
 
 
 def caught_by(*checks: str) -> Callable[[T], T]:
     def register(cls: T) -> T:
         WRONG[cls] = checks
+        return cls
+
+    return register
+
+
+def noted_by(check: str, says: str) -> Callable[[T], T]:
+    def register(cls: T) -> T:
+        NOTED[cls] = check, says
         return cls
 
     return register
@@ -176,6 +186,27 @@ class NeverTrained(GaussianVAE):
 
     def stages(self) -> tuple[Stage, ...]:
         return (Stage((Phase(self.loss, (self.encoder, self.decoder, self.likelihood)),)),)
+
+
+@caught_by("stages_are_well_formed")
+class ListOfStages(GaussianVAE):
+    def stages(self) -> tuple[Stage, ...]:
+        return [Stage((Phase(self.loss),))]  # type: ignore[return-value]
+
+
+@caught_by("every_weight_is_the_models")
+class LayersInAList(GaussianVAE):
+    """Torch doesn't see them: never trained, not saved."""
+
+    def __init__(self, spec: Spec, **rest: Any) -> None:
+        super().__init__(spec, **rest)
+        self.regressors = [nn.Linear(self.latent_dim, 1) for _ in range(2)]
+
+    def loss(self, batch: Batch) -> Loss:
+        loss, terms = super().loss(batch)
+        z, bright = self.encode(batch.x, batch.y), batch.x.mean((1, 2, 3))
+        errors = [(regressor(z)[:, 0] - bright).square().mean() for regressor in self.regressors]
+        return loss + torch.stack(errors).sum(), terms
 
 
 @caught_by("phases_move_only_what_they_say", "stages_are_well_formed", "training_resumes_exactly")
@@ -503,6 +534,25 @@ class HiddenCounter(GaussianVAE):
         return rec + min(1.0, self.calls / 100) * kl, {"rec": rec, "kl": kl}
 
 
+@noted_by("training_resumes_exactly", "`calls` of the model changes in training")
+class Counts(GaussianVAE):
+    """No loss reads it yet."""
+
+    calls = 0
+
+    def loss(self, batch: Batch) -> Loss:
+        self.calls += 1
+        return super().loss(batch)
+
+
+@noted_by("training_resumes_exactly", "`last` of encoder changes in training")
+class KeepsATensor(GaussianVAE):
+    def loss(self, batch: Batch) -> Loss:
+        loss, terms = super().loss(batch)
+        vars(self.encoder)["last"] = terms["kl"].detach()
+        return loss, terms
+
+
 @caught_by("stays_on_its_device")
 class NoiseOnTheCPU(GaussianVAE):
     def sample(self, y: Tensor, temperature: float = 1.0) -> Tensor:
@@ -549,3 +599,47 @@ class OnlySquares(GaussianVAE):
 class Unbuildable(Variant):
     def __init__(self, spec: Spec) -> None:
         raise ZeroDivisionError("no")
+
+
+@caught_by("builds_at_several_sizes")
+class NoSuper(Variant):
+    def __init__(self, spec: Spec) -> None:
+        self.image = nn.Linear(1, 1)
+
+
+@caught_by("builds_at_several_sizes")
+class SuperWithoutSpec(Variant):
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()  # type: ignore[call-arg]
+
+
+@caught_by("builds_at_several_sizes", "phases_descend", "loss_is_one_finite_number")
+class LossOfTwo(GaussianVAE):
+    def loss(self, x: Tensor, y: Tensor) -> Loss:  # type: ignore[override]
+        return x.mean(), {}
+
+
+@noted_by("no_name_is_nearly_the_contracts", "Misspelt defines `los`: is it meant to be `loss`?")
+class Misspelt(GaussianVAE):
+    def los(self, batch: Batch) -> Loss:
+        return super().loss(batch)
+
+
+@noted_by("no_name_is_nearly_the_contracts", "`use_labels`: is it meant to be `uses_labels`?")
+class MisspeltFlag(GaussianVAE):
+    use_labels = True
+
+
+@noted_by("hyperparameters_change_something", "changing `beta` from 4 to 9 changes neither weights, losses nor samples")
+class Unread(GaussianVAE):
+    def __init__(self, spec: Spec, *, beta: Annotated[float, Range(0), "weight"] = 4.0, **rest: Any) -> None:
+        super().__init__(spec, **rest)
+        self.beta = beta
+
+
+@noted_by("hyperparameters_change_something", "changing `prior` from normal to laplace")
+class UnreadChoice(GaussianVAE):
+    def __init__(
+        self, spec: Spec, *, prior: Annotated[Literal["normal", "laplace"], "p(z)"] = "normal", **rest: Any
+    ) -> None:
+        super().__init__(spec, **rest)

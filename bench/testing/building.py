@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import types
+from collections.abc import Callable
+from difflib import SequenceMatcher
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
@@ -14,11 +17,13 @@ from bench import abilities
 from bench.errors import Unsuitable, UsageError
 from bench.hyperparameters import hyperparameters
 from bench.snapshot import seeded, state
-from bench.testing.kit import Failed, raised_at, where
-from bench.testing.subject import CPU, SPECS, Subject, batch_of, has, listed, moved
-from bench.variant import Batch, Phase, Stage, Variant
+from bench.testing.kit import Failed, Noted, raised_at, said, where
+from bench.testing.subject import CPU, SPECS, Subject, batch_of, has, listed, moved, sort_of, stages_fault
+from bench.variant import Batch, Phase, Spec, Variant
 
 HOW = 'Write it as `beta: Annotated[float, Range(0), "weight of the KL"] = 4.0`, behind a `*`.'
+HIDDEN = "Keep networks and parameters as attributes of the model: a plain list hides layers from torch."
+SIZES = 'Take the sizes from spec.shape, or `raise Unsuitable("why")` in __init__.'
 
 
 def hyperparameters_are_declared(subject: Subject) -> None:
@@ -71,23 +76,14 @@ def builds_at_several_sizes(subject: Subject) -> None:
     for spec in SPECS:
         size = f"{spec.shape} with {spec.classes} classes and likelihood {spec.likelihood}"
         try:
-            model = subject.build(spec)
-            _one_of_each(model, batch_of(spec, 4))
+            model = _built(subject, spec, size)
+            _one_of_each(subject, model, batch_of(spec, 4), size)
         except Unsuitable as reason:
             refused.append(f"{size}: {reason}")
             if not str(reason):
                 raise Failed(
                     f"it's unsuitable for {size}, without a reason", should='raise Unsuitable("why")'
                 ) from None
-        except Exception as error:
-            raise Failed(
-                f"images of {size}: {type(error).__name__}: {error}",
-                raised_at(error, subject.cls),
-                'Take the sizes from spec.shape, or `raise Unsuitable("why")` in __init__.',
-            ) from error
-        else:
-            if model.spec != spec:
-                raise Failed("model.spec isn't the spec that it was built for", should="super().__init__(spec)")
     if len(refused) == len(SPECS):
         raise Failed("it takes no size at all:\n" + "\n".join(refused))
     a, b, other = (state(subject.build(seed=seed)) for seed in (0, 0, 1))
@@ -102,13 +98,62 @@ def builds_at_several_sizes(subject: Subject) -> None:
         raise Failed("every seed gives the same weights", should="Don't seed torch's generator: the bench does.")
 
 
-def _one_of_each(model: Variant, batch: Batch) -> None:
+def _built(subject: Subject, spec: Spec, size: str) -> Variant:
+    try:
+        model = subject.build(spec)
+    except Unsuitable:
+        raise
+    except Exception as error:
+        text = str(error)
+        should = ""
+        if re.search(r"__init__\(\) call|no attribute '(_parameters|_modules|_buffers|spec)'|missing .*'spec'", text):
+            should = "Call super().__init__(spec) first in __init__."
+        elif _speaks_of_sizes(error) or spec != SPECS[0]:
+            should = SIZES
+        look = raised_at(error, subject.cls) or subject.where("__init__")
+        raise Failed(f"built for {size}: {said(error)}", look, should) from error
+    if getattr(model, "spec", None) != spec:
+        look = subject.where("__init__")
+        raise Failed("model.spec isn't the spec that it was built for", look, "super().__init__(spec)")
+    return model
+
+
+def _one_of_each(subject: Subject, model: Variant, batch: Batch, size: str) -> None:
+    def ask(function: Any, value: Any, call: str) -> None:
+        try:
+            function(value)
+        except Unsuitable:
+            raise
+        except Exception as error:
+            fits = _takes(function, value)
+            look = (raised_at(error, subject.cls) if fits else "") or where(function)
+            should = SIZES if _speaks_of_sizes(error) else ""
+            if not fits or (isinstance(error, TypeError) and call.startswith("sample")):
+                should = f"It's called as {call}."
+            raise Failed(f"{call.partition('(')[0]} for {size}: {said(error)}", look, should) from error
+
     with seeded(0, CPU):
-        for stage in model.stages():
-            for phase in stage.phases:
-                phase.loss(batch)
+        if stages_fault(stages := model.stages()) is None:
+            for phase in (phase for stage in stages for phase in stage.phases):
+                ask(phase.loss, batch, f"{getattr(phase.loss, '__name__', 'loss')}(batch)")
         if has(model.eval(), abilities.Samples):
-            model.sample(batch.y)  # type: ignore[operator]
+            ask(model.sample, batch.y, "sample(y, temperature=1.0), with y: (B,) labels, -1 where there are none")
+
+
+def _takes(function: Callable[..., Any], value: Any) -> bool:
+    """Whether it can be called with one value."""
+    try:
+        inspect.signature(function).bind(value)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature to look at
+        return True
+    return True
+
+
+def _speaks_of_sizes(error: Exception) -> bool:
+    kinds = (RuntimeError, ValueError, IndexError, AssertionError)
+    return isinstance(error, kinds) and re.search(r"\b(shape|size|dimension)", str(error), re.I) is not None
 
 
 def stages_are_well_formed(subject: Subject) -> None:
@@ -116,12 +161,10 @@ def stages_are_well_formed(subject: Subject) -> None:
     model = subject.build()
     look = subject.where("stages")
     stages: Any = model.stages()
-    if not isinstance(stages, tuple) or not stages or not all(isinstance(s, Stage) for s in stages):
-        raise Failed(f"stages() gives {stages!r}", look, "It gives a tuple of Stage.")
+    if (fault := stages_fault(stages)) is not None:
+        raise Failed(fault[0], look, fault[1])
     phases: list[Phase] = []
     for stage in stages:
-        if not isinstance(stage.phases, tuple) or not all(isinstance(p, Phase) for p in stage.phases):
-            raise Failed(f"the phases of a stage are {stage.phases!r}", look, "They are a tuple of Phase.")
         if not (math.isfinite(stage.steps) and stage.steps > 0):
             raise Failed(f"a stage has steps={stage.steps}", look, "It's a multiple of the budget, above 0.")
         phases += stage.phases
@@ -130,7 +173,11 @@ def stages_are_well_formed(subject: Subject) -> None:
     own = {id(m) for m in model.modules()} | {id(p) for p in model.parameters()}
     for phase in phases:
         if not isinstance(phase.moves, tuple):
-            raise Failed(f"{where(phase.loss)} has moves={phase.moves!r}", look, "`moves` is a tuple: (self.encoder,).")
+            raise Failed(
+                f"{where(phase.loss)} has {sort_of(phase.moves)} for `moves`",
+                look,
+                "`moves` is a tuple: (self.encoder,).",
+            )
         if any(id(m) not in own for m in phase.moves):
             raise Failed(
                 f"{where(phase.loss)} moves what isn't part of the model, so it's neither saved nor restored",
@@ -138,7 +185,7 @@ def stages_are_well_formed(subject: Subject) -> None:
                 "Keep networks and parameters as attributes of the model.",
             )
         if not moved(model, phase):
-            raise Failed(f"{where(phase.loss)} moves nothing that requires a gradient", look)
+            raise Failed(f"{where(phase.loss)} moves nothing that requires a gradient", look, HIDDEN)
         if phase.repeat < 1:
             raise Failed(f"{where(phase.loss)} has repeat={phase.repeat}", look, "It's at least 1.")
     trained = moved(model, *phases)
@@ -150,4 +197,31 @@ def stages_are_well_formed(subject: Subject) -> None:
         )
 
 
-CHECKS = (hyperparameters_are_declared, builds_at_several_sizes, stages_are_well_formed)
+def no_name_is_nearly_the_contracts(subject: Subject) -> None:
+    """No method is called nearly as one of the contract's, which then stays the base's. A note."""
+    notes = []
+    for owner in subject.own:
+        others = [c for c in subject.cls.__mro__ if c is not owner]
+        bases = [c for c in owner.__mro__[1:] if c.__module__.startswith("bench.")]
+        known = {"uses_labels", "lacks"} | {name for c in (*abilities.ABILITIES, *bases) for name in _methods(c)}
+        for name in vars(owner):
+            if name.startswith("_") or name in known or any(name in vars(c) for c in others):
+                continue
+            close = {right: SequenceMatcher(None, name, right).ratio() for right in known - vars(owner).keys()}
+            right = max(close, key=lambda k: (close[k], k))
+            if close[right] >= 0.8:
+                notes.append(f"{owner.__name__} defines `{name}`: is it meant to be `{right}`?")
+    if notes:
+        raise Noted("; ".join(notes))
+
+
+def _methods(cls: type) -> set[str]:
+    return {name for name, value in vars(cls).items() if callable(value) and not name.startswith("_")}
+
+
+CHECKS = (
+    hyperparameters_are_declared,
+    builds_at_several_sizes,
+    stages_are_well_formed,
+    no_name_is_nearly_the_contracts,
+)

@@ -6,16 +6,18 @@ A suite is a module with `suite(plugin, arguments) -> list[Check]`; `KINDS` says
 from __future__ import annotations
 
 import inspect
+import io
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.data import asked_for
-from bench.errors import PluginError, UsageError
+from bench.errors import BenchError, PluginError, UsageError
 from bench.hyperparameters import show
 from bench.unpublished import ADDRESS
 
@@ -190,8 +192,10 @@ def _outcome(one: Check, plugin: Any) -> Outcome:
     began = time.perf_counter()
     status: Status = "passed"
     message = ""
+    printed = io.TextIOWrapper(io.BytesIO())  # what the plugin prints would spoil the report
     try:
-        one()
+        with redirect_stdout(printed), redirect_stderr(printed):
+            one()
     except Skipped as reason:
         status, message = "skipped", str(reason)
     except Noted as reason:
@@ -199,11 +203,13 @@ def _outcome(one: Check, plugin: Any) -> Outcome:
     except Failed as failure:
         status, message = "failed", str(failure)
     except Exception as error:
-        status, message = (
-            "failed",
-            "\n".join(filter(None, (f"{type(error).__name__}: {error}", raised_at(error, plugin)))),
-        )
+        status, message = "failed", "\n".join(filter(None, (said(error), raised_at(error, plugin))))
     return Outcome(one.name, status, message, time.perf_counter() - began)
+
+
+def said(error: Exception) -> str:
+    """What an error says, with its kind where it isn't one of the suite's own."""
+    return str(error) if isinstance(error, BenchError) and str(error) else f"{type(error).__name__}: {error}"
 
 
 def raised_at(error: Exception, plugin: Any) -> str:

@@ -205,7 +205,7 @@ def training_helps_the_bound(subject: Subject) -> None:
         what = "the likelihood" if method == "log_likelihood" else "the ELBO"
         raise Failed(
             f"training makes {what} worse: {before.mean():.4g} before, {after.mean():.4g} after",
-            f"{subject.where('stages')}: its losses, against {subject.where(method)}",
+            f"{subject.where('stages')}, against {subject.where(method)}",
             "The loss is descended: rec + KL, minus a bound. Look for a sign.",
         )
 

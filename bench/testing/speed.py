@@ -15,7 +15,7 @@ from torch._subclasses import FakeTensorMode
 from bench.snapshot import seeded
 from bench.testing.kit import Failed, Noted, where
 from bench.testing.scoring import calls
-from bench.testing.subject import CPU, Subject, Visit, batch_of
+from bench.testing.subject import CPU, Subject, Visit, batch_of, well_formed
 from bench.variant import Batch, Variant
 
 
@@ -103,7 +103,7 @@ def stays_on_its_device(subject: Subject) -> None:
 
 def _ask_all(subject: Subject, model: Variant, batch: Batch) -> list[str]:
     """What else goes wrong than tensors on another device."""
-    phases = [phase for stage in model.stages() for phase in stage.phases]
+    phases = [phase for stage in well_formed(model) for phase in stage.phases]
     asked: list[tuple[str, Callable[[], Any]]] = [(where(p.loss), partial(p.loss, batch)) for p in phases]
     asked += [(subject.where(name), call) for name, call in calls(model, batch.x, batch.y).items()]
     notes = []

@@ -24,10 +24,11 @@ from bench.protocol import Training, seed_for
 from bench.snapshot import fill, seeded, state
 from bench.testing.kit import Skipped, where
 from bench.trainer import stage_steps, train
-from bench.variant import Batch, Loss, Phase, Spec, Variant
+from bench.variant import Batch, Loss, Phase, Spec, Stage, Variant
 
 CPU = torch.device("cpu")
 N = 64  # images to train and to measure on
+UNTRAINABLE = "it can't be trained: see phases_descend"
 
 SPECS = (
     Spec((1, 8, 8), 10, N, 8),
@@ -164,14 +165,21 @@ class Subject:
         return torch.full((N,), -1)
 
     def where(self, method: str) -> str:
-        """Where a method is written."""
+        """Where a method is written; for `stages`, the loss where the base's are meant."""
+        if method == "stages" and self.cls.stages is Variant.stages:
+            method = "loss"
         return where(getattr(self.cls, method, f"{self.cls.__name__}.{method}"))
+
+    @property
+    def own(self) -> list[type]:
+        """Its class and those of its bases that are neither the suite's nor torch's."""
+        return [c for c in self.cls.__mro__ if not library(c)]
 
     # training
 
     def training(self, model: Variant) -> Training:
         """About 60 steps a stage, and never many more than 180."""
-        multiples = sum(stage.steps for stage in model.stages() if stage.phases)
+        multiples = sum(stage.steps for stage in well_formed(model) if stage.phases)
         return Training(max(1, min(60, round(180 / max(multiples, 1)))), N)
 
     @cached_property
@@ -203,7 +211,12 @@ class Subject:
     def _losses(self, model: Variant, visit: Visit) -> Tensor:
         """The phase's loss at the end of its warm-ups under 10 seeds, leaving no trace."""
         before = kept(model)
-        found = draws(lambda: {"": visit.phase.loss(self.batch)[0]}, 10)[""]
+
+        def draw() -> dict[str, Tensor]:
+            found = visit.phase.loss(self.batch)
+            return {"": found[0] if isinstance(found, tuple) else torch.zeros(())}  # the trainer says what is wrong
+
+        found = draws(draw, 10)[""]
         fill(model, before)
         return found
 
@@ -214,9 +227,10 @@ class Subject:
         Raises:
             Skipped: it can't be trained.
         """
+        if isinstance(self.course, Skipped):
+            raise self.course
         if isinstance(self.course, Exception):
-            reason = str(self.course).splitlines()[0] if str(self.course) else ""
-            raise Skipped(f"it can't be trained ({type(self.course).__name__}: {reason}): see phases_descend")
+            raise Skipped(UNTRAINABLE)
         model = self.course.model
         fill(model, self.course.state)
         return model.eval()
@@ -265,13 +279,54 @@ class Subject:
         return method, call
 
 
+def library(cls: type) -> bool:
+    """Whether a class is the suite's, torch's or Python's own; the suite's variants are plugins like all others."""
+    home = cls.__module__
+    return home.partition(".")[0] in ("bench", "torch", "typing", "builtins") and not home.startswith("bench.variants")
+
+
 def has(model: Variant, *abilities: type) -> bool:
     """Whether the model has all these abilities."""
     return all(why_not(model, ability) is None for ability in abilities)
 
 
+def stages_fault(stages: Any) -> tuple[str, str] | None:
+    """What is wrong with what `stages()` gives, and how it should be."""
+    if not isinstance(stages, tuple) or not stages or not all(isinstance(s, Stage) for s in stages):
+        return f"stages() gives {sort_of(stages)}", "It gives a tuple of Stage: (Stage((Phase(self.loss),)),)"
+    for phases in (stage.phases for stage in stages):
+        if not isinstance(phases, tuple) or not all(isinstance(p, Phase) for p in phases):
+            return f"the phases of a stage are {sort_of(phases)}", "They are a tuple of Phase: (Phase(self.loss),)"
+    return None
+
+
+def sort_of(value: Any) -> str:
+    """What sort of thing it is, without what is in it."""
+    if value is None:
+        return "None"
+    if isinstance(value, tuple) and not value:
+        return "an empty tuple"
+    name = type(value).__name__
+    inside = f" of {' and '.join(sorted({type(v).__name__ for v in value}))}" if isinstance(value, tuple) else ""
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}{inside}"
+
+
+def well_formed(model: Variant) -> tuple[Stage, ...]:
+    """Its stages.
+
+    Raises:
+        Skipped: they're none that a trainer could take.
+    """
+    if stages_fault(stages := model.stages()) is not None:
+        raise Skipped("it has no tuple of stages of phases: see stages_are_well_formed")
+    return stages
+
+
 def watched(model: Variant, watch: Callable[[Visit], Loss]) -> None:
     """Put `watch` between the trainer and each loss of the model, until `del model.stages`."""
+
+    if not any(p.requires_grad for p in model.parameters()):
+        raise Skipped("it has no parameters: see stages_are_well_formed")
 
     def wrap(place: tuple[int, int], phase: Phase) -> Phase:
         @wraps(phase.loss)
@@ -282,7 +337,7 @@ def watched(model: Variant, watch: Callable[[Visit], Loss]) -> None:
 
     stages = tuple(
         replace(stage, phases=tuple(wrap((s, p), phase) for p, phase in enumerate(stage.phases)))
-        for s, stage in enumerate(model.stages())
+        for s, stage in enumerate(well_formed(model))
     )
     model.stages = lambda: stages  # type: ignore[method-assign]
 
@@ -303,6 +358,24 @@ def changed(model: Variant, before: Mapping[str, Tensor]) -> list[str]:
 def kept(model: Variant) -> dict[str, Tensor]:
     """Parameters and buffers as they are now."""
     return {k: v.detach().clone() for k, v in state(model).items()}
+
+
+def plain(model: Variant) -> dict[str, Any]:
+    """Numbers, texts and tensors that modules hold besides parameters and buffers, by how one would say it."""
+    of_torch, registered = vars(nn.Module()).keys(), {id(t) for t in state(model).values()}
+    return {
+        f"`{key}` of {name or 'the model'}": value.detach().clone() if isinstance(value, Tensor) else value
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if key not in of_torch and isinstance(value, int | float | str | Tensor) and id(value) not in registered
+    }
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two values are equal, tensors bit for bit."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())
+    return type(a) is type(b) and bool(a == b or a != a)
 
 
 def listed(names: list[str], at_most: int = 4) -> str:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import combinations
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
 
+from bench.errors import UsageError
+from bench.grid import fresh
+from bench.hyperparameters import Hyperparameter, hyperparameters, show
 from bench.protocol import Training
-from bench.snapshot import Snapshot, seeded
-from bench.testing.kit import Failed, Noted, Skipped, where
+from bench.snapshot import Snapshot, seeded, state
+from bench.testing.kit import Failed, Noted, Skipped, said, where
+from bench.testing.scoring import ask, calls
 from bench.testing.subject import (
     CPU,
+    UNTRAINABLE,
     Mean,
     N,
     Subject,
     Visit,
+    batch_of,
     changed,
     draws,
     images,
@@ -25,7 +32,10 @@ from bench.testing.subject import (
     listed,
     moved,
     part,
+    plain,
+    same,
     watched,
+    well_formed,
 )  # fmt: skip
 from bench.trainer import train
 from bench.variant import Loss, Stage, Variant
@@ -52,7 +62,7 @@ def loss_is_one_finite_number(subject: Subject) -> None:
             if not visit.phase.loss(part(subject.batch, torch.tensor([0])))[0].isfinite():
                 alone.append(f"{visit.name} isn't finite on a batch of one image")
         except Exception as error:
-            alone.append(f"{visit.name} takes no batch of one image: {type(error).__name__}: {error}")
+            alone.append(f"{visit.name} takes no batch of one image: {said(error)}")
 
     subject.visit(subject.build(), look)
     if alone:
@@ -110,6 +120,42 @@ def phases_descend(subject: Subject) -> None:
                 visit.where,
                 "The trainer descends it. If players pull against each other: Phase(..., descends=False).",
             )
+
+
+def every_weight_is_the_models(subject: Subject) -> None:
+    """A loss depends on no weight that torch doesn't know to be the model's: it'd be neither trained nor saved."""
+    model = subject.build()
+    known = {id(t) for t in state(model).values()}
+    for phase in (phase for stage in well_formed(model) for phase in stage.phases):
+        try:
+            with seeded(0, CPU):
+                first, second = (_leaves(phase.loss(subject.batch)[0]) for _ in range(2))
+        except Exception:
+            raise Skipped(UNTRAINABLE) from None
+        lasting = second.keys() - known & first.keys()  # a leaf of one call only is an input, as in a gradient penalty
+        if (strangers := [first[i] for i in first if i in lasting]) != []:
+            shapes = listed([str(tuple(t.shape)) for t in strangers])
+            many = f"{len(strangers)} weight{'s' if len(strangers) > 1 else ''} of shape {shapes}"
+            raise Failed(
+                f"the loss depends on {many} that aren't the model's: a plain list hides layers from torch",
+                where(phase.loss),
+                "Keep them in nn.ModuleList or nn.ParameterList; what isn't trained, by register_buffer.",
+            )
+
+
+def _leaves(loss: Tensor) -> dict[int, Tensor]:
+    """The leaves that a gradient of the loss may reach, by their ids."""
+    found: dict[int, Tensor] = {}
+    seen: set[Any] = set()
+    todo: list[Any] = [loss.grad_fn]
+    while todo:
+        if (node := todo.pop()) is None or node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found[id(leaf)] = leaf
+        todo += [after for after, _ in node.next_functions]
+    return found
 
 
 def phases_move_only_what_they_say(subject: Subject) -> None:
@@ -213,22 +259,100 @@ def training_resumes_exactly(subject: Subject) -> None:
     pictures, training = images(subject.spec), Training(3, 16)
     taken: list[Snapshot] = []
     whole, _ = subject.build(), subject.trained
+    before = plain(whole)
 
     def on_turn(take: Callable[[], Snapshot]) -> None:
         now = take()
         taken.append(Snapshot({k: v.detach().clone() for k, v in now.tensors.items()}, now.position))
 
     train(whole, pictures, training, seed=0, on_turn=on_turn)
+    after = plain(whole)
+    drifted = [name for name, value in after.items() if name not in before or not same(value, before[name])]
     for snapshot in {id(s): s for s in (taken[0], taken[len(taken) // 2])}.values():
         resumed = subject.build()
         with seeded(1, CPU):
             train(resumed, pictures, training, seed=0, resume=snapshot)
         if (differ := changed(resumed, kept(whole))) != []:
             raise Failed(
-                f"resumed after step {snapshot.done} of {len(taken)}, it ends with other weights: {listed(differ)}",
-                f"the losses of {subject.where('stages')}",
+                f"resumed after step {snapshot.done} of {len(taken)}, it ends with other weights: {listed(differ)}"
+                + (f"; no buffer, and changed by training: {listed(drifted)}" if drifted else ""),
+                subject.where("stages"),
                 "A loss depends on weights, buffers, batch and torch's generator alone: no counters, no caches.",
             )
+    if drifted:
+        many = len(drifted) > 1
+        what = "change in training and are no buffers" if many else "changes in training and is no buffer"
+        raise Noted(f"{listed(drifted)} {what}: if a loss reads {'them' if many else 'it'}, a resumed training differs")
+
+
+def hyperparameters_change_something(subject: Subject) -> None:
+    """Each hyperparameter of its own, set to another value, changes weights, losses or samples. A note."""
+    model, _ = subject.build(), subject.trained
+    inits = [vars(c)["__init__"] for c in subject.own if "__init__" in vars(c)]
+    declared = {name for init in inits for name in getattr(init, "__kwdefaults__", None) or ()}
+    known = [h for h in hyperparameters(subject.cls).values() if h.name in declared and _kind(h) is not None]
+    if not known:
+        raise Skipped("it declares no number, switch or choice of its own")
+    usual = _outcome(subject, {}) or {}
+    notes: list[str] = []
+    for h in known:
+        now = subject.given.get(h.name, h.default)
+        now = getattr(model, h.name, None) if now is None else now
+        tried = []
+        for value in _others(h, now):
+            if (found := _outcome(subject, {h.name: value})) is None:
+                continue
+            tried.append(value)
+            if found.keys() != usual.keys() or not all(same(found[k], usual[k]) for k in found):
+                break
+        else:
+            if tried:
+                change = f"from {show(now)} to {show(tried[0])}"
+                notes.append(f"changing `{h.name}` {change} changes neither weights, losses nor samples")
+    if notes:
+        raise Noted("; ".join(notes))
+
+
+def _kind(h: Hyperparameter) -> Any:
+    """int, float, bool or a Literal, be it optional; None for other types."""
+    kinds = [k for k in get_args(h.type) if k is not type(None)] if get_origin(h.type) is not Literal else [h.type]
+    kind = kinds[0] if len(kinds) == 1 else h.type
+    return kind if kind in (int, float, bool) or get_origin(kind) is Literal else None
+
+
+def _others(h: Hyperparameter, now: Any) -> list[Any]:
+    """A few other values that it can take."""
+    kind = _kind(h)
+    if get_origin(kind) is Literal:
+        return [choice for choice in get_args(kind) if choice != now]
+    if kind is bool or not isinstance(now, int | float):
+        return [not now] if isinstance(now, bool) else []
+    tried = [2 * now + 1, now / 2]
+    if h.range is not None:  # never a huge one
+        tried += [end for end in (h.range.low, h.range.high) if abs(end) <= 10 * max(1, abs(now))]
+    found = []
+    for value in dict.fromkeys(map(kind, tried)):
+        try:
+            found += [h.validate(value)] if value != now else []
+        except UsageError:
+            continue
+    return found
+
+
+def _outcome(subject: Subject, other: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What comes of it with these hyperparameters instead, by three steps of training; None where it can't be built."""
+    try:
+        model = fresh(subject.cls, subject.spec, **{**subject.given, **other})
+    except Exception:
+        return None
+    found: dict[str, Any] = {f"built {name}": value for name, value in kept(model).items()}
+    try:
+        found["rows"] = str(train(model, images(subject.spec), Training(3, 16), seed=0).rows)
+        batch = batch_of(subject.spec, 16)
+        found |= {name: ask(call) for name, call in calls(model, batch.x, batch.y).items()}
+    except Exception as error:
+        found["raised"] = said(error)
+    return found | {f"trained {name}": value for name, value in kept(model).items()}
 
 
 CHECKS = (
@@ -236,6 +360,8 @@ CHECKS = (
     phases_descend,
     loss_is_a_mean_over_images,
     phases_move_only_what_they_say,
+    every_weight_is_the_models,
     players_do_not_pull_against_each_other,
     training_resumes_exactly,
+    hyperparameters_change_something,
 )
