@@ -37,7 +37,7 @@ test-slow: lint
 
 # make faults  make each fault, and write docs/faults.md
 faults: .venv/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'fault' --faults docs/faults.md
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m fault --faults=docs/faults.md tests
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
