@@ -20,7 +20,7 @@ from bench import failures, unpublished
 from bench.entry import Entry
 from bench.errors import PluginError, UnknownName
 from bench.hyperparameters import hyperparameters, show
-from bench.registry import Registry, default, disabled
+from bench.registry import Registry, defaults, disabled
 
 KINDS = {
     "variant": ("bench.variants", "bench.variant:VARIANTS"),
@@ -46,10 +46,10 @@ class Listed:
 
 def listed() -> list[Listed]:
     """All plugins, those with faults among them. Imports none of them."""
-    found = []
+    found, roles = [], defaults()
     for kind, (group, _) in KINDS.items():
         registry = Registry[Any](group, kind)
-        role = default({"variant": "baseline"}.get(kind, kind))
+        role = roles.get({"variant": "baseline"}.get(kind, kind))
         for e in registry.entries:
             name = registry.key(e)
             problem = failures.last(group, e) or ""

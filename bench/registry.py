@@ -88,14 +88,18 @@ class Registry(Generic[T]):
     _loaded: dict[Entry, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
+    def _found(self) -> list[tuple[EntryPoint, str, str]]:
+        return _points(self.group)
+
+    @cached_property
     def entries(self) -> list[Entry]:
         """All that is installed and can be asked for."""
-        return [Entry(p.name, d, v, p.value) for p, d, v in _points(self.group) if _wrong(p) is None]
+        return [Entry(p.name, d, v, p.value) for p, d, v in self._found if _wrong(p) is None]
 
     @cached_property
     def faults(self) -> list[Fault]:
         """All that is installed and can't."""
-        wrong = [(p, d, v, _wrong(p)) for p, d, v in _points(self.group)]
+        wrong = [(p, d, v, _wrong(p)) for p, d, v in self._found]
         return [Fault(p.name, d, v, reason) for p, d, v, reason in wrong if reason is not None]
 
     def __iter__(self) -> Iterator[str]:
@@ -226,5 +230,10 @@ def _what(obj: object) -> str:
 
 def default(role: str) -> str | None:
     """The name registered for `role` in the group `bench.defaults`: plain text in the place of an object's address."""
-    named = {d == OURS: p.value for p, d, _ in _points("bench.defaults") if p.name == role}
-    return named.get(True, named.get(False))
+    return defaults().get(role)
+
+
+def defaults() -> dict[str, str]:
+    """The names of all roles; where a stranger names one too, ours."""
+    points = sorted(_points("bench.defaults"), key=lambda found: found[1] == OURS)
+    return {p.name: p.value for p, _, _ in points}
