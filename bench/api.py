@@ -72,7 +72,7 @@ def _name(value: Any) -> str:
             cause="A run builds each model anew, and its rows say from what.",
             fix="Hand over a class, or write './mine.py:Mine'.",
         )
-    return "-".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return "-".join(map(str, value)) or "none" if isinstance(value, tuple | list) else str(value)
 
 
 def load(cell: str | Path, plugins: Iterable[str | type] = ()) -> Variant:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 OURS = Path(__file__).resolve().parent  # the suite's own package
@@ -64,7 +64,7 @@ def living(obj: object, module: str) -> str:
             codes = _codes(one.__code__)
             plain = [[c.co_code.hex(), c.co_names, c.co_varnames, *map(_constant, c.co_consts)] for c in codes]
             told[f"{one.__qualname__} {plain} {one.__annotations__}"] = None
-            todo += [one.__defaults__, one.__kwdefaults__, *(cell.cell_contents for cell in one.__closure__ or ())]
+            todo += [one.__defaults__, one.__kwdefaults__, *filter(None, map(_content, one.__closure__ or ()))]
             todo += [one.__globals__[name] for c in codes for name in c.co_names if name in one.__globals__]
         elif isinstance(one, staticmethod | classmethod):
             todo.append(one.__func__)
@@ -72,14 +72,23 @@ def living(obj: object, module: str) -> str:
             todo.append(one.fget)
         elif isinstance(one, Mapping):
             todo += [*one.keys(), *one.values()]
-        elif hasattr(one, "numpy") or hasattr(one, "tobytes"):
-            array = one.detach().cpu().numpy() if hasattr(one, "numpy") else one
+        elif hasattr(one, "detach") or hasattr(one, "tobytes"):  # a tensor, an array
+            array = one.detach().cpu().double().numpy() if hasattr(one, "detach") else one
             told[hashlib.sha256(array.tobytes()).hexdigest()] = None
-        elif isinstance(one, list):
+        elif isinstance(one, tuple | list | set | frozenset):
+            told[f"{len(one)} things {_constant(tuple(one)) if isinstance(one, tuple | list) else ''}"] = None
             todo += one
         else:
             told[_constant(one)] = None
     return "\n".join(sorted(told))
+
+
+def _content(cell: CellType) -> tuple[Any, ...]:
+    """What a function closes over, in a tuple; () where it isn't bound yet."""
+    try:
+        return (cell.cell_contents,)
+    except ValueError:
+        return ()
 
 
 def _foreign(one: Any) -> str:

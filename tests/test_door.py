@@ -412,7 +412,7 @@ def test_a_class_of_a_notebook_runs(tmp_path: Path) -> None:
         "    def forward(self, x):\n"
         "        return self.net(x)\n"
         "table = bench.run([Honest, 'vae'], set={'vae.encoder': Flat, 'Honest.latent_dim': 3}, steps=5, out='run',\n"
-        "                  baseline=False, metrics=['elbo'], progress=False)\n"
+        "                  baseline=False, metrics=['elbo'], threads=1, progress=False)\n"
         "print(','.join(table.label), ','.join(table.status))\n"
         "from pathlib import Path\n"
         "print(sorted(type(bench.load(cell)).__name__ for cell in Path('run/cells').iterdir()))\n"
