@@ -265,6 +265,7 @@ def load(
     *,
     limit: int | None = None,
     validation: int = 0,
+    split: str = "test",
     image_size: int | None = None,
     download: bool = True,
     on_progress: Progress | None = None,
@@ -289,4 +290,4 @@ def load(
                 fix=_by_hand(missing, root) if missing else "",
             )
         fetch(dataset, root, on_progress)
-    return prepare(text, dataset, dataset.load(root), limit=limit, validation=validation)
+    return prepare(text, dataset, dataset.load(root), limit=limit, validation=validation, split=split)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from bench.errors import UsageError
 from bench.images import Images
@@ -37,6 +38,8 @@ class Splits:
 
     train: Images
     test: Images
+    outliers: Images | None = None  #: images of a kind that `train` and `test` don't have
+    factors: Tensor | None = None  #: (N, F) int64: the value of each generative factor of each image of `test`
 
 
 class Dataset(ABC):
@@ -78,6 +81,8 @@ class Data:
     likelihood: str
     limit: int | None = None
     validation: int = 0
+    outliers: Images | None = None  #: of a kind that it wasn't trained on
+    factors: Tensor | None = None  #: (N, F) int64, of `test`
 
     @property
     def classes(self) -> int:
@@ -104,14 +109,26 @@ def defaults(shape: tuple[int, int, int]) -> tuple[int, int, str]:
     return latent_dim, steps, "bernoulli" if c == 1 else "logistic"
 
 
-def prepare(name: str, dataset: Dataset, splits: Splits, *, limit: int | None = None, validation: int = 0) -> Data:
+def prepare(
+    name: str,
+    dataset: Dataset,
+    splits: Splits,
+    *,
+    limit: int | None = None,
+    validation: int = 0,
+    split: str = "test",
+) -> Data:
     """Apply `--limit` and `--validation` to the training split, by a fixed seed, and settle the defaults.
+
+    With `split` 'validation' what is carved out, a sixth of it by default, stands in the place of the test split.
 
     Raises:
         UsageError: more images asked for than there are.
     """
     latent_dim, steps, likelihood = defaults(splits.train.shape)
-    train, n = splits.train, len(splits.train)
+    train, test, n = splits.train, splits.test, len(splits.train)
+    if split == "validation" and not validation:
+        validation = n // 6
     if validation + (limit or 1) > n:
         raise UsageError(
             f"{name!r} has {n:,} training images: --limit {limit or 'all'} and --validation {validation} ask for more",
@@ -121,16 +138,20 @@ def prepare(name: str, dataset: Dataset, splits: Splits, *, limit: int | None = 
         order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
         keep = order[validation:] if limit is None else order[validation : validation + limit]
         train = train.subset(keep.sort().values)
+        if split == "validation":
+            test = splits.train.subset(order[:validation].sort().values)
     return Data(
         name,
         train,
-        splits.test,
+        test,
         splits.train,
         dataset.latent_dim or latent_dim,
         dataset.steps or steps,
         likelihood,
         limit,
         validation,
+        splits.outliers,
+        splits.factors if split == "test" else None,
     )
 
 

@@ -16,6 +16,7 @@ from bench.errors import NotAvailable
 from bench.measurement import Context, Metric, Request, Score
 from bench.protocol import Scoring, seed_for
 from bench.snapshot import seeded
+from bench.trainer import device_of
 from bench.variant import Variant
 
 T = TypeVar("T")
@@ -28,15 +29,23 @@ class Evaluator(Context):
         model: in eval mode, on the device where it'll be asked.
         scoring: the protocol: sample counts, chunk size.
         cache: a folder for reference statistics and feature networks.
+        kept: what the cell keeps in `evidence.safetensors`.
         alive: called at every chunk; what it raises ends the scoring.
     """
 
     def __init__(
-        self, model: Variant, data: Data, scoring: Scoring, cache: Path, alive: Callable[[], None] = lambda: None
+        self,
+        model: Variant,
+        data: Data,
+        scoring: Scoring,
+        cache: Path,
+        alive: Callable[[], None] = lambda: None,
+        *,
+        kept: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.model, self.data, self.scoring, self.cache = model.eval(), data, scoring, cache
-        self.on_chunk = alive
-        self.device = next(model.parameters()).device
+        self.on_chunk, self.kept = alive, kept or {}
+        self.device = device_of(model)
         self._known: dict[Request[Any], Any] = {}
 
     def get(self, request: Request[T]) -> T:
@@ -60,7 +69,7 @@ class Evaluator(Context):
             torch.manual_seed(seed_for("score", purpose, i))
             yield slice(start, min(start + self.scoring.chunk, n))
 
-    def kept(self, requests: tuple[Request[Any], ...]) -> dict[str, Tensor]:
+    def keep(self, requests: tuple[Request[Any], ...]) -> dict[str, Tensor]:
         """What these requests keep on disk as evidence; those that aren't available keep nothing."""
         kept: dict[str, Tensor] = {}
         with torch.inference_mode(), seeded(0, self.device):

@@ -20,6 +20,7 @@ from bench.protocol import seed_for
 from bench.variant import Spec
 
 Sampler = Literal["prior", "gmm"]
+SHOWN = 256  #: samples and reconstructions that are kept to be looked at
 
 
 class BoundTerms(NamedTuple):
@@ -95,6 +96,41 @@ class Terms(Request[BoundTerms]):
 
     def keep(self, value: BoundTerms) -> dict[str, Tensor]:
         return {"rate": value.rate.float()}
+
+
+@dataclass(frozen=True)
+class BoundOn(Request[Tensor]):
+    """The ELBO of `n` images of a split, drawn by a fixed seed: (n,) float64, in nats. No label reaches the model."""
+
+    split: Literal["train", "test"]
+    n: int
+
+    def resolve(self, context: Context) -> Tensor:
+        model = require(context.model, abilities.Bound)
+        images = context.data.train if self.split == "train" else context.data.test
+        batches = _batches(context, images, positions(images, self.n), f"bound-{self.split}")
+        terms = _terms([model.elbo_terms(x, torch.full_like(y, -1)) for x, y in batches])
+        return terms.log_likelihood - terms.rate
+
+
+FOLLOWED = BoundOn("test", 2_000)  #: what is looked at when a fifth of the last stage is still ahead
+FOLLOWED_FROM = 0.8
+
+
+def earlier(images: Images) -> str:
+    """Where evidence holds `FOLLOWED` as it was when a fifth of the last stage was still ahead."""
+    return f"bound_earlier_{images.digest[:12]}"
+
+
+@dataclass(frozen=True)
+class EarlierBound(Request[Tensor]):
+    """`FOLLOWED` on the same images when a fifth of the last stage was still ahead: (n,) float64, in nats."""
+
+    def resolve(self, context: Context) -> Tensor:
+        require(context.model, abilities.Bound)
+        if (found := context.kept.get(earlier(context.data.test))) is None:
+            raise NotAvailable("its bound wasn't followed on these images while it was trained")
+        return found.double()
 
 
 @dataclass(frozen=True)
@@ -202,7 +238,7 @@ class Generated(Request[Tensor]):
         return torch.cat(found)
 
     def keep(self, value: Tensor) -> dict[str, Tensor]:
-        return {"samples" if self.sampler == "prior" else f"samples_{self.sampler}": value[:256]}
+        return {"samples" if self.sampler == "prior" else f"samples_{self.sampler}": value[:SHOWN]}
 
 
 @dataclass(frozen=True)
@@ -230,9 +266,9 @@ class MixtureCodes(Request[Tensor]):
 
 @dataclass(frozen=True)
 class Reconstructions(Request[Tensor]):
-    """Decoded codes of `n` test images, those at `positions(test, n)`: (n, C, H, W) uint8."""
+    """Decoded codes of `n` test images (all: None), those at `positions(test, n)`: (n, C, H, W) uint8."""
 
-    n: int = 256
+    n: int | None = SHOWN
 
     def resolve(self, context: Context) -> Tensor:
         encoder, decoder = require(context.model, abilities.Encodes), require(context.model, abilities.Decodes)
@@ -243,7 +279,7 @@ class Reconstructions(Request[Tensor]):
         return torch.cat(found)
 
     def keep(self, value: Tensor) -> dict[str, Tensor]:
-        return {"reconstructions": value}
+        return {"reconstructions": value} if self.n == SHOWN else {}
 
 
 @dataclass(frozen=True)

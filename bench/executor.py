@@ -22,6 +22,7 @@ class Job:
     variant: str
     hyperparameters: Mapping[str, Any]
     baseline: bool
+    sanity: bool
     dataset: str
     seed: int
     metrics: tuple[str, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Hashable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -18,8 +18,8 @@ from bench.dataset import Data
 from bench.entry import Entry
 from bench.errors import BenchError, PluginError, UnknownName, Unsuitable, UsageError
 from bench.hyperparameters import check, hyperparameters, selector, show
-from bench.protocol import RunRequest, Training, digest, seed_for
-from bench.registry import OURS, Registry, default
+from bench.protocol import RunRequest, Scoring, Training, digest, seed_for
+from bench.registry import OURS, Registry, default, defaults
 from bench.row import Row, Status
 from bench.snapshot import seeded
 from bench.trainer import stage_steps
@@ -33,6 +33,7 @@ class Config:
     name: str
     given: tuple[tuple[str, Any], ...] = ()
     baseline: bool = False
+    sanity: bool = False
 
     @property
     def cls(self) -> type[Variant]:
@@ -108,7 +109,7 @@ def expand(request: RunRequest, faults: dict[str, PluginError] | None = None) ->
         for point in product(*axes):
             checked = check(name, cls, dict(point))
             given = tuple(sorted((k, v) for k, v in checked.items()))
-            configs[Config(name, given, name == default("baseline"))] = None
+            configs[Config(name, given, name == default("baseline"), name in sanity())] = None
     for key in everywhere.keys() - taken:
         every = {h for name, _ in wanted for h in hyperparameters(VARIANTS.load(name))}
         raise UnknownName("hyperparameter of any variant in this run", key, every)
@@ -120,7 +121,7 @@ def expand(request: RunRequest, faults: dict[str, PluginError] | None = None) ->
 
 
 def _selectors(request: RunRequest) -> list[tuple[str, dict[str, Any]]]:
-    texts = request.variants or tuple(name for name in VARIANTS if name != default("baseline"))
+    texts = request.variants or tuple(n for n in VARIANTS if n != default("baseline") and n not in sanity())
     wanted: list[tuple[str, dict[str, Any]]] = []
     places: dict[str, str] = {}
     for text, bracket in map(selector, texts):
@@ -136,7 +137,20 @@ def _selectors(request: RunRequest) -> list[tuple[str, dict[str, Any]]]:
     baseline = default("baseline") if request.baseline else None
     if baseline is not None and baseline not in {name for name, _ in wanted} and baseline in VARIANTS:
         wanted.append((baseline, {}))
+    if request.sanity:
+        wanted += [(name, {}) for name in sanity() if name in VARIANTS and name not in {n for n, _ in wanted}]
     return wanted
+
+
+def sanity() -> tuple[str, ...]:
+    """The variants that show what no model, or a trivial one, comes to."""
+    return tuple(name for role, name in sorted(defaults().items()) if role.startswith("sanity"))
+
+
+def tuned(request: RunRequest) -> bool:
+    """Whether a request asks for several values of some hyperparameter."""
+    texts = [*request.set, *(text for selected in map(selector, request.variants) for text in selected[1].values())]
+    return any("|" in text for text in texts)
 
 
 def selected(request: RunRequest) -> list[str]:
@@ -186,6 +200,7 @@ class Cell:
     steps: tuple[int, ...]  #: of each stage
     parameters: int
     unsuitable: str = ""  #: why it will be skipped
+    scoring: Scoring = field(default_factory=Scoring)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -226,6 +241,7 @@ def blank(c: Cell, status: Status, reason: str = "") -> Row:
         likelihood=c.spec.likelihood,
         uses_labels=c.config.cls.uses_labels,
         baseline=c.config.baseline,
+        sanity=c.config.sanity,
         steps=c.steps,
         plugin=plugin_of(c.config.name),
         parts=parts_of(c.config),
@@ -256,13 +272,14 @@ def cell(config: Config, data: Data, seed: int, request: RunRequest) -> Cell:
     try:
         model = config.build(spec)
     except Unsuitable as reason:
-        return Cell(config, data, spec, seed, training, values, (), 0, str(reason))
+        return Cell(config, data, spec, seed, training, values, (), 0, str(reason), request.scoring)
     for name, value in values.items():
         if value is None:
             settled = [getattr(model, n, None) for n in (name, f"{name}_")]
             values[name] = next((s for s in settled if isinstance(s, int | float | str | tuple)), None)
     parameters = sum(p.numel() for p in model.parameters())
-    return Cell(config, data, spec, seed, training, values, stage_steps(model.stages(), steps), parameters)
+    planned = stage_steps(model.stages(), steps)
+    return Cell(config, data, spec, seed, training, values, planned, parameters, scoring=request.scoring)
 
 
 def plugin_of(name: str) -> dict[str, str]:

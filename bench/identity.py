@@ -51,6 +51,7 @@ def data_of(row: Row, request: RunRequest, root: str | None = None) -> Data:
         datasets.data_root(root or request.data_root),
         limit=row.training.get("limit"),
         validation=row.training.get("validation", 0),
+        split=row.scoring.get("split", "test"),
         image_size=request.image_size,
         download=False,
     )
@@ -68,8 +69,8 @@ def present(row: Row, data: Data) -> Cell:
     known = {f.name for f in fields(Training)}
     training = Training(**{name: value for name, value in row.training.items() if name in known})
     request = RunRequest(steps=training.steps, batch_size=training.batch_size, likelihood=row.likelihood)
-    c = cell(Config(row.variant, tuple(sorted(given.items())), row.baseline), data, row.seed, request)
-    return replace(c, training=training)
+    config = Config(row.variant, tuple(sorted(given.items())), row.baseline, row.sanity)
+    return replace(cell(config, data, row.seed, request), training=training)
 
 
 def changes(row: Row) -> list[str]:

@@ -17,10 +17,17 @@ class Images:
         pixels: (N, C, H, W) uint8; a numpy array (may be memory-mapped) or a tensor.
         labels: (N,) class indices, or None.
         classes: names of the classes; empty where there are no labels.
+        redrawn: each presentation of an image is a fresh draw of its pixels, black or white, with its grey levels as
+            probabilities (dynamic binarisation), from the default generator of the device.
     """
 
     def __init__(
-        self, pixels: Tensor | np.ndarray, labels: Tensor | np.ndarray | None = None, classes: tuple[str, ...] = ()
+        self,
+        pixels: Tensor | np.ndarray,
+        labels: Tensor | np.ndarray | None = None,
+        classes: tuple[str, ...] = (),
+        *,
+        redrawn: bool = False,
     ) -> None:
         self._pixels = torch.as_tensor(pixels)
         if self._pixels.dtype != torch.uint8 or self._pixels.ndim != 4:
@@ -29,6 +36,7 @@ class Images:
         if self._labels is not None and self._labels.shape != (len(self._pixels),):
             raise ValueError(f"{len(self._pixels)} images but labels of shape {tuple(self._labels.shape)}")
         self.classes = classes if self._labels is not None else ()
+        self.redrawn = redrawn
 
     def __len__(self) -> int:
         return len(self._pixels)
@@ -46,13 +54,17 @@ class Images:
     def to(self, device: torch.device | str) -> Images:
         """The same images, held on `device`."""
         labels = None if self._labels is None else self._labels.to(device)
-        moved = Images(self._pixels.to(device), labels, self.classes)
+        moved = Images(self._pixels.to(device), labels, self.classes, redrawn=self.redrawn)
         moved.__dict__["digest"] = self.digest
         return moved
 
     def take(self, index: Tensor, device: torch.device | str | None = None) -> Tensor:
         """The images at `index` (B,): (B, C, H, W) uint8, on `device`."""
-        return self._pixels[index.to(self._pixels.device)].to(device or self._pixels.device, non_blocking=True)
+        taken = self._stored(index).to(device or self._pixels.device, non_blocking=True)
+        return drawn(taken) if self.redrawn else taken
+
+    def _stored(self, index: Tensor) -> Tensor:
+        return self._pixels[index.to(self._pixels.device)]
 
     def labels(self, index: Tensor | None = None, device: torch.device | str | None = None) -> Tensor:
         """Class indices at `index` (all of them by default): (B,) int64; -1 where there are none."""
@@ -64,17 +76,23 @@ class Images:
 
     def subset(self, index: Tensor) -> Images:
         """The images at `index`, as a split of their own."""
-        return Images(self.take(index), None if self._labels is None else self.labels(index), self.classes)
+        labels = None if self._labels is None else self.labels(index)
+        return Images(self._stored(index), labels, self.classes, redrawn=self.redrawn)
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over shape, pixels and labels."""
-        sha = hashlib.sha256(repr(tuple(self._pixels.shape)).encode())
+        """sha256 over shape, pixels and labels, and whether they are redrawn."""
+        sha = hashlib.sha256((repr(tuple(self._pixels.shape)) + " redrawn" * self.redrawn).encode())
         for start in range(0, len(self), 4096):
             sha.update(self._pixels[start : start + 4096].contiguous().cpu().numpy().data)
         if self._labels is not None:
             sha.update(self._labels.cpu().numpy().astype("<i8").data)
         return sha.hexdigest()
+
+
+def drawn(pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Black or white pixels (0, 255) with the grey levels of `pixels` as probabilities: uint8, in the same shape."""
+    return torch.bernoulli(to_float(pixels), generator=generator).mul_(255).to(torch.uint8)
 
 
 def to_float(pixels: Tensor) -> Tensor:

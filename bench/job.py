@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,25 +14,27 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from bench.abilities import Bound, why_not
 from bench.api import load
 from bench.checkpoint import Checkpoints
 from bench.dataset import Data
+from bench.durable import read_json_if_any, write_json
 from bench.errors import BenchError, Diverged, NotAvailable, StoreError, Unsuitable
 from bench.evaluator import Evaluator, keepers
 from bench.events import CellStarted, Listener, Step
 from bench.events import Scoring as ScoringEvent
-from bench.evidence import KEPT, positions
+from bench.evidence import FOLLOWED, FOLLOWED_FROM, KEPT, earlier, positions
 from bench.grid import Cell, blank
 from bench.measurement import METRICS, Metric, Score
 from bench.pictures import grid, paired
 from bench.places import cache_dir
-from bench.protocol import Scoring
 from bench.provenance import Log, costs, now, provenance
 from bench.row import Status
-from bench.snapshot import Snapshot
+from bench.snapshot import Snapshot, seeded
 from bench.source import OURS
 from bench.store import Run
 from bench.trainer import train
+from bench.variant import Variant
 
 
 class Stopped(BaseException):
@@ -65,7 +68,7 @@ def missing(c: Cell, metrics: Mapping[str, Metric], store: Run) -> dict[str, Met
 
 def way_of(c: Cell) -> dict[str, Any]:
     """How a cell is scored: what its scores are filed under."""
-    return {**asdict(Scoring()), "test": c.data.test.digest, "source": c.data.source.digest}
+    return {**asdict(c.scoring), "test": c.data.test.digest, "source": c.data.source.digest}
 
 
 def perform(c: Cell, metrics: Mapping[str, Metric], store: Run, listener: Listener, conduct: Conduct) -> None:
@@ -142,6 +145,7 @@ def _train(
         log(f"goes on from step {resumed:,}")
     listener(CellStarted(c.name, c.config.label, c.data.name, c.seed, c.steps, resumed))
     last = time.monotonic()
+    followed = _Followed(model, c, store.work(c.name), resumed)
 
     def progress(step: int, stage: int, terms: dict[str, float]) -> None:
         listener(Step(c.name, step, stage, terms))
@@ -149,6 +153,7 @@ def _train(
     def turn(take: Callable[[], Snapshot]) -> None:
         nonlocal last
         conduct.alive()
+        followed.turn()
         stop = conduct.stop()
         if stop or time.monotonic() - last >= conduct.checkpoint:
             checkpoints.save(take())
@@ -161,7 +166,7 @@ def _train(
     )
     log(f"trained {sum(c.steps):,} steps in {history.seconds:.1f} s")
     listener(ScoringEvent(c.name, "evidence"))
-    evaluator = Evaluator(model, c.data, Scoring(), cache_dir(), conduct.alive)
+    evaluator = Evaluator(model, c.data, c.scoring, cache_dir(), conduct.alive, kept=followed.kept())
     cost = costs(c.parameters, history, device)
     cost |= {"attempts": conduct.attempt, "resumed_from": resumed}
     cost["checkpoints_rejected"] = len(rejected)
@@ -170,7 +175,7 @@ def _train(
     evidence: dict[str, Tensor] = {}
     pictures: dict[str, Image] = {}
     try:
-        evidence = evaluator.kept((*KEPT, *keepers(metrics)))
+        evidence = {**evaluator.keep((*KEPT, *keepers(metrics))), **evaluator.kept}
         pictures = _pictures(evidence, c.data)
     except Exception:
         log(traceback.format_exc())
@@ -178,6 +183,33 @@ def _train(
         store.write_done(row, weights, history.rows, evidence, pictures, conduct.said() + log.text)
     checkpoints.discard()
     return evaluator
+
+
+class _Followed:
+    """Takes the bound once while the last stage is trained, and keeps it where a resumed training finds it."""
+
+    def __init__(self, model: Variant, c: Cell, work: Path, done: int) -> None:
+        self.model, self.cell, self.done = model, c, done
+        self.path = work / "followed.json"
+        able = why_not(model, Bound) is None and c.steps and c.steps[-1] > 1
+        self.at = sum(c.steps[:-1]) + int(FOLLOWED_FROM * c.steps[-1]) if able else -1
+
+    def turn(self) -> None:
+        self.done += 1
+        if self.done != self.at:
+            return
+        modes = {module: module.training for module in self.model.modules()}
+        evaluator = Evaluator(self.model, self.cell.data, self.cell.scoring, cache_dir())
+        with torch.inference_mode(), seeded(0, evaluator.device), suppress(NotAvailable):
+            bound = evaluator.get(FOLLOWED).float()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.path, {earlier(self.cell.data.test): bound.tolist()})
+        for module, training in modes.items():
+            module.training = training
+
+    def kept(self) -> dict[str, Tensor]:
+        found = read_json_if_any(self.path) or {}
+        return {name: torch.tensor(values) for name, values in found.items() if name != "schema"}
 
 
 def _pictures(evidence: Mapping[str, Tensor], data: Data) -> dict[str, Image]:
@@ -210,7 +242,7 @@ def _score(
 
     if evaluator is None:
         model = load(store.cells / c.name).to(conduct.device)
-        evaluator = Evaluator(model, c.data, Scoring(), cache_dir())
+        evaluator = Evaluator(model, c.data, c.scoring, cache_dir(), kept=store.evidence(c.name))
     evaluator.on_chunk = alive
     scores = store.read_scores(c.name, way)
     for name in wanted.keys() & dead.keys():

@@ -58,6 +58,39 @@ class Bernoulli(Likelihood):
         return out.sigmoid()
 
 
+class ContinuousBernoulli(Likelihood):
+    """The Bernoulli's cross-entropy, normalised over [0, 1]: a density of the grey pixels themselves.
+
+    p(x) = C(l) l^x (1 - l)^(1 - x) with l = sigmoid(out) and C(l) = 2 atanh(1 - 2l) / (1 - 2l). Loaiza-Ganem &
+    Cunningham 2019, eq. 3 and 6. The mean isn't l.
+    """
+
+    kind = "density"
+
+    def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
+        cross_entropy = F.binary_cross_entropy_with_logits(out, x.expand_as(out), reduction="none")
+        return (_log_normaliser(out) - cross_entropy).flatten(-3).sum(-1)
+
+    def location(self, out: Tensor) -> Tensor:
+        # l / (2l - 1) + 1 / (2 atanh(1 - 2l)) = (1 + coth(out / 2)) / 2 - 1 / out
+        near = out.abs() < NEAR_ZERO
+        safe = torch.where(near, 1.0, out)
+        far = 0.5 * (1 + 1 / torch.tanh(0.5 * safe)) - 1 / safe
+        return torch.where(near, 0.5 + out / 12 - out**3 / 720, far)
+
+
+NEAR_ZERO = 0.2  #: logits below it are in their series: the closed forms are 0 / 0 there
+
+
+def _log_normaliser(out: Tensor) -> Tensor:
+    """log C(sigmoid(out)) = log(out / tanh(out / 2)), and its series around 0."""
+    near = out.abs() < NEAR_ZERO
+    safe = torch.where(near, 1.0, out)
+    square = out.square()
+    series = math.log(2) + square / 12 - 7 * square.square() / 1440
+    return torch.where(near, series, torch.log(safe / torch.tanh(0.5 * safe)))
+
+
 class Gaussian(Likelihood):
     """N(out, sigma^2 I), normalised, on the [0, 1] scale: a density. `learned`: one sigma, shared and trained."""
 
@@ -114,7 +147,12 @@ class Logistic(Likelihood):
         return out.sigmoid()
 
 
-LIKELIHOODS: dict[str, type[Likelihood]] = {"bernoulli": Bernoulli, "gaussian": Gaussian, "logistic": Logistic}
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    "bernoulli": Bernoulli,
+    "continuous_bernoulli": ContinuousBernoulli,
+    "gaussian": Gaussian,
+    "logistic": Logistic,
+}
 
 
 def likelihood(text: str, shape: tuple[int, int, int]) -> Likelihood:

@@ -66,6 +66,7 @@ class Context(ABC):
     scoring: Scoring
     device: torch.device
     cache: Path  #: a folder for what is worth keeping between runs
+    kept: Mapping[str, Tensor]  #: evidence of the training that its weights don't show any more
 
     @abstractmethod
     def get(self, request: Request[T]) -> T:
@@ -123,6 +124,7 @@ class Metric:
     unit: str
     direction: Direction | None  #: None: a coordinate, not a merit; never marked
     range: tuple[float, float]
+    default: bool = True  #: False: too costly to be computed unasked; `--metrics +NAME` asks for it
 
     @property
     def doc(self) -> str:
@@ -165,9 +167,10 @@ def metric(
     unit: str,
     direction: Direction | None = None,
     range: tuple[float, float] = (-math.inf, math.inf),
+    default: bool = True,
 ) -> Callable[[Callable[..., Score]], Metric]:
     """Make a metric of a pure function of the evidence that `needs` ask for, in that order."""
-    return lambda function: Metric(function, needs, unit, direction, range)
+    return lambda function: Metric(function, needs, unit, direction, range, default)
 
 
 def _is_metric(obj: object) -> str | None:

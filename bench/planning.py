@@ -18,7 +18,7 @@ from bench.errors import PluginError, UsageError
 from bench.events import Listener, Preparing
 from bench.executor import EXECUTORS
 from bench.gc import bytes_in_words
-from bench.grid import Cell, blank, cell, expand, slug
+from bench.grid import Cell, blank, cell, expand, slug, tuned
 from bench.measurement import METRICS, Metric
 from bench.protocol import HOW, RunRequest, digest
 from bench.registry import default
@@ -26,6 +26,7 @@ from bench.row import Row
 from bench.store import Run
 from bench.trainer import probe
 
+ALL = "all"  #: in the place of metrics' names
 State = Literal["new", "done", "ended", "skipped", "broken"]
 
 
@@ -96,22 +97,28 @@ def device_of(name: str) -> torch.device:
 
 
 def choose_metrics(names: tuple[str, ...], dead: Container[str] = ()) -> dict[str, Metric]:
-    """All metrics, those named, or all but those named with a minus; none of the `dead`, which nobody can import.
+    """The default metrics; with '+name' that besides, without '-name'; or those named; or 'all'.
+
+    None of the `dead`, which nobody can import.
 
     Raises:
         UnknownName
     """
     for name in names:
-        METRICS.entry(name.removeprefix("-"))
-    wanted = [n for n in names if not n.startswith("-")]
+        if name != ALL:
+            METRICS.entry(name.lstrip("+-"))
+    wanted = [n for n in names if not n.startswith(("+", "-")) and n != ALL]
     if wanted:
         if lost := [n for n in wanted if n in dead]:
             raise PluginError(f"the metric {lost[0]!r} brings the process down that imports it")
+        wanted += [n.removeprefix("+") for n in names if n.startswith("+")]
         return {METRICS.take(n): METRICS.load(n) for n in wanted if f"-{n}" not in names}
     found = {}
     for name in (n for n in METRICS if f"-{n}" not in names and n not in dead):
         try:
-            found[name] = METRICS.load(name)
+            loaded = METRICS.load(name)
+            if loaded.default or ALL in names or f"+{name}" in names:
+                found[name] = loaded
         except PluginError as error:  # a broken plugin breaks the runs that ask for it
             warnings.warn(f"left out: {error.what} ({error.cause})", stacklevel=2)
     return found
@@ -120,7 +127,7 @@ def choose_metrics(names: tuple[str, ...], dead: Container[str] = ()) -> dict[st
 def default_folder(request: RunRequest) -> Path:
     """Where results lie if nobody says: requests that differ in variants, seeds or metrics alone share a folder."""
     plain = RunRequest(datasets=request.datasets)
-    free = (*HOW, "variants", "seeds", "metrics", "baseline")
+    free = (*HOW, "variants", "seeds", "metrics", "baseline", "sanity", "nll_samples", "nll_images")
     key = replace(request, **{name: getattr(plain, name) for name in free})
     names = "-".join(re.sub(r"[^a-z0-9_]+", "", re.split(r"[\[:]", text.lower())[0]) for text in request.datasets)
     own = key != plain or any(set("[:") & set(text) for text in request.datasets)
@@ -147,6 +154,8 @@ def validate(request: RunRequest) -> None:
         ("gpus-per-cell", request.gpus_per_cell, 0),
         ("limit", request.limit, 1),
         ("validation", request.validation, 0),
+        ("nll-samples", request.nll_samples, 1),
+        ("nll-images", request.nll_images, 1),
         ("image-size", request.image_size, 4),
     ):
         if value is not None and (value < least if least is not None else not 0 < value < math.inf):
@@ -188,11 +197,13 @@ def plan(
         listener(Preparing(f"downloading {path}", done, total))
 
     validate(request)
+    if request.eval_split is None and tuned(request):
+        request = replace(request, eval_split="validation")
     device = device_of(request.device)
     metrics = choose_metrics(request.metrics, dead)
     faults = {name: PluginError(f"the variant {name!r} {how}") for name, how in (broken or {}).items()}
     configs = expand(request, faults)
-    if faults and all(config.baseline for config in configs):
+    if faults and all(config.baseline or config.sanity for config in configs):
         raise next(iter(faults.values()))
     if not request.datasets:
         request = replace(request, datasets=(default("dataset") or "",))
@@ -203,6 +214,7 @@ def plan(
             root,
             limit=request.limit,
             validation=request.validation,
+            split=request.scoring.split,
             image_size=request.image_size,
             on_progress=fetching,
         )
@@ -219,10 +231,11 @@ def plan(
                 faults[config.name] = error
                 cells += [_broken(config.name, config.label, data.name, seed, error) for seed in request.seeds]
                 continue
-            cells += [_planned(replace(first, seed=seed), store, request) for seed in request.seeds]
+            seeds = request.seeds[:1] if config.sanity else request.seeds  # training doesn't vary them
+            cells += [_planned(replace(first, seed=seed), store, request) for seed in seeds]
         for name in faults.keys() - {config.name for config in configs}:
             cells += [_broken(name, name, data.name, seed, faults[name]) for seed in request.seeds]
-    if faults and all(c.state == "broken" or c.row.baseline for c in cells):
+    if faults and all(c.state == "broken" or c.row.anchor for c in cells):
         raise next(iter(faults.values()))
     cells = cells if request.shard is None else _share(cells, *request.shard)
     notes = []

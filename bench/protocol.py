@@ -49,7 +49,9 @@ class Scoring:
     codes: int = 10_000  #: training codes that the mixture sampler is fitted on
     mixture: int = 10  #: its components, of full covariance
     chunk: int = 200
-    split: str = "test"
+    split: str = "test"  #: or `validation`: images that were carved out of the training split
+    nll_samples: int = 100  #: importance samples an image
+    nll_images: int = 1_000  #: of the scored split, drawn by a fixed seed
     version: int = 1
 
 
@@ -83,6 +85,9 @@ class RunRequest:
     likelihood: str | None = None
     limit: int | None = None
     validation: int = 0
+    eval_split: str | None = None  #: test or validation; None: validation for grids over hyperparameters, else test
+    nll_samples: int = Scoring.nll_samples
+    nll_images: int = Scoring.nll_images
     image_size: int | None = None
     device: str = "auto"
     jobs: int = 1  #: cells at once, each in a process of its own
@@ -100,8 +105,14 @@ class RunRequest:
     shard: tuple[int, int] | None = None  #: (i, n): the i-th of n parts of the cells
     data_root: str | None = None
     baseline: bool = True
-    metrics: tuple[str, ...] = ()  #: () is all; ('-fid',) is all but that
+    sanity: bool = True  #: whether rows join that show what no model, or a trivial one, comes to
+    metrics: tuple[str, ...] = ()  #: () is the default ones; ('-fid',) all but that; ('+nll',) that besides; ('all',)
     out: str | None = None  #: the run's folder; None: a new one under results/
+
+    @property
+    def scoring(self) -> Scoring:
+        """How its cells are scored."""
+        return Scoring(split=self.eval_split or "test", nll_samples=self.nll_samples, nll_images=self.nll_images)
 
     def lasting(self) -> RunRequest:
         """What a later run should repeat: without what was meant for this once, or for this machine's place in it."""

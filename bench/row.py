@@ -36,6 +36,7 @@ class Row:
     likelihood: str = ""
     uses_labels: bool = False
     baseline: bool = False  #: the anchor that joined the run by itself
+    sanity: bool = False  #: what no model, or a trivial one, comes to; joined the run by itself
     steps: tuple[int, ...] = ()  #: of each stage
     plugin: Mapping[str, str] = field(default_factory=dict)  #: distribution, version, source digest
     parts: Mapping[str, Any] = field(default_factory=dict)  #: the same of plugins that hyperparameters name
@@ -54,10 +55,15 @@ class Row:
         return self.status == "ok" and bool(self.reason)
 
     @property
+    def anchor(self) -> bool:
+        """Whether it's there to hold others against: never marked, and in nobody's ranking."""
+        return self.baseline or self.sanity
+
+    @property
     def block(self) -> tuple[Any, ...]:
         """What must be equal for two rows' scores to be ranked against each other: one block of the table."""
         latent_dim = self.hyperparameters.get("latent_dim")
-        return (self.dataset, self.networks, latent_dim, self.likelihood, self.uses_labels, self.baseline)
+        return (self.dataset, self.networks, latent_dim, self.likelihood, self.uses_labels, self.baseline, self.sanity)
 
     @property
     def networks(self) -> str:

@@ -245,6 +245,7 @@ def _task(c: PlannedCell, planned: Plan, request: RunRequest, finished: Callable
         variant=addressed(config.name),
         hyperparameters={k: addressed(v) if isinstance(v, str) else v for k, v in config.given},
         baseline=config.baseline,
+        sanity=config.sanity,
         dataset=c.row.dataset,
         seed=c.row.seed,
         metrics=tuple(map(addressed, planned.metrics)),

@@ -27,7 +27,8 @@ from typing import Any
 from uuid import uuid4
 
 from PIL.Image import Image
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.durable import SUMS, appear, damage, read_json, read_json_if_any, sha256, sync, write_json, writing
@@ -37,6 +38,7 @@ from bench.protocol import HOW, RunRequest, digest
 from bench.row import Row
 
 WEIGHTS = "weights.safetensors"
+EVIDENCE = "evidence.safetensors"
 
 
 class Run:
@@ -104,7 +106,7 @@ class Run:
 
         def fill(folder: Path) -> None:
             save_file({k: v.contiguous() for k, v in weights.items()}, folder / WEIGHTS)
-            save_file({k: v.contiguous() for k, v in evidence.items()}, folder / "evidence.safetensors")
+            save_file({k: v.contiguous() for k, v in evidence.items()}, folder / EVIDENCE)
             for name, picture in pictures.items():
                 picture.save(folder / f"{name}.png", format="png")
             (folder / "history.csv").write_text(_csv(history), encoding="utf-8")
@@ -185,6 +187,13 @@ class Run:
     def work(self, cell: str) -> Path:
         """Where attempts at a cell keep what they need, until it's done."""
         return self.cells / cell / "work"
+
+    def evidence(self, cell: str) -> dict[str, Tensor]:
+        """What a done cell keeps by name; nothing where the file is missing or damaged."""
+        try:
+            return load_file(self.cells / cell / "done" / EVIDENCE)
+        except (OSError, SafetensorError):
+            return {}
 
     def forget(self, cell: str) -> None:
         """Remove a cell's result, so that it'll be made anew."""
@@ -299,7 +308,7 @@ def in_order(rows: Iterable[Row], request: RunRequest) -> list[Row]:
     def place(row: Row) -> tuple[Any, ...]:
         dataset = request.datasets.index(row.dataset) if row.dataset in request.datasets else len(request.datasets)
         variant = names.index(row.variant) if row.variant in names else len(names)
-        return dataset, row.dataset, row.baseline, variant, row.variant, _natural(row.label), row.seed
+        return dataset, row.dataset, row.sanity, row.baseline, variant, row.variant, _natural(row.label), row.seed
 
     return sorted(found, key=place)
 

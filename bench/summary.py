@@ -39,7 +39,7 @@ class Line:
     seeds: tuple[int, ...]  #: those that came out ok
     cells: Mapping[str, Cell]
     notes: tuple[int, ...]  #: what befell the other seeds
-    baseline: bool
+    anchor: bool  #: to hold others against: never marked
     uses_labels: bool
 
 
@@ -162,7 +162,7 @@ def _group(dataset: str, table: Sequence[tuple[Row, Scores]], found: Sequence[Co
     shown = [c for c in found if any(draft.values(c.name) for draft in drafts)]
     places = {c.name: decimals([draft.values(c.name) for draft in drafts]) for c in shown}
     blocks: dict[Hashable, list[_Draft]] = {}
-    for draft in sorted(drafts, key=lambda d: (not d.ok, d.row.baseline)):
+    for draft in sorted(drafts, key=lambda d: (not d.ok, d.row.sanity, d.row.baseline)):
         blocks.setdefault(_comparable(draft.row) if draft.ok else None, []).append(draft)
     rare = [c for c in shown if len(drafts) > 3 and sum(bool(d.values(c.name)) for d in drafts) == 1]
     notes, varied = _Notes(), _varied([draft.row for draft in drafts if draft.ok])
@@ -240,7 +240,7 @@ def _block(
         if unscored and not shown:
             line_notes = notes(str(reason) for _, by_name in draft.others for reason in by_name.values())
         seeds = tuple(sorted(r.seed for r, _ in draft.ok))
-        lines.append(Line(row.label, row.variant, steps(row), seeds, cells, line_notes, row.baseline, row.uses_labels))
+        lines.append(Line(row.label, row.variant, steps(row), seeds, cells, line_notes, row.anchor, row.uses_labels))
     row = drafts[0].row
     return Block(_heading(row, varied) if drafts[0].ok else "without scores", tuple(lines))
 
@@ -255,12 +255,12 @@ def _cell(draft: _Draft, name: str, places: int, best: str | None, common: Seque
     mean, sd = fmean(values), stdev(values) if len(values) > 1 else None
     text = printed(mean, places)
     sd_text = "" if sd is None else printed(sd, places)
-    return Cell(len(values), mean, sd, text, sd_text, not draft.row.baseline and text == best, numbers)
+    return Cell(len(values), mean, sd, text, sd_text, not draft.row.anchor and text == best, numbers)
 
 
 def _best(drafts: Sequence[_Draft], column: Column, places: int) -> str | None:
     """The best printed mean of a block, if there are two labels to choose between, and a direction."""
-    means = {d.row.label: fmean(v) for d in drafts if (v := d.values(column.name)) and not d.row.baseline}
+    means = {d.row.label: fmean(v) for d in drafts if (v := d.values(column.name)) and not d.row.anchor}
     texts = {printed(mean, places) for mean in means.values()}
     if column.direction is None or len(means) < 2 or len(texts) < 2:
         return None
@@ -282,6 +282,7 @@ def _heading(row: Row, varied: Sequence[tuple[str, str]]) -> str:
     """What the lines of a block have in common."""
     h = row.hyperparameters
     words = ["untuned anchor, never marked"] if row.baseline else []
+    words += ["sanity row, never marked"] if row.sanity else []
     backbone, *own = row.networks.split(", ")
     words += [f"{backbone} backbone" if backbone else "its own network", *own]
     words += [f"{h['latent_dim']} latent dimensions"] if h.get("latent_dim") is not None else []

@@ -48,7 +48,14 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
     heads = [*_IDENTITY, *(h for c in found for h in (c.name, f"{c.name}_se")), "not_available"]
     made = pd.DataFrame(lines, columns=heads)
     types: dict[str, Any] = {h: "float64" for c in found for h in (c.name, f"{c.name}_se")}
-    types |= {"latent_dim": "Int64", "limit": "Int64", "seed": "int64", "uses_labels": bool, "baseline": bool}
+    types |= {
+        "latent_dim": "Int64",
+        "limit": "Int64",
+        "seed": "int64",
+        "uses_labels": bool,
+        "baseline": bool,
+        "sanity": bool,
+    }
     return made.astype(types)
 
 
@@ -91,7 +98,7 @@ def write(folder: Path, rows: Iterable[Row]) -> None:
     Raises:
         StoreError: the folder can't be written.
     """
-    ordered = sorted(rows, key=lambda r: (_natural(r.dataset), r.baseline, _natural(r.label), r.seed))
+    ordered = sorted(rows, key=lambda r: (_natural(r.dataset), r.sanity, r.baseline, _natural(r.label), r.seed))
     table, parquet = frame(ordered), BytesIO()
     table.to_parquet(parquet, index=False)
     files = {
@@ -106,7 +113,7 @@ def write(folder: Path, rows: Iterable[Row]) -> None:
 
 _IDENTITY = (
     "dataset", "variant", "label", "seed", "status", "reason", "hyperparameters", "backbone", "latent_dim",
-    "likelihood", "uses_labels", "baseline", "steps", "limit", "training", "scoring", "data", "plugin",
+    "likelihood", "uses_labels", "baseline", "sanity", "steps", "limit", "training", "scoring", "data", "plugin",
     "cell",
 )  # fmt: skip
 

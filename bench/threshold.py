@@ -42,7 +42,7 @@ class Threshold:
 
     def crossed(self, rows: Iterable[Row]) -> list[str]:
         """A line for each row on the wrong side, and for each that has no such score."""
-        rows = [row for row in rows if self.label in ("", row.label) and not row.baseline and row.status == "ok"]
+        rows = [row for row in rows if self.label in ("", row.label) and not row.anchor and row.status == "ok"]
         lines = [] if rows else [f"--fail-if: no row is called {self.label!r}"]
         for row, by_name in zip(rows, scores(rows, columns(rows)), strict=True):
             found = by_name.get(self.metric)

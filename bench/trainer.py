@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,12 @@ class Order:
 def stage_steps(stages: tuple[Stage, ...], steps: int) -> tuple[int, ...]:
     """Optimiser steps of each stage for a budget of `steps`."""
     return tuple(max(1, round(steps * stage.steps)) if stage.phases else 0 for stage in stages)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model is; the CPU if it holds nothing."""
+    held = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if held is None else held.device
 
 
 class _Player:
@@ -189,7 +196,7 @@ class _Training:
 
     def __init__(self, model: Variant, images: Images, training: Training, seed: int) -> None:
         self.model, self.images = model, images
-        self.device = next(model.parameters()).device
+        self.device = device_of(model)
         self.default = Optimizer(training.optimizer, lr=training.lr)  # type: ignore[arg-type]
         self.order = Order(len(images), training.batch_size, seed)
         self.extra = Order(len(images), training.batch_size, seed_for("repeats", seed))

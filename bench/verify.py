@@ -138,7 +138,7 @@ class Verifier:
             if (way.get("test"), way.get("source")) != (data.test.digest, data.source.digest):
                 found.unchecked.append(f"scores/{path.name}: scored on other images than {row.dataset} has here")
                 continue
-            evaluator = Evaluator(model, data, scoring, cache_dir())
+            evaluator = Evaluator(model, data, scoring, cache_dir(), kept=store.evidence(row.cell))
             for name, stored in store.read_scores(row.cell, way).items():
                 if not isinstance(stored, Score):
                     continue
@@ -184,11 +184,11 @@ def _sums(store: Run, cell: str, found: Finding) -> None:
 
 
 def _scoring(way: Mapping[str, Any]) -> Scoring | None:
-    """The protocol that scores were made by, if it's ours."""
+    """The protocol that scores were made by, if it's ours: an older one has fewer settings, not others."""
     known = {f.name for f in fields(Scoring)}
-    if way.keys() - {"test", "source"} != known or way["version"] != Scoring().version:
+    if not way.keys() <= known | {"test", "source"} or way.get("version") != Scoring().version:
         return None
-    return Scoring(**{name: way[name] for name in known})
+    return Scoring(**{name: way[name] for name in known & way.keys()})
 
 
 def _again(evaluator: Evaluator, name: str) -> Score | NotAvailable:

@@ -115,12 +115,13 @@ def _work(job: Job, home: Path, stopping: list[int]) -> int:
         datasets.data_root(request.data_root),
         limit=request.limit,
         validation=request.validation,
+        split=request.scoring.split,
         image_size=request.image_size,
         download=False,
     )
     name = VARIANTS.take(job.variant)
     given = check(name, VARIANTS.load(name), dict(job.hyperparameters))
-    c = cell(Config(name, tuple(sorted(given.items())), job.baseline), data, job.seed, request)
+    c = cell(Config(name, tuple(sorted(given.items())), job.baseline, job.sanity), data, job.seed, request)
     if c.name != job.cell:
         raise BenchError(f"{job.cell} has become {c.name}: its plugin or data changed since the run was planned")
     conduct = Conduct(

@@ -190,13 +190,13 @@ def test_a_model_that_lacks_an_ability_says_why(evaluate: Callable[..., Evaluato
 
 
 def test_evidence_is_what_design_promises(evaluate: Callable[..., Evaluator]) -> None:
-    kept = evaluate("vae", 5).kept(KEPT)
+    kept = evaluate("vae", 5).keep(KEPT)
     assert kept["rate"].shape == kept["distortion"].shape == (360,)
     assert kept["codes"].shape == (360, 8)
     assert kept["labels"].shape == (360,)
     assert kept["samples"].shape == (256, 1, 8, 8)
     assert kept["reconstructions"].shape == (256, 1, 8, 8)
-    assert set(evaluate("gan").kept(KEPT)) == {"samples"}
+    assert set(evaluate("gan").keep(KEPT)) == {"samples"}
 
 
 def test_a_metric_may_keep_evidence_of_its_own(evaluate: Callable[..., Evaluator]) -> None:
@@ -210,7 +210,7 @@ def test_a_metric_may_keep_evidence_of_its_own(evaluate: Callable[..., Evaluator
 
     norms = Metric(lambda n, t: Score.of(n), (Norms(), TheSpec()), "", None, (0, math.inf))
     assert keepers({"norms": norms, "again": norms}) == (Norms(),)
-    assert evaluate().kept(keepers({"norms": norms}))["norms"].shape == (360,)
+    assert evaluate().keep(keepers({"norms": norms}))["norms"].shape == (360,)
 
 
 def test_a_derived_metric_passes_on_what_is_missing() -> None:

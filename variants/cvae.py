@@ -56,6 +56,10 @@ class CVAE(GaussianVAE):
     def conditional_elbo_terms(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return super().elbo_terms(x, y)
 
+    def log_weights(self, x: Tensor, y: Tensor, k: int) -> Tensor:
+        every = [super(CVAE, self).log_weights(x, torch.full_like(y, c), k) for c in range(self.spec.classes)]
+        return (self.log_py[:, None, None] + torch.stack(every)).logsumexp(0)
+
     def elbo_terms(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         classes = self.spec.classes
         every = torch.arange(classes, device=x.device).repeat_interleave(len(x))  # (K B,)

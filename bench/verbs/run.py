@@ -40,7 +40,12 @@ A run that was interrupted is finished by the same command; more variants, seeds
 @click.option("--backbone", help="The networks of all variants that take one, such as mlp or conv.")
 @click.option("--likelihood", help="p(x|z) for all variants. By default bernoulli for grey, logistic for colour.")
 @click.option("--limit", type=int, help="Train on a random subset of this size; marked in every row.")
-@click.option("--validation", type=int, default=0, help="Images to carve out of the training split.")
+@click.option(
+    "--validation",
+    type=int,
+    default=0,
+    help="Images to carve out of the training split.  [default: a sixth where they are scored, else none]",
+)
 @click.option("--image-size", type=int, help="Side to which the images of a folder are brought.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--jobs", type=int, default=1, show_default=True, help="Cells at once, each in its own process.")
@@ -63,7 +68,22 @@ A run that was interrupted is finished by the same command; more variants, seeds
     "--data-root", type=str, metavar="DIR", help="Where datasets lie; else BENCH_DATA, else the user's cache."
 )
 @click.option("--baseline/--no-baseline", default=True, help="Whether the untuned anchor joins.  [default: it does]")
-@click.option("--metrics", type=Names(), default=(), help="Those alone; or all but some: --metrics=-fid,-fd.")
+@click.option(
+    "--sanity/--no-sanity", default=True, help="Whether real data and trivial models join.  [default: they do]"
+)
+@click.option(
+    "--metrics",
+    type=Names(),
+    default=(),
+    help="Those alone; or the default ones and more or fewer: --metrics=+linear_probe,-fid; or all.",
+)
+@click.option(
+    "--eval-split",
+    type=click.Choice(["test", "validation"]),
+    help="What is scored.  [default: validation for grids over hyperparameters, else test]",
+)
+@click.option("--nll-samples", type=int, default=100, show_default=True, help="Importance samples an image.")
+@click.option("--nll-images", type=int, default=1_000, show_default=True, help="Images that `nll` is estimated on.")
 @click.option("--out", metavar="DIR", help="The run's folder. By default one under results/, named by the request.")
 @click.option(
     "--config",
