@@ -1,0 +1,135 @@
+"""What a paper's section on methods has to say about a table, out of its rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from bench.row import Row
+from bench.summary import steps
+
+
+def methods(rows: Iterable[Row]) -> str:
+    """A paragraph for each dataset: data, training, scoring, software, and what didn't finish.
+
+    What differs between rows is said with the labels that it holds for; what a row doesn't say is left out.
+    """
+    rows = list(rows)
+    return "\n\n".join(_paragraph([r for r in rows if r.dataset == name]) for name in dict.fromkeys(_datasets(rows)))
+
+
+def _datasets(rows: Sequence[Row]) -> list[str]:
+    return [row.dataset for row in rows]
+
+
+def _paragraph(rows: Sequence[Row]) -> str:
+    ok = [row for row in rows if row.status == "ok"]
+    sentences = [_cells(rows)]
+    if ok:
+        trained = [row for row in ok if any(row.steps)]
+        sentences += [_data(ok), _training(trained) if trained else "", _scoring(ok), _software(ok)]
+    return " ".join(sentence for sentence in [*sentences, _failures(rows)] if sentence)
+
+
+def _cells(rows: Sequence[Row]) -> str:
+    own = list(dict.fromkeys(row.label for row in rows if not row.anchor))
+    anchors = list(dict.fromkeys(row.label for row in rows if row.anchor))
+    beside = f", and beside them {_listed(anchors)} as anchors" if anchors and own else ""
+    seeds = sorted({row.seed for row in rows})
+    return f"{rows[0].dataset}: {_listed(own or anchors)}{beside}, {_counted(len(seeds), 'seed')} ({_range(seeds)})."
+
+
+def _data(rows: Sequence[Row]) -> str:
+    images = _each(rows, _of("data", "train_images"), lambda n: f"{n:,}")
+    shape = _each(rows, lambda r: tuple(r.data.get("shape", ())), lambda s: " x ".join(map(str, s)))
+    tested = _each(rows, _of("data", "test_images"), lambda n: f"{n:,}")
+    split = _each(rows, _of("scoring", "split"), str)
+    digests = _each(rows, _of("data", "train"), lambda d: f"sha256 {d[:12]}")
+    scored = f"; scored on {tested} of the {split or 'test'} split" if tested else ""
+    return f"Trained on {images} images ({_joined(shape, digests)}){scored}." if images else ""
+
+
+def _training(rows: Sequence[Row]) -> str:
+    t = [
+        _each(rows, steps, lambda text: f"{text} steps"),
+        _each(rows, _of("training", "batch_size"), lambda n: f"batches of {n}"),
+        _each(rows, _of("training", "optimizer"), str.capitalize),
+        _each(rows, _of("training", "lr"), lambda lr: f"learning rate {lr:g}"),
+        _each(rows, _of("training", "precision"), str),
+        _each(rows, lambda r: r.likelihood, lambda text: f"{text} likelihood"),
+        _each(rows, _of("hyperparameters", "latent_dim"), lambda d: f"{d} latent dimensions"),
+    ]
+    return f"Protocol: {'; '.join(filter(None, t))}; the last step is scored, and no checkpoint is chosen."
+
+
+def _scoring(rows: Sequence[Row]) -> str:
+    said = {
+        "samples": "{:,} samples, decoder means",
+        "mixture": "a mixture of {} Gaussians fitted on codes as second sampler",
+        "nll_samples": "{} importance samples an image",
+    }
+    found = [_each(rows, _of("scoring", key), text.format) for key, text in said.items()]
+    version = _each(rows, _of("scoring", "version"), lambda v: f"protocol version {v}")
+    return f"Scoring: {'; '.join(filter(None, [*found, version]))}." if any(found) else ""
+
+
+def _software(rows: Sequence[Row]) -> str:
+    named = {"vaebench": "vaebench {}", "torch": "torch {}", "python": "Python {}", "device": "on {}"}
+    found = [_each(rows, _of("provenance", key), text.format) for key, text in named.items()]
+    threads = _each(rows, _of("provenance", "threads"), lambda n: _counted(n, "thread") + " a cell")
+    plugins = sorted({f"{r.plugin['distribution']} {r.plugin.get('version', '')}".strip() for r in rows if r.plugin})
+    others = [text for text in plugins if not text.startswith("vaebench ")]
+    beside = f"variants from {_listed(others)}" if others else ""
+    return f"Made with {_joined(*found, threads, beside)}."
+
+
+def _failures(rows: Sequence[Row]) -> str:
+    counts = Counter((row.label, row.status) for row in rows if row.status != "ok")
+    if not counts:
+        return "Every cell finished."
+    return (
+        "Without a result: "
+        + _listed(f"{_counted(n, 'seed')} of {label} ({s})" for (label, s), n in counts.items())
+        + "."
+    )
+
+
+def _each(rows: Sequence[Row], value: Callable[[Row], Any], text: Callable[[Any], str]) -> str:
+    """What holds for all rows; or each value with its labels, the commonest first."""
+    by_value: dict[Any, dict[str, None]] = {}
+    for row in rows:
+        if (found := value(row)) not in (None, "", ()):
+            by_value.setdefault(tuple(found) if isinstance(found, list) else found, {})[row.label] = None
+    if len(by_value) < 2:
+        return "".join(map(text, by_value))
+    first, *others = sorted(by_value, key=lambda v: -len(by_value[v]))
+    return f"{text(first)} ({', '.join(f'{_listed(by_value[v])}: {text(v)}' for v in others)})"
+
+
+def _of(part: str, key: str) -> Callable[[Row], Any]:
+    return lambda row: getattr(row, part).get(key)
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
+
+
+def _listed(texts: Iterable[str]) -> str:
+    *most, last = texts
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    return (
+        f"{numbers[0]} to {numbers[-1]}"
+        if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1
+        else (", ".join(map(str, numbers)))
+    )
+
+
+__all__ = ["methods"]

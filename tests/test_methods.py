@@ -1,0 +1,50 @@
+"""The paragraph on methods says what holds, for whom it doesn't, and what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bench.methods import methods
+from bench.row import Row
+
+PLAIN = Row(
+    "vae", "vae", "digits", 0, "ok",
+    likelihood="bernoulli", steps=(2000,), hyperparameters={"latent_dim": 8},
+    plugin={"distribution": "vaebench", "version": "1.0"},
+    data={"shape": [1, 8, 8], "train": "0123456789abcdef", "train_images": 1437, "test_images": 360},
+    training={"steps": 2000, "batch_size": 128, "optimizer": "adam", "lr": 1e-3, "precision": "fp32"},
+    scoring={"samples": 10_000, "mixture": 10, "split": "test", "nll_samples": 100, "version": 1},
+    provenance={"vaebench": "1.0", "torch": "2.10", "python": "3.11", "device": "cpu", "threads": 1},
+)  # fmt: skip
+
+
+def test_what_holds_for_all_is_said_once() -> None:
+    text = methods([PLAIN, replace(PLAIN, seed=1), replace(PLAIN, seed=2)])
+    assert text == (
+        "digits: vae, 3 seeds (0 to 2). Trained on 1,437 images (1 x 8 x 8, sha256 0123456789ab); scored on 360 of the "
+        "test split. Protocol: 2000 steps; batches of 128; Adam; learning rate 0.001; fp32; bernoulli likelihood; 8 "
+        "latent dimensions; the last step is scored, and no checkpoint is chosen. Scoring: 10,000 samples, decoder "
+        "means; a mixture of 10 Gaussians fitted on codes as second sampler; 100 importance samples an image; protocol "
+        "version 1. Made with vaebench 1.0, torch 2.10, Python 3.11, on cpu, 1 thread a cell. Every cell finished."
+    )
+
+
+def test_what_differs_is_said_with_its_labels() -> None:
+    other = replace(PLAIN, label="vqvae", steps=(2000, 2000), hyperparameters={}, seed=7)
+    far = replace(PLAIN, label="mine", plugin={"distribution": "stranger", "version": "2"})
+    gan = replace(PLAIN, label="gan", baseline=True, likelihood="")
+    text = methods([PLAIN, far, other, gan])
+    assert text.startswith("digits: vae, mine and vqvae, and beside them gan as anchors, 2 seeds (0, 7).")
+    assert "2000 steps (vqvae: 2000+2000 steps)" in text
+    assert "variants from stranger 2" in text
+    half = replace(PLAIN, label="half", training={**PLAIN.training, "lr": 5e-4})
+    assert "learning rate 0.001 (half: learning rate 0.0005)" in methods([PLAIN, replace(PLAIN, seed=1), half])
+
+
+def test_failures_are_told_and_datasets_kept_apart() -> None:
+    lost = replace(PLAIN, label="beta", status="diverged", reason="non-finite loss")
+    first, second = methods([PLAIN, lost, replace(lost, seed=1), replace(PLAIN, dataset="mnist")]).split("\n\n")
+    assert first.endswith("Without a result: 2 seeds of beta (diverged).")
+    assert second.startswith("mnist: vae, 1 seed (0).")
+    assert second.endswith("Every cell finished.")
+    assert methods([lost]) == "digits: beta, 1 seed (0). Without a result: 1 seed of beta (diverged)."
