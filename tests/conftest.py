@@ -101,7 +101,7 @@ def fashion() -> Data:
 
 def build(selector: str, data: Data, *, likelihood: str | None = None, seed: int = 0) -> Variant:
     """A fresh model of one selector."""
-    (config,) = expand(RunRequest(variants=(selector,), baseline=False))
+    (config,) = expand(RunRequest(variants=(selector,), baseline=False, sanity=False))
     shape = data.train.shape
     spec = Spec(shape, data.classes, len(data.train), data.latent_dim, likelihood or data.likelihood)
     return config.build(spec, seed)

@@ -24,7 +24,7 @@ from .conftest import Bench, once
 
 ROOT = Path(__file__).parents[1]
 Outside = Callable[..., "subprocess.CompletedProcess[str]"]
-SHORT = ("--steps", "20", "--threads", "1", "--quiet", "--no-baseline")
+SHORT = ("--steps", "20", "--threads", "1", "--quiet", "--no-baseline", "--no-sanity")
 
 
 def on_one_core() -> None:

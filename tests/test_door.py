@@ -237,7 +237,10 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-SHORT = ("--steps", 5, "--threads", 1, "--no-baseline", "--metrics", "elbo,kl", "--quiet", "--in-process")
+SHORT = (
+    *("--steps", 5, "--threads", 1, "--no-baseline", "--no-sanity"),
+    *("--metrics", "elbo,kl", "--quiet", "--in-process"),
+)
 
 
 def test_a_variant_in_a_file_runs_beside_the_built_ins(mine: Path, bench: Bench) -> None:
@@ -254,7 +257,7 @@ def test_a_variant_in_a_file_runs_beside_the_built_ins(mine: Path, bench: Bench)
 
 def test_an_edited_file_is_a_new_identity_and_so_is_an_edited_neighbour(mine: Path) -> None:
     def name() -> str:
-        (config,) = expand(RunRequest(variants=("./mine.py:Mine",), baseline=False))
+        (config,) = expand(RunRequest(variants=("./mine.py:Mine",), baseline=False, sanity=False))
         return str(public.grid.plugin_of(config.name)["source"])
 
     first = name()
@@ -380,7 +383,7 @@ def test_metrics_and_datasets_may_lie_in_a_file(mine: Path, bench: Bench) -> Non
         "        return Splits(make(200), make(50))\n"
     )
     more = ("--dataset", "./more.py:Noise", "--metrics", "elbo,./more.py:seven")
-    code, out, err = bench("run", "--variants", "vae", *SHORT[:5], *more, "--quiet", "--out", "run", "--json")
+    code, out, err = bench("run", "--variants", "vae", *SHORT[:6], *more, "--quiet", "--out", "run", "--json")
     assert code == 0, err
     (row,) = json.loads(out)
     assert row["scores"]["seven@more.py"]["value"] == 7
@@ -412,7 +415,7 @@ def test_a_class_of_a_notebook_runs(tmp_path: Path) -> None:
         "    def forward(self, x):\n"
         "        return self.net(x)\n"
         "table = bench.run([Honest, 'vae'], set={'vae.encoder': Flat, 'Honest.latent_dim': 3}, steps=5, out='run',\n"
-        "                  baseline=False, metrics=['elbo'], threads=1, progress=False)\n"
+        "                  baseline=False, sanity=False, metrics=['elbo'], threads=1, progress=False)\n"
         "print(','.join(table.label), ','.join(table.status))\n"
         "from pathlib import Path\n"
         "print(sorted(type(bench.load(cell)).__name__ for cell in Path('run/cells').iterdir()))\n"

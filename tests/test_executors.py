@@ -39,8 +39,8 @@ from tests.mother import Mother, instead
 from tests.plugins import install
 
 REQUEST = RunRequest(
-    variants=("vae", "vqvae", "gan"), datasets=("digits",), steps=100, baseline=False, device="cpu", threads=1,
-    jobs=2, checkpoint=0.05, metrics=("elbo", "bce", "kl", "sharpness"),
+    variants=("vae", "vqvae", "gan"), datasets=("digits",), steps=100, baseline=False, sanity=False, device="cpu",
+    threads=1, jobs=2, checkpoint=0.05, metrics=("elbo", "bce", "kl", "sharpness"),
 )  # fmt: skip
 
 needs_ray = pytest.mark.skipif(
@@ -258,7 +258,7 @@ def test_a_ray_of_our_own_is_private_and_leaves_nothing(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [
             sys.executable, "-m", "bench.cli", "run", "--json", "--executor", "ray", "--jobs", "2", "--threads", "1",
-            "--variants", "gan,segfaults", "--no-baseline", "--steps", "100000", "--checkpoint", "0.05",
+            "--variants", "gan,segfaults", "--no-baseline", "--no-sanity", "--steps", "100000", "--checkpoint", "0.05",
             "--metrics", "elbo", "--device", "cpu", "--out", str(tmp_path / "run"),
         ],
         env={**os.environ, "PYTHONPATH": strangers, "TMPDIR": str(long), "RAY_ADDRESS": "127.0.0.1:1"},

@@ -35,7 +35,7 @@ from tests.conftest import once
 from tests.mother import Forked, Mother, path
 
 fault = pytest.mark.fault
-WHOLE = ("--threads", "1", "--checkpoint", "0.05", "--no-baseline")
+WHOLE = ("--threads", "1", "--checkpoint", "0.05", "--no-baseline", "--no-sanity")
 
 
 def environment(cache: Path, **more: str) -> dict[str, str]:
@@ -534,7 +534,8 @@ def test_a_kill_around_the_rename(tmp_path: Path, after: bool) -> None:
 @fault(29, "a result edited by hand", "noticed when it's used: put aside, and made anew")
 def test_an_edited_result_is_put_aside(tmp_path: Path) -> None:
     request = RunRequest(
-        ("vae",), ("digits",), steps=5, baseline=False, metrics=("bce",), in_process=True, out=str(tmp_path)
+        ("vae",), ("digits",), steps=5, baseline=False, sanity=False, metrics=("bce",), in_process=True,
+        out=str(tmp_path),
     )  # fmt: skip
     runner.run(request)
     (path,) = tmp_path.glob("cells/*/done/weights.safetensors")
@@ -566,7 +567,8 @@ def test_a_script_without_a_guard_runs_cells_in_processes(cache: Path, tmp_path:
     script = tmp_path / "scripts" / "mine.py"
     script.write_text(
         "import bench\n"
-        "found = bench.run(['calm', 'shot'], 'digits', steps=4, metrics=('bce',), baseline=False, jobs=2)\n"
+        "found = bench.run(['calm', 'shot'], 'digits', steps=4, metrics=('bce',), jobs=2,\n"
+        "                  baseline=False, sanity=False)\n"
         "print(*found['status'], end='')\n"
     )
     out, err = end(execute([script], environment(cache), cwd=tmp_path), 0)

@@ -18,6 +18,7 @@ from bench.variant import Spec, Variant
 
 def labels(*variants: str, **settings: Any) -> list[str]:
     settings.setdefault("baseline", False)
+    settings.setdefault("sanity", False)
     return [c.label for c in expand(RunRequest(variants=variants, **settings))]
 
 
@@ -63,13 +64,13 @@ def test_backbone_lifts_all_that_take_it() -> None:
 
 
 def test_the_baseline_joins_unless_told_not_to_and_once() -> None:
-    assert [c.name for c in expand(RunRequest(variants=("vae",)))] == ["vae", "gan"]
-    assert [(c.name, c.baseline) for c in expand(RunRequest(variants=("gan", "vae")))] == [
+    assert [c.name for c in expand(RunRequest(variants=("vae",), sanity=False))] == ["vae", "gan"]
+    assert [(c.name, c.baseline) for c in expand(RunRequest(variants=("gan", "vae"), sanity=False))] == [
         ("gan", True),
         ("vae", False),
     ]
-    assert expand(RunRequest(variants=("vae",)))[-1].baseline
-    every = [c.name for c in expand(RunRequest())]
+    assert expand(RunRequest(variants=("vae",), sanity=False))[-1].baseline
+    every = [c.name for c in expand(RunRequest(sanity=False))]
     assert sorted(every) == ["ae", "beta", "conv", "cvae", "gan", "vae", "vqvae", "wae"]
     assert every[-1] == "gan"
 
@@ -139,7 +140,7 @@ def test_what_is_shown_can_be_typed(value: Any) -> None:
 
 
 def test_identity_holds_what_the_weights_depend_on_and_nothing_else(digits: Data) -> None:
-    request = RunRequest(variants=("beta",), baseline=False)
+    request = RunRequest(variants=("beta",), baseline=False, sanity=False)
     (config,) = expand(request)
     one = cell(config, digits, 0, request)
     same = [

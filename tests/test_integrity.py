@@ -38,8 +38,8 @@ SCHEMA_1 = Path(__file__).parent / "assets" / "schema-1"  # written by the versi
 
 def go(out: Path, *variants: str, **settings: Any) -> Run:
     request = RunRequest(
-        variants=variants, datasets=("digits",), steps=4, baseline=False, metrics=QUICK, out=str(out), device="cpu",
-        threads=1, in_process=True,
+        variants=variants, datasets=("digits",), steps=4, baseline=False, sanity=False, metrics=QUICK, out=str(out),
+        device="cpu", threads=1, in_process=True,
     )  # fmt: skip
     runner.run(replace(request, **settings))
     return Run(out)

@@ -31,8 +31,8 @@ QUICK = ("elbo", "bce", "kl")
 def go(tmp_path: Path) -> Callable[..., list[Row]]:
     def go(*variants: str, **settings: object) -> list[Row]:
         request = RunRequest(
-            variants=variants, datasets=("digits",), steps=6, baseline=False, metrics=QUICK, out=str(tmp_path / "run"),
-            device="cpu", in_process=True,
+            variants=variants, datasets=("digits",), steps=6, baseline=False, sanity=False, metrics=QUICK,
+            out=str(tmp_path / "run"), device="cpu", in_process=True,
         )  # fmt: skip
         listener = settings.pop("listener", lambda _: None)
         return runner.run(replace(request, **settings), listener)  # type: ignore[arg-type]
@@ -221,7 +221,7 @@ def test_loading_what_is_no_cell_says_so(go: Callable[..., list[Row]], tmp_path:
 def test_python_gets_a_data_frame(tmp_path: Path) -> None:
     table = bench.run(
         ["vae", "beta"], "digits", seeds=2, steps=4, set={"beta.beta": 2}, metrics=("elbo",), baseline=False,
-        out=str(tmp_path / "run"), progress=False, threads=1,
+        sanity=False, out=str(tmp_path / "run"), progress=False, threads=1,
     )  # fmt: skip
     assert isinstance(table, pd.DataFrame)
     assert table["label"].tolist() == ["vae", "vae", "beta[beta=2]", "beta[beta=2]"]
@@ -340,7 +340,9 @@ def test_fail_fast_stops_at_the_first_failure(
 
 
 def test_shards_share_out_the_cells(tmp_path: Path) -> None:
-    request = RunRequest(variants=("vae", "conv", "ae"), seeds=(0, 1, 2), steps=6, out=str(tmp_path), baseline=False)
+    request = RunRequest(
+        ("vae", "conv", "ae"), seeds=(0, 1, 2), steps=6, out=str(tmp_path), baseline=False, sanity=False
+    )  # fmt: skip
     whole = {c.name for c in plan(request).cells}
     shards = [{c.name for c in plan(replace(request, shard=(i, 4))).cells} for i in (1, 2, 3, 4)]
     assert sorted(name for shard in shards for name in shard) == sorted(whole)
@@ -361,7 +363,7 @@ def test_a_broken_variant_beside_others_is_a_row_and_alone_an_error(
 
 
 def test_a_disk_that_will_be_full_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = RunRequest(variants=("vae",), datasets=("digits",), baseline=False, out=str(tmp_path / "run"))
+    request = RunRequest(("vae",), ("digits",), baseline=False, sanity=False, out=str(tmp_path / "run"))
     usage = shutil.disk_usage(tmp_path)
     found = planning.plan(request)
     need = planning.space(found.cells, 1)
