@@ -24,6 +24,15 @@ class Samples(Protocol):
 
 
 @runtime_checkable
+class HoldsSamples(Protocol):
+    """Its samples are a fixed set of images."""
+
+    def held_samples(self) -> Tensor:
+        """All of them: (N, C, H, W) uint8. The first are scored, each once, in the place of as many draws."""
+        ...
+
+
+@runtime_checkable
 class Encodes(Protocol):
     """It maps an image to a code."""
 
@@ -110,7 +119,8 @@ class HasCodes(Protocol):
 
 
 ABILITIES: tuple[type, ...] = (
-    Samples, Encodes, Decodes, HasPosterior, HasPrior, Reconstructs, Bound, ConditionalBound, Weighs, HasCodes,
+    Samples, HoldsSamples, Encodes, Decodes, HasPosterior, HasPrior, Reconstructs, Bound, ConditionalBound, Weighs,
+    HasCodes,
 )  # fmt: skip
 
 A = TypeVar("A")

@@ -209,13 +209,15 @@ class SampledLabels(Request[Tensor]):
 class Generated(Request[Tensor]):
     """Samples as decoder means, quantised: (n, C, H, W) uint8 on the CPU. n is the scoring protocol's.
 
-    `prior` is the model's own. `gmm` draws codes from a full-covariance Gaussian mixture fitted on training codes, the
-    same for all models (Ghosh et al. 2020, ex-post density estimation).
+    `prior` is the model's own, or what a fixed set holds of so many. `gmm` draws codes from a full-covariance Gaussian
+    mixture fitted on training codes, the same for all models (Ghosh et al. 2020, ex-post density estimation).
     """
 
     sampler: Sampler = "prior"
 
     def resolve(self, context: Context) -> Tensor:
+        if self.sampler == "prior" and isinstance(context.model, abilities.HoldsSamples):
+            return context.model.held_samples()[: context.scoring.samples].cpu()
         labels = context.get(SampledLabels()).to(context.device)
         if self.sampler == "prior":
             model = require(context.model, abilities.Samples)

@@ -36,7 +36,7 @@ class MeanImage(Variant):
     def fit(self, train: Images) -> None:
         """Raw outputs whose mean is the training images', and the scale of the likelihood, where it has one."""
         total = torch.zeros(self.spec.shape, dtype=torch.float64, device=self.out.device)
-        for part in torch.arange(len(train)).split(4096):
+        for part in torch.split(torch.arange(len(train)), 4096):
             total += to_float(train.take(part)).sum(0)
         self.out.copy_(self.outputs((total + 0.5) / (len(train) + 1)))
         scale = list(self.likelihood.parameters())

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.distributions import Distribution, Independent, Normal
 
-from bench import Bound, Images, Range, Spec, Stage, Tensor, Unsuitable, Variant, Weighs, to_float
+from bench import Bound, Images, Range, Reconstructs, Spec, Stage, Tensor, Unsuitable, Variant, Weighs, to_float
 
 LARGEST = 4096  #: dimensions whose covariance is decomposed in seconds
 ROUNDING = 1 / (12 * 255**2)  #: variance that rounding to 256 levels leaves in a pixel: no image has less noise
@@ -27,6 +27,7 @@ class PPCA(Variant):
     mean: Tensor  # (D,)
     components: Tensor  # (d, D), the rows of W'
     eigenvalues: Tensor  # (d,), l, and sigma^2 where that is larger
+    variance: Tensor  # 0-d, sigma^2
     lacks: ClassVar[dict[type, str]] = {}
 
     def __init__(
@@ -42,8 +43,8 @@ class PPCA(Variant):
         learned = getattr(likelihood, "log_sigma", None)  # a Gaussian's
         self.fixed = None if learned is None or isinstance(learned, nn.Parameter) else float(learned.exp())
         if learned is None:
-            reason = f"a Gaussian model: its bound isn't one under {spec.likelihood} (--likelihood gaussian has it)"
-            self.lacks = {Bound: reason, Weighs: reason}  # type: ignore[misc]
+            reason = f"a Gaussian model: it has no likelihood of {spec.likelihood} pixels"
+            self.lacks = dict.fromkeys((Bound, Reconstructs, Weighs), reason)  # type: ignore[misc]
         self.register_buffer("mean", torch.zeros(pixels))
         self.register_buffer("components", torch.zeros(self.latent_dim, pixels))
         self.register_buffer("eigenvalues", torch.ones(self.latent_dim))
@@ -99,7 +100,7 @@ def moments(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
     pixels = math.prod(images.shape)
     total = torch.zeros(pixels, dtype=torch.float64, device=device)
     square = torch.zeros(pixels, pixels, dtype=torch.float64, device=device)
-    for part in torch.arange(len(images)).split(2048):
+    for part in torch.split(torch.arange(len(images)), 2048):
         x = to_float(images.take(part, device)).flatten(1) - 0.5  # so that float32 products lose little
         total += x.double().sum(0)
         square += x.T @ x

@@ -6,7 +6,19 @@ from typing import ClassVar
 
 import torch
 
-from bench import Bound, Decodes, Encodes, Images, Spec, Stage, Tensor, Variant, to_float
+from bench import (
+    Bound,
+    Decodes,
+    Encodes,
+    Images,
+    Reconstructs,
+    Spec,
+    Stage,
+    Tensor,
+    Variant,
+    Weighs,
+    to_float,
+)
 
 HELD = 10_000  #: as many as are scored
 
@@ -18,11 +30,9 @@ class Real(Variant):
     and seem to cover less than real images do. Against the training split they are copies, and score as such.
     """
 
-    lacks: ClassVar[dict[type, str]] = {
-        Bound: "the training images themselves: no density, so there is no bound",
-        Encodes: "the training images themselves: no encoder",
-        Decodes: "the training images themselves: no decoder",
-    }
+    lacks: ClassVar[dict[type, str]] = dict.fromkeys(
+        (Bound, Decodes, Encodes, Reconstructs, Weighs), "the training images themselves: no model, codes or density"
+    )
     held: Tensor
 
     def __init__(self, spec: Spec) -> None:

@@ -168,8 +168,8 @@ def stages_are_well_formed(subject: Subject) -> None:
         if not (math.isfinite(stage.steps) and stage.steps > 0):
             raise Failed(f"a stage has steps={stage.steps}", look, "It's a multiple of the budget, above 0.")
         phases += stage.phases
-    if not phases:
-        raise Failed("no stage has a phase", look, "A variant trains something.")
+    if not phases and not any(stage.start for stage in stages):
+        raise Failed("no stage has a phase or a start", look, "A variant trains something, or fits it in closed form.")
     own = {id(m) for m in model.modules()} | {id(p) for p in model.parameters()}
     for phase in phases:
         if not isinstance(phase.moves, tuple):

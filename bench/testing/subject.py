@@ -322,10 +322,15 @@ def well_formed(model: Variant) -> tuple[Stage, ...]:
     return stages
 
 
+def trains(model: Variant) -> bool:
+    """Whether any stage has a phase; else all of it is fitted before the first step."""
+    return any(stage.phases for stage in well_formed(model))
+
+
 def watched(model: Variant, watch: Callable[[Visit], Loss]) -> None:
     """Put `watch` between the trainer and each loss of the model, until `del model.stages`."""
 
-    if not any(p.requires_grad for p in model.parameters()):
+    if trains(model) and not any(p.requires_grad for p in model.parameters()):
         raise Skipped("it has no parameters: see stages_are_well_formed")
 
     def wrap(place: tuple[int, int], phase: Phase) -> Phase:
