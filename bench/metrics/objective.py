@@ -1,0 +1,57 @@
+"""What was descended: the weight of the rate against the distortion."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.errors import NotAvailable
+from bench.evidence import positions
+from bench.images import to_float
+from bench.measurement import Context, Request, Score, metric
+from bench.variant import Batch, Loss
+
+IMAGES = 128
+
+
+@dataclass(frozen=True)
+class KLWeight(Request[Tensor]):
+    """(d loss / d kl) / (d loss / d rec) on training images at the end of a stage: 0-d.
+
+    Of the last loss that is made of both terms. Differentiated on a copy: the model stays as it is.
+    """
+
+    def resolve(self, context: Context) -> Tensor:
+        train = context.data.train
+        where = positions(train, IMAGES)
+        part = next(iter(context.chunks(len(where), "objective")))
+        with torch.inference_mode(False), torch.enable_grad():
+            index = where[part].to(context.device)
+            x = to_float(train.take(index, context.device))
+            batch = Batch(x, train.labels(index, context.device), index, torch.ones((), device=context.device))
+            for stage in reversed(deepcopy(context.model).stages()):
+                for phase in stage.phases:
+                    if (weight := _ratio(phase.loss(batch))) is not None:
+                        return weight
+        raise NotAvailable("none of its losses is made of the terms `rec` and `kl`")
+
+
+def _ratio(returned: Loss) -> Tensor | None:
+    loss, terms = returned
+    if not {"rec", "kl"} <= terms.keys() or not all(t.requires_grad for t in (loss, terms["rec"], terms["kl"])):
+        return None
+    by_rec, by_kl = torch.autograd.grad(loss, (terms["rec"], terms["kl"]), allow_unused=True)
+    return None if by_rec is None or by_kl is None or by_rec == 0 else by_kl / by_rec
+
+
+@metric(KLWeight(), unit="weight")
+def beta_eff(weight: Tensor) -> Score:
+    """Effective weight of the KL against the reconstruction, both in nats per image, in what was descended.
+
+    Of the objective at the end of training, so behind any warm-up: 1 is the ELBO itself, beta that of a beta-VAE, the
+    slope where the KL enters otherwise. Differentiated, not declared.
+    """
+    return Score(weight.item(), IMAGES)
