@@ -40,13 +40,37 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     write_atomically(path, lambda to: save_file(held, to, dict(metadata or {})))
 
 
-def remembered(path: Path, compute: Callable[[], Gaussian]) -> Gaussian:
-    """The Gaussian kept at `path`, or computed and kept there if the folder can be written."""
+def read_tensors(path: Path, *names: str) -> dict[str, Tensor] | None:
+    """The tensors kept at `path`; None where there is no such file, or it's damaged or lacks one of `names`."""
     try:
         kept = load_file(path)
-        return Gaussian(kept["mean"], kept["cov"], int(kept["n"]))
-    except (OSError, SafetensorError, KeyError):
-        fresh = compute()
+    except (OSError, SafetensorError):
+        return None
+    return kept if kept.keys() >= set(names) else None
+
+
+def remembered_tensors(path: Path, compute: Callable[[], dict[str, Tensor]], *names: str) -> dict[str, Tensor]:
+    """The tensors `names` kept at `path`, or computed and kept there if the folder can be written."""
+    if (kept := read_tensors(path, *names)) is not None:
+        return kept
+    fresh = compute()
     with suppress(OSError):
-        save_tensors(path, {"mean": fresh.mean, "cov": fresh.cov, "n": torch.tensor(fresh.n)})
+        save_tensors(path, fresh)
+    return fresh
+
+
+def known(path: Path) -> Gaussian | None:
+    """The Gaussian kept at `path`, if there is one."""
+    kept = read_tensors(path, "mean", "cov", "n")
+    return None if kept is None else Gaussian(kept["mean"], kept["cov"], int(kept["n"]))
+
+
+def remembered(path: Path, compute: Callable[[], Gaussian]) -> Gaussian:
+    """The Gaussian kept at `path`, or computed and kept there if the folder can be written."""
+    if (kept := known(path)) is not None:
+        return kept
+    fresh = compute()
+    if fresh.n is not None:
+        with suppress(OSError):
+            save_tensors(path, {"mean": fresh.mean, "cov": fresh.cov, "n": torch.tensor(fresh.n)})
     return fresh

@@ -20,6 +20,7 @@ VERSION = 1  #: of architecture and training together: another number is another
 FEATURES = 64
 STEPS = 1_500
 BATCH = 128
+AT_ONCE = 100  #: images that are looked at together: more don't fit the caches, and take twice as long
 
 
 def halves(n: int) -> tuple[Tensor, Tensor]:
@@ -68,7 +69,7 @@ def predict(network: Classifier, pixels: Tensor | Images, device: torch.device |
     network = network.to(device).eval()
     found = []
     with torch.inference_mode():
-        for part in torch.split(torch.arange(len(pixels)), 500):
+        for part in torch.split(torch.arange(len(pixels)), AT_ONCE):
             block = pixels.take(part, device) if isinstance(pixels, Images) else pixels[part].to(device)
             features, logits = network(block)
             found.append((features.cpu(), logits.softmax(1).cpu()))
@@ -99,12 +100,15 @@ def _shift(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return moved.permute(0, 3, 1, 2)
 
 
-def train(images: Images, *, steps: int = STEPS, alive: Callable[[], None] = lambda: None) -> Classifier:
+def train(
+    images: Images, *, steps: int = STEPS, replicate: int = 0, alive: Callable[[], None] = lambda: None
+) -> Classifier:
     """A classifier trained on the first half of `images`, on the CPU, by fixed seeds.
 
-    AdamW under a one-cycle schedule, cross-entropy, random shifts. `alive` is called at every step.
+    AdamW under a one-cycle schedule, cross-entropy, random shifts. `alive` is called at every step. Another `replicate`
+    starts elsewhere and sees the batches in another order.
     """
-    seed = seed_for("classifier", VERSION)
+    seed = seed_for("classifier", VERSION, replicate) if replicate else seed_for("classifier", VERSION)
     generator = torch.Generator().manual_seed(seed)
     own = images.subset(halves(len(images))[0]).to("cpu")
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):

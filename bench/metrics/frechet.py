@@ -1,60 +1,50 @@
-"""Fréchet distances of samples to real images: `fid` on Inception features, `fd` on a small classifier's."""
+"""Fréchet distances of images to real ones: `fid` on Inception features, `fd` on a small classifier's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-import torch
-
-from bench.dataset import Data
-from bench.errors import NotAvailable
-from bench.images import Images
-from bench.measurement import Context, Request, Score, metric
-from bench.metrics.cache import remembered
-from bench.metrics.classifier import halves, predict
-from bench.metrics.gaussians import Gaussian, frechet_distance
-from bench.metrics.inception import InceptionGaussian, InceptionWeights, Weights
-from bench.metrics.networks import FeatureNetwork, Predicted, Predictions, Trained
-from bench.protocol import seed_for
+from bench.errors import DataError, NotAvailable
+from bench.measurement import Context, Metric, Request, Score, metric
+from bench.metrics.gaussians import Gaussian, expected_bias, extrapolated, frechet_distance
+from bench.metrics.inception import InceptionGaussian, InceptionWeights, KnownTraining, Weights, seconds
+from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Predictions, Trained
 
 PER_DIMENSION = 5  #: images a feature, at least, behind each covariance of `fd`
 
 
-def unseen(data: Data) -> Images:
-    """Training images that the classifier hasn't seen, at random: as many as the test split has, or all."""
-    half = halves(len(data.source))[1]
-    order = torch.randperm(len(half), generator=torch.Generator().manual_seed(seed_for("unseen")))
-    return data.source.subset(half[order[: len(data.test)]])
-
-
 @dataclass(frozen=True)
 class Reference(Request[Gaussian]):
-    """The classifier's features on real images that it hasn't seen: the test split, or half of training.
-
-    Both of one size where there are enough, so that distances to them carry the same bias of finite samples.
-    """
+    """The classifier's features on real images that it hasn't seen: the test split, or half of training."""
 
     split: Literal["test", "train"]
 
     def resolve(self, context: Context) -> Gaussian:
-        trained, data = context.get(FeatureNetwork()), context.data
-        images = data.test if self.split == "test" else unseen(data)
-        name = f"{trained.name}-{images.digest[:16]}.safetensors"
-        return remembered(
-            context.cache / "statistics" / name,
-            lambda: Gaussian.of(predict(trained.network, images, context.device)[0]),
-        )
+        return Gaussian.of(context.get(PredictedReal(self.split)).features)
 
 
-def _fd(trained: Trained, samples: Predictions, reference: Gaussian, other: Gaussian) -> Score:
-    drawn = Gaussian.of(samples.features)
-    for count, what in ((reference.n, "real images"), (drawn.n, "samples")):
-        if count < PER_DIMENSION * drawn.dim:
-            raise NotAvailable(f"{drawn.dim} features need {PER_DIMENSION * drawn.dim} {what}: there are {count}")
-    floor = frechet_distance(reference, other)
-    note = f"{trained.note}; {other.n:,} other real images come to {floor:.3g}"
-    return Score(frechet_distance(drawn, reference), drawn.n, note=note)
+def _enough(least: int, dim: int, **counts: int | None) -> None:
+    """Check that covariances of `dim` features rest on `least` images at least; a count of None isn't known."""
+    for what, count in counts.items():
+        if count is not None and count < least:
+            raise NotAvailable(f"{dim:,} features need {least:,} {what.replace('_', ' ')}: there are {count:,}")
+
+
+def _floor(reference: Gaussian, other: Gaussian | None, n: int | None) -> str:
+    """What a perfect sampler comes to, in words: other real images' distance, and how much of it is bias."""
+    bias = f"finite samples alone bring {expected_bias(reference, n, reference.n):.3g}"
+    if other is None:
+        return bias
+    return f"{other.n:,} other real images come to {frechet_distance(reference, other):.3g}; {bias}"
+
+
+def _fd(trained: Trained, images: Predictions, reference: Gaussian, other: Gaussian) -> Score:
+    dim, n = images.features.shape[1], len(images.features)
+    _enough(PER_DIMENSION * dim, dim, real_images=reference.n, samples=n)
+    drawn = Gaussian.of(images.features)
+    return Score(frechet_distance(drawn, reference), n, note=f"{trained.note}; {_floor(reference, other, n)}")
 
 
 @metric(FeatureNetwork(), Predicted("prior"), Reference("test"), Reference("train"), unit="FD", direction="lower")
@@ -79,23 +69,136 @@ def fd_gmm(trained: Trained, samples: Predictions, test: Gaussian, train: Gaussi
     return _fd(trained, samples, test, train)
 
 
-def _fid(weights: Weights, samples: Gaussian, test: Gaussian) -> Score:
-    for count, what in ((test.n, "test images"), (samples.n, "samples")):
-        if count <= samples.dim:
-            raise NotAvailable(f"a covariance of {samples.dim:,} features needs more than {count:,} {what}")
-    return Score(frechet_distance(samples, test), samples.n, note=weights.note)
+@metric(
+    FeatureNetwork(),
+    Predicted("reconstructions"),
+    Reference("test"),
+    unit="FD",
+    direction="lower",
+    default=False,
+)
+def fd_rec(trained: Trained, reconstructions: Predictions, test: Gaussian) -> Score:
+    """`fd` of the reconstructions of all test images to those same images.
+
+    They're pairs, so the error of finite samples is shared: a perfect decoder comes to 0, below any sampler.
+    """
+    dim, n = reconstructions.features.shape[1], len(reconstructions.features)
+    _enough(PER_DIMENSION * dim, dim, real_images=test.n)
+    return Score(frechet_distance(Gaussian.of(reconstructions.features), test), n, note=trained.note)
 
 
-@metric(InceptionWeights(), InceptionGaussian("prior"), InceptionGaussian("test"), unit="FID", direction="lower")
-def fid(weights: Weights, samples: Gaussian, test: Gaussian) -> Score:
+@metric(FeatureNetwork(), Predicted("prior"), PredictedReal("test"), unit="FD", direction="lower", default=False)
+def fd_inf(trained: Trained, samples: Predictions, test: Predictions) -> Score:
+    """`fd` as it would be with infinitely many samples and test images, extrapolated along a line in 1/N.
+
+    Rows with different numbers of images may be compared by it. A sampler without fault comes to about 0, on either
+    side. Chong & Forsyth 2020.
+    """
+    dim = test.features.shape[1]
+    found = extrapolated(samples.features, test.features, PER_DIMENSION * dim)
+    return Score(found.intercept, len(samples.features), note=f"{trained.note}; the line's fit ±{found.se:.2g}")
+
+
+def _fid(weights: Weights, images: Gaussian, reference: Gaussian, other: Gaussian | None, what: str) -> Score:
+    if images.dim != reference.dim:
+        raise NotAvailable(f"the reference has {reference.dim:,} features, and not {images.dim:,}")
+    _enough(images.dim + 1, images.dim, **{what: reference.n}, samples=images.n)
+    assert images.n is not None  # they were counted here
+    note = "; ".join(filter(None, (weights.note, _floor(reference, other, images.n))))
+    return Score(frechet_distance(images, reference), images.n, note=note)
+
+
+@metric(
+    InceptionWeights(),
+    InceptionGaussian("prior"),
+    InceptionGaussian("test"),
+    KnownTraining(),
+    unit="FID",
+    direction="lower",
+    predicted=seconds("prior", "test"),
+)
+def fid(weights: Weights, samples: Gaussian, test: Gaussian, train: Gaussian | None) -> Score:
     """Fréchet Inception distance of prior samples to the test split, on the pytorch-fid package's features.
 
-    Its bias falls with the number of images, so only values from equal numbers compare.
+    Its bias falls with the number of images, so only values from equal numbers compare. Heusel et al. 2017.
     """
-    return _fid(weights, samples, test)
+    return _fid(weights, samples, test, train, "test_images")
 
 
-@metric(InceptionWeights(), InceptionGaussian("gmm"), InceptionGaussian("test"), unit="FID", direction="lower")
-def fid_gmm(weights: Weights, samples: Gaussian, test: Gaussian) -> Score:
+@metric(
+    InceptionWeights(),
+    InceptionGaussian("prior"),
+    InceptionGaussian("train"),
+    InceptionGaussian("test"),
+    unit="FID",
+    direction="lower",
+    default=False,
+    predicted=seconds("prior", "train", "test"),
+)
+def fid_train(weights: Weights, samples: Gaussian, train: Gaussian, test: Gaussian) -> Score:
+    """`fid` to as many training images as the test split has: well below `fid`, it hints at copying."""
+    return _fid(weights, samples, train, test, "training_images")
+
+
+@metric(
+    InceptionWeights(),
+    InceptionGaussian("gmm"),
+    InceptionGaussian("test"),
+    KnownTraining(),
+    unit="FID",
+    direction="lower",
+    predicted=seconds("gmm"),
+)
+def fid_gmm(weights: Weights, samples: Gaussian, test: Gaussian, train: Gaussian | None) -> Score:
     """`fid` of samples whose codes come from a Gaussian mixture fitted on training codes."""
-    return _fid(weights, samples, test)
+    return _fid(weights, samples, test, train, "test_images")
+
+
+@metric(
+    InceptionWeights(),
+    InceptionGaussian("reconstructions"),
+    InceptionGaussian("test"),
+    unit="FID",
+    direction="lower",
+    default=False,
+    predicted=seconds("reconstructions"),
+)
+def fid_rec(weights: Weights, reconstructions: Gaussian, test: Gaussian) -> Score:
+    """`fid` of the reconstructions of all test images to those same images.
+
+    They're pairs, so the error of finite samples is shared: a perfect decoder comes to 0, below any sampler.
+    """
+    _enough(test.dim + 1, test.dim, test_images=test.n)
+    assert test.n is not None
+    return Score(frechet_distance(reconstructions, test), test.n, note=weights.note)
+
+
+@dataclass(frozen=True)
+class Statistics(Request[Gaussian]):
+    """Mean and covariance out of a file as pytorch-fid writes them."""
+
+    path: Path
+
+    def resolve(self, context: Context) -> Gaussian:
+        try:
+            return Gaussian.from_npz(self.path)
+        except DataError as error:
+            raise NotAvailable(str(error)) from None
+
+
+def fid_to(path: Path) -> Metric:
+    """A metric: `fid` of prior samples to the statistics in an .npz file, of pytorch-fid or `Gaussian.to_npz`."""
+
+    @metric(
+        InceptionWeights(),
+        InceptionGaussian("prior"),
+        Statistics(path),
+        unit="FID",
+        direction="lower",
+        predicted=seconds("prior"),
+    )
+    def fid_reference(weights: Weights, samples: Gaussian, reference: Gaussian) -> Score:
+        """Fréchet Inception distance of prior samples to statistics from a file."""
+        return _fid(weights, samples, reference, None, "reference_images")
+
+    return fid_reference

@@ -10,6 +10,7 @@ import hashlib
 import os
 import pickle
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -20,20 +21,25 @@ from typing import Literal
 from urllib.parse import urlparse
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.errors import NotAvailable
-from bench.evidence import Generated, TestImages
+from bench.evidence import Generated, Reconstructions, TestImages
 from bench.images import Images, to_float
 from bench.measurement import Context, Request
-from bench.metrics.cache import remembered
+from bench.metrics.cache import known, remembered, remembered_tensors
 from bench.metrics.gaussians import Gaussian
+from bench.metrics.networks import unseen
 
 DIMENSIONS = 2_048
 BATCH = 50  #: pytorch-fid's own
 SMALLEST = 16  #: pixels a side
 PUBLISHED = "6726825d"  #: how the sha256 of the published weights begins; it's in their file name, too
 TIMEOUT = 15.0  #: seconds without an answer or a byte
+TRIED = 10  #: images that are timed, to tell how long all of them will take
+
+Source = Literal["test", "train", "prior", "gmm", "reconstructions"]
 
 _failed: dict[str, str] = {}
 """Why an address gave nothing: a process asks each once."""
@@ -107,8 +113,8 @@ def _download(url: str, path: Path) -> str:
 
 
 @lru_cache(maxsize=1)
-def build(weights: Weights, device: torch.device) -> nn.Module:
-    """pytorch-fid's Inception with `weights`, in eval mode.
+def build(weights: Weights, device: torch.device, dim: int = DIMENSIONS) -> nn.Module:
+    """pytorch-fid's Inception with `weights`, in eval mode, up to the layer of `dim` channels.
 
     Raises:
         NotAvailable: the file holds something else.
@@ -118,7 +124,7 @@ def build(weights: Weights, device: torch.device) -> nn.Module:
     try:
         # pytorch-fid reads the file by itself, and would run any pickle; what passes here holds tensors only
         torch.load(weights.path, map_location="cpu", weights_only=True)
-        network: nn.Module = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[DIMENSIONS]])
+        network: nn.Module = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[dim]])
     except (pickle.UnpicklingError, RuntimeError, AttributeError, TypeError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NotAvailable(f"{weights.path} holds no Inception weights, delete it: {reason}", retry=True) from None
@@ -131,7 +137,7 @@ def features(
     device: torch.device | str,
     alive: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Pooled features of uint8 images (N, C, H, W), C 1 or 3: (N, 2048) float32 on the CPU.
+    """Pooled features of uint8 images (N, C, H, W), C 1 or 3: (N, d) float32 on the CPU, d as `network` was built.
 
     A grey image is copied to three channels; the network resizes to 299 x 299 by itself. `alive` is called at every
     batch.
@@ -141,7 +147,8 @@ def features(
         for part in torch.split(torch.arange(len(pixels)), BATCH):
             alive()
             block = pixels.take(part, device) if isinstance(pixels, Images) else pixels[part].to(device)
-            found.append(network(to_float(block).expand(-1, 3, -1, -1))[0].flatten(1).float().cpu())
+            maps = network(to_float(block).expand(-1, 3, -1, -1))[0]
+            found.append(F.adaptive_avg_pool2d(maps, 1).flatten(1).float().cpu())
     return torch.cat(found)
 
 
@@ -173,20 +180,75 @@ class InceptionWeights(Request[Weights]):
         return find_weights()
 
 
+def _path(context: Context, weights: Weights, images: Images, what: str = "") -> Path:
+    """Where what is known of real images is kept."""
+    return context.cache / "statistics" / f"inception-{images.digest[:16]}-{weights.sha256[:16]}{what}.safetensors"
+
+
 @dataclass(frozen=True)
-class InceptionGaussian(Request[Gaussian]):
-    """Mean and covariance of the Inception features of test images or of samples."""
+class InceptionFeatures(Request[Tensor]):
+    """Inception features of test images, of as many training images, of samples or reconstructions: (N, 2048) float32.
 
-    of: Literal["test", "prior", "gmm"]
+    Those of the test split are kept between runs.
+    """
 
-    def resolve(self, context: Context) -> Gaussian:
+    of: Source
+
+    def resolve(self, context: Context) -> Tensor:
         weights = context.get(InceptionWeights())
+        if self.of == "train":
+            return self._compute(context, weights, unseen(context.data))
+        if self.of == "reconstructions":
+            return self._compute(context, weights, context.get(Reconstructions(n=None)))
         if self.of != "test":
             return self._compute(context, weights, context.get(Generated(self.of)))
         images = context.get(TestImages())
-        name = f"inception-{images.digest[:16]}-{weights.sha256[:16]}.safetensors"
-        return remembered(context.cache / "statistics" / name, lambda: self._compute(context, weights, images))
+        path = _path(context, weights, images, "-features")
+        kept = remembered_tensors(path, lambda: {"features": self._compute(context, weights, images)}, "features")
+        return kept["features"]
 
     @staticmethod
-    def _compute(context: Context, weights: Weights, pixels: Tensor | Images) -> Gaussian:
-        return Gaussian.of(features(build(weights, context.device), pixels, context.device, context.alive))
+    def _compute(context: Context, weights: Weights, pixels: Tensor | Images) -> Tensor:
+        return features(build(weights, context.device), pixels, context.device, context.alive)
+
+
+@dataclass(frozen=True)
+class InceptionGaussian(Request[Gaussian]):
+    """Mean and covariance of `InceptionFeatures`. Those of training images are kept between runs."""
+
+    of: Source
+
+    def resolve(self, context: Context) -> Gaussian:
+        if self.of != "train":
+            return Gaussian.of(context.get(InceptionFeatures(self.of)))
+        path = _path(context, context.get(InceptionWeights()), unseen(context.data))
+        return remembered(path, lambda: Gaussian.of(context.get(InceptionFeatures("train"))))
+
+
+@dataclass(frozen=True)
+class KnownTraining(Request["Gaussian | None"]):
+    """`InceptionGaussian("train")` where an earlier scoring has left it in the cache; its features take minutes."""
+
+    def resolve(self, context: Context) -> Gaussian | None:
+        return known(_path(context, context.get(InceptionWeights()), unseen(context.data)))
+
+
+def seconds(*sources: Source) -> Callable[[Context], float]:
+    """What the features of `sources` will take, told from a few images' time. What is in the cache takes none."""
+
+    def predicted(context: Context) -> float:
+        weights, data = context.get(InceptionWeights()), context.data
+        counts = {"test": len(data.test), "train": len(unseen(data)), "reconstructions": len(data.test)}
+        if _path(context, weights, data.test, "-features").exists():
+            counts["test"] = 0
+        if _path(context, weights, unseen(data)).exists():
+            counts["train"] = 0
+        images = sum(counts.get(source, context.scoring.samples) for source in sources)
+        if not images:
+            return 0.0
+        network, some = build(weights, context.device), data.test.take(torch.arange(min(TRIED, len(data.test))))
+        began = time.perf_counter()
+        features(network, some, context.device)
+        return (time.perf_counter() - began) / len(some) * images
+
+    return predicted

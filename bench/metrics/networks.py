@@ -11,18 +11,20 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bench.dataset import Data
 from bench.errors import NotAvailable
-from bench.evidence import Generated, Sampler
+from bench.evidence import Generated, Reconstructions, Sampler
 from bench.images import Images
 from bench.measurement import Context, Request
-from bench.metrics.cache import save_tensors
-from bench.metrics.classifier import VERSION, Classifier, accuracy, predict, train
-from bench.protocol import canonical
+from bench.metrics.cache import remembered_tensors, save_tensors
+from bench.metrics.classifier import VERSION, Classifier, accuracy, halves, predict, train
+from bench.protocol import canonical, seed_for
 
 SHIPPED = Path(__file__).parent / "networks"
 
@@ -119,6 +121,9 @@ class FeatureNetwork(Request[Trained]):
             raise NotAvailable("needs class labels: its features come from a classifier of this dataset")
         if len(source.classes) < 2 or len(source) < 4:
             raise NotAvailable("needs two classes: its features come from a classifier of this dataset")
+        some = source.take(torch.arange(min(len(source), 1_000)), "cpu")
+        if bool((some == some[:1]).all()):
+            raise NotAvailable("the training images are all the same: no classifier tells them apart")
         try:
             shipped = find(source, SHIPPED)
         except ValueError as error:
@@ -142,10 +147,41 @@ class FeatureNetwork(Request[Trained]):
 
 @dataclass(frozen=True)
 class Predicted(Request[Predictions]):
-    """What the dataset's classifier makes of samples from `sampler`."""
+    """What the dataset's classifier makes of samples from `sampler`, or of reconstructions of all test images."""
 
-    sampler: Sampler = "prior"
+    of: Sampler | Literal["reconstructions"] = "prior"
 
     def resolve(self, context: Context) -> Predictions:
         network = context.get(FeatureNetwork()).network
-        return Predictions(*predict(network, context.get(Generated(self.sampler)), context.device))
+        pixels = context.get(Reconstructions(n=None) if self.of == "reconstructions" else Generated(self.of))
+        return Predictions(*predict(network, pixels, context.device))
+
+
+def unseen(data: Data) -> Images:
+    """Training images that the classifier hasn't seen, at random: as many as the test split has, or all."""
+    half = halves(len(data.source))[1]
+    order = torch.randperm(len(half), generator=torch.Generator().manual_seed(seed_for("unseen")))
+    return data.source.subset(half[order[: len(data.test)]])
+
+
+@dataclass(frozen=True)
+class PredictedReal(Request[Predictions]):
+    """What the dataset's classifier makes of real images that it hasn't seen: the test split, or half of training.
+
+    Both of one size where there are enough, so that distances to them carry the same bias of finite samples. Kept
+    between runs.
+    """
+
+    split: Literal["test", "train"]
+
+    def resolve(self, context: Context) -> Predictions:
+        trained, data = context.get(FeatureNetwork()), context.data
+        images = data.test if self.split == "test" else unseen(data)
+        path = context.cache / "statistics" / f"{trained.name}-{images.digest[:16]}-predictions.safetensors"
+
+        def compute() -> dict[str, Tensor]:
+            found = predict(trained.network, images, context.device)
+            return dict(zip(("features", "probabilities"), found, strict=True))
+
+        kept = remembered_tensors(path, compute, "features", "probabilities")
+        return Predictions(kept["features"], kept["probabilities"])
