@@ -12,18 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
 from torchvision.utils import save_image
 
 from bench.dataset import DATASETS, Data
-from bench.errors import NotAvailable
-from bench.evidence import Generated
-from bench.images import Images
-from bench.metrics import frechet, inception
+from bench.errors import DataError, NotAvailable
+from bench.evidence import Generated, Reconstructions
+from bench.images import Images, to_uint8
+from bench.metrics import frechet, inception, kernel
 from bench.metrics.cache import remembered
-from bench.metrics.classifier import halves
-from bench.metrics.gaussians import Gaussian, frechet_distance
-from bench.metrics.inception import InceptionGaussian, InceptionWeights, Weights, find_weights
+from bench.metrics.classifier import halves, predict
+from bench.metrics.gaussians import Gaussian, expected_bias, extrapolated, frechet_distance, line
+from bench.metrics.inception import InceptionFeatures, InceptionGaussian, InceptionWeights, Weights, find_weights
+from bench.metrics.networks import FeatureNetwork, Predicted, unseen
 
 from .test_metrics import Bare
 
@@ -65,6 +68,21 @@ def test_covariances_that_commute_in_any_basis() -> None:
     assert turned == pytest.approx(expected, rel=1e-9)
 
 
+def nuclear(x: Tensor, y: Tensor) -> float:
+    """The distance by tr (A B)^(1/2) = |X Y^T|_*, X and Y centred: exact with fewer rows than columns, too."""
+    a, b = ((f - f.mean(0)) / (len(f) - 1) ** 0.5 for f in (x, y))
+    overlap = torch.linalg.svdvals(a @ b.T).sum()
+    return float((x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * overlap)
+
+
+@pytest.mark.parametrize(("n", "m"), [(300, 200), (10, 12), (10, 200)])
+def test_two_forms_of_the_trace_agree(n: int, m: int) -> None:
+    x, y = features(n, 16), features(m, 16, seed=1)
+    assert nuclear(x, x) == pytest.approx(0, abs=1e-9)
+    own = frechet_distance(Gaussian.of(x), Gaussian.of(y))
+    assert own == pytest.approx(nuclear(x, y), rel=1e-9 if n > 16 else 1e-6)
+
+
 def test_symmetry_scale_and_translation() -> None:
     x, y = features(300, 16), features(200, 16, seed=1)
     there = frechet_distance(Gaussian.of(x), Gaussian.of(y))
@@ -72,10 +90,10 @@ def test_symmetry_scale_and_translation() -> None:
     assert frechet_distance(Gaussian.of(3 * x + 7), Gaussian.of(3 * y + 7)) == pytest.approx(9 * there, rel=1e-9)
 
 
-@pytest.mark.parametrize("n", [300, 10])
-def test_the_distance_to_itself_is_zero(n: int) -> None:
-    g = Gaussian.of(features(n, 16))
-    assert frechet_distance(g, g) == pytest.approx(0, abs=1e-5 if n < 16 else 1e-6)
+@pytest.mark.parametrize(("n", "first", "tolerance"), [(300, 2, 1e-9), (300, 0, 1e-6), (10, 0, 1e-5)])
+def test_the_distance_to_itself_is_zero(n: int, first: int, tolerance: float) -> None:
+    g = Gaussian.of(features(n, 16)[:, first:])  # the first two never light up
+    assert frechet_distance(g, g) == pytest.approx(0, abs=tolerance)
 
 
 def test_statistics_are_those_of_numpy() -> None:
@@ -91,9 +109,10 @@ def test_it_agrees_with_pytorch_fid() -> None:
     from pytorch_fid.fid_score import calculate_frechet_distance
 
     x, y = features(500, 20), features(400, 20, seed=1)
+    x[:, -10:], y[:, -10:] = 0, 0
     a, b = Gaussian.of(x), Gaussian.of(y)
     theirs = calculate_frechet_distance(a.mean.numpy(), a.cov.numpy(), b.mean.numpy(), b.cov.numpy())
-    assert frechet_distance(a, b) == pytest.approx(theirs, rel=1e-6)
+    assert frechet_distance(a, b) == pytest.approx(theirs, rel=1e-8)
 
 
 class Flat(nn.Module):
@@ -116,14 +135,116 @@ def test_it_agrees_with_torchmetrics() -> None:
     assert own == pytest.approx(other.compute().item(), rel=1e-5)
 
 
-def test_finite_samples_of_one_law_have_the_known_bias() -> None:
-    """Both of N draws from N(0, I_d): 2 d / N + d (d + 1) / (2 (N - 1))."""
-    torch.manual_seed(0)
-    d, n = 16, 500
-    found = [
-        frechet_distance(Gaussian.of(torch.randn(n, d)), Gaussian.of(torch.randn(n, d, dtype=D))) for _ in range(40)
-    ]
-    assert np.mean(found) == pytest.approx(2 * d / n + d * (d + 1) / (2 * (n - 1)), rel=0.1)
+# --- finite samples ---
+
+
+def test_expected_bias_of_isotropic_features_has_its_closed_form() -> None:
+    """Both of N draws from N(0, I_d): 2 d / N + d (d + 1) / (2 (N - 1)); half of it against an exact reference."""
+    d, n = 64, 2_000
+    law = gaussian(torch.zeros(d), torch.eye(d))
+    both = 2 * d / n + d * (d + 1) / (2 * (n - 1))
+    assert both == pytest.approx(1.1045, abs=1e-4)
+    assert expected_bias(law, n, n) == pytest.approx(both, rel=1e-12)
+    assert expected_bias(law, n, None) == pytest.approx(both / 2, rel=1e-12)
+    assert expected_bias(law, None, None) == 0
+
+
+@pytest.mark.parametrize(("n", "m"), [(500, 500), (400, 1_200), (500, None)])
+def test_finite_samples_of_one_law_have_the_expected_bias(n: int, m: int | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    root = (torch.rand(16, generator=generator, dtype=D) + 0.05).diag()
+    root[0] = 0  # a feature that never lights up
+    law = gaussian(torch.zeros(16), root @ root)
+
+    def drawn(count: int | None) -> Gaussian:
+        return law if count is None else Gaussian.of(torch.randn(count, 16, generator=generator, dtype=D) @ root)
+
+    found = torch.tensor([frechet_distance(drawn(n), drawn(m)) for _ in range(200)])
+    expected = expected_bias(law, n, m)
+    assert abs(found.mean().item() - expected) < 3 * found.std().item() / 200**0.5 + 0.01 * expected
+
+
+def test_a_line_is_that_of_numpy() -> None:
+    x, y = torch.rand(7, dtype=D), torch.rand(7, dtype=D)
+    (slope, intercept), cov = np.polyfit(x.numpy(), y.numpy(), 1, cov=True)
+    assert line(x, y) == pytest.approx((intercept, cov[1, 1] ** 0.5, slope), rel=1e-9)
+
+
+def test_extrapolation_takes_the_bias_away() -> None:
+    generator = torch.Generator().manual_seed(0)
+    d, n = 32, 2_000
+    root = torch.randn(d, d, generator=generator, dtype=D) / d**0.5
+    shift = torch.full((d,), 0.2, dtype=D)
+    true = frechet_distance(gaussian(0 * shift, root.T @ root), gaussian(shift, 1.5 * root.T @ root))
+    finite, infinite, straight = [], [], []
+    for _ in range(20):
+        x, y = (torch.randn(n, d, generator=generator, dtype=D) @ root for _ in range(2))
+        y = 1.5**0.5 * y + shift
+        found = extrapolated(x, y, 5 * d)
+        assert found.slope > 0
+        finite.append(frechet_distance(Gaussian.of(x), Gaussian.of(y)) - true)
+        infinite.append(found.intercept - true)
+        straight.append(found.se)
+    noise = float(np.std(infinite)) / 20**0.5
+    assert np.mean(finite) > 5 * noise
+    assert abs(np.mean(infinite)) < 3 * noise
+    assert np.mean(straight) < np.std(infinite)
+    assert extrapolated(x, y, 5 * d) == found
+    with pytest.raises(NotAvailable, match="640 images on both sides: there are 639"):
+        extrapolated(x[:639], y, 5 * d)
+
+
+def test_what_has_no_covariance() -> None:
+    with pytest.raises(NotAvailable, match="there is 1"):
+        Gaussian.of(torch.zeros(1, 4))
+    for odd in (float("nan"), float("inf")):
+        with pytest.raises(NotAvailable, match="aren't finite"):
+            Gaussian.of(torch.tensor([[0.0, 1.0], [odd, 1.0]]))
+    flat = Gaussian.of(torch.full((9, 4), 3.0))
+    assert frechet_distance(flat, flat) == 0
+
+
+# --- statistics on disk ---
+
+
+def test_pytorch_fid_reads_what_is_written_and_the_reverse(tmp_path: Path) -> None:
+    from pytorch_fid.fid_score import compute_statistics_of_path
+
+    own, path = Gaussian.of(features(50, 8)), tmp_path / "own.npz"
+    own.to_npz(path)
+    mu, sigma = compute_statistics_of_path(str(path), None, 50, 8, "cpu")
+    np.testing.assert_array_equal(mu, own.mean.numpy())
+    np.testing.assert_array_equal(sigma, own.cov.numpy())
+    back = Gaussian.from_npz(path)
+    assert (back.n, frechet_distance(back, own)) == (50, frechet_distance(own, own))
+    np.savez_compressed(tmp_path / "theirs.npz", mu=mu, sigma=sigma)
+    theirs = Gaussian.from_npz(tmp_path / "theirs.npz")
+    assert theirs.n is None
+    assert torch.equal(theirs.cov, own.cov)
+    theirs.to_npz(path)
+    assert Gaussian.from_npz(path).n is None
+
+
+@pytest.mark.parametrize(
+    ("held", "what"),
+    [
+        ({"mu": np.zeros(3)}, "no statistics"),
+        ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"aren't \(d,\) and \(d, d\)"),
+        ({"mu": np.zeros((3, 1)), "sigma": np.eye(3)}, r"aren't \(d,\) and \(d, d\)"),
+        ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "aren't finite"),
+        ({"mu": np.zeros(3), "sigma": np.triu(np.ones((3, 3)))}, "no covariance"),
+        ({"mu": np.zeros(3), "sigma": -np.eye(3)}, "no covariance"),
+        ({"mu": np.array([{}]), "sigma": np.eye(1)}, "no statistics"),
+        (b"no archive", "no statistics"),
+    ],
+)
+def test_a_file_that_holds_no_statistics(held: Any, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "statistics.npz"
+    path.write_bytes(held) if isinstance(held, bytes) else np.savez(path, **held)
+    with pytest.raises(DataError, match=what):
+        Gaussian.from_npz(path)
+    with pytest.raises(NotAvailable, match=what):
+        Bare().get(frechet.Statistics(path))
 
 
 def test_statistics_are_computed_once(tmp_path: Path) -> None:
@@ -158,9 +279,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Bare:
 def score(context: Bare, metric: Any, samples: Tensor) -> Any:
     for sampler in ("prior", "gmm"):
         context.planted[Generated(sampler)] = samples  # type: ignore[arg-type]
-    context.planted = {
-        k: v for k, v in context.planted.items() if not isinstance(k, frechet.Predicted | InceptionGaussian)
-    }
+    context.planted[Reconstructions(n=None)] = samples
+    drawn = Predicted | InceptionGaussian | InceptionFeatures
+    context.planted = {k: v for k, v in context.planted.items() if not isinstance(k, drawn)}
     return metric(*(context.get(need) for need in metric.needs))
 
 
@@ -188,11 +309,32 @@ def test_fd_names_its_network_and_the_distance_of_real_images(digits: Bare) -> N
     assert "% accurate" in found.note
     floor = frechet_distance(digits.get(frechet.Reference("test")), digits.get(frechet.Reference("train")))
     assert f"real images come to {floor:.3g}" in found.note
+    bias = expected_bias(digits.get(frechet.Reference("test")), found.n, len(digits.data.test))
+    assert f"finite samples alone bring {bias:.3g}" in found.note
+
+
+def test_the_expected_bias_is_what_real_images_come_to(mnist: Data, tmp_path: Path) -> None:
+    context = Bare(data=mnist, cache=tmp_path)
+    split = mnist.test.take(torch.randperm(10_000, generator=torch.Generator().manual_seed(0)))
+    features, _ = predict(context.get(FeatureNetwork()).network, split[:4_000], "cpu")
+    a, b = Gaussian.of(features[:2_000]), Gaussian.of(features[2_000:])
+    assert frechet_distance(a, b) == pytest.approx(expected_bias(a, 2_000, 2_000), rel=0.2)
+
+
+def test_reconstructions_are_compared_with_their_own_images(digits: Bare) -> None:
+    test = digits.data.test.take(torch.arange(len(digits.data.test)))
+    assert score(digits, frechet.fd_rec, test).value == pytest.approx(0, abs=1e-6)
+    assert score(digits, frechet.fd_rec, test // 2).value > 1
+
+
+def test_the_extrapolated_fd_names_its_fit(digits: Bare) -> None:
+    with pytest.raises(NotAvailable, match="1,280 images on both sides"):
+        score(digits, frechet.fd_inf, half_of_training(digits))
 
 
 def test_copying_the_training_images_shows(digits: Bare) -> None:
-    unseen = frechet.unseen(digits.data)
-    copies = unseen.take(torch.arange(len(unseen)))
+    other = unseen(digits.data)
+    copies = other.take(torch.arange(len(other)))
     assert score(digits, frechet.fd_train, copies).value == pytest.approx(0, abs=1e-6)
     assert score(digits, frechet.fd, copies).value > 0.5
 
@@ -327,9 +469,9 @@ def test_no_pickle_is_run(hub: Path) -> None:
 # --- Inception: the features ---
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_features_are_those_of_pytorch_fid(channels: int, hub: Path, tmp_path: Path) -> None:
-    from pytorch_fid.fid_score import get_activations
+@pytest.fixture
+def stand_in(hub: Path) -> Path:
+    """Random weights of Inception's shape, where the published ones would lie."""
     from torchvision.models import inception_v3
 
     hub.mkdir(parents=True)
@@ -338,9 +480,16 @@ def test_features_are_those_of_pytorch_fid(channels: int, hub: Path, tmp_path: P
     for module in random.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_var.fill_(0.2)  # keeps random activations from vanishing
-    torch.save(random.state_dict(), hub / "pt_inception-2015-12-05-6726825d.pth")
-    network = inception.build(find_weights(), torch.device("cpu"))
+    path = hub / "pt_inception-2015-12-05-6726825d.pth"
+    torch.save(random.state_dict(), path)
+    return path
 
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_features_are_those_of_pytorch_fid(channels: int, stand_in: Path, tmp_path: Path) -> None:
+    from pytorch_fid.fid_score import get_activations
+
+    network = inception.build(find_weights(), torch.device("cpu"))
     pixels = torch.randint(0, 256, (4, channels, 28, 28), dtype=torch.uint8)
     files = [str(tmp_path / f"{i}.png") for i in range(4)]
     for file, image in zip(files, pixels, strict=True):
@@ -350,6 +499,58 @@ def test_features_are_those_of_pytorch_fid(channels: int, hub: Path, tmp_path: P
     assert own.shape == (4, 2048)
     assert own.std(0).mean().item() > 0
     np.testing.assert_allclose(own.numpy(), theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+
+
+def patterns(n: int, sigma: float) -> Tensor:
+    """Grey images of smoothed noise: (n, 1, 28, 28) in [0, 1]."""
+    noise = torch.rand(n, 1, 28, 28, generator=torch.Generator().manual_seed(n))
+    return gaussian_blur(noise, [13, 13], sigma).sub_(0.5).mul_(3 * sigma).add_(0.5).clamp_(0, 1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("dims", "n"),
+    [
+        (64, 24),
+        pytest.param(192, 500, marks=pytest.mark.slow),
+        pytest.param(2_048, 40, marks=pytest.mark.slow),
+    ],
+)
+def test_fid_is_that_of_the_pytorch_fid_command_line(dims: int, n: int, stand_in: Path, tmp_path: Path) -> None:
+    """On folders of PNGs: with fewer images than features within 1e-4 of the traces, else of the value itself.
+
+    Colour files by torchvision and grey ones by Pillow are the same to it; its statistics may stand for a folder.
+    """
+    from pytorch_fid.fid_score import calculate_fid_given_paths, save_fid_stats
+
+    sets, pixels = {"real": patterns(n, 0.6), "fake": patterns(n + 1, 1.2)}, {}
+    for name, images in sets.items():
+        (tmp_path / name).mkdir()
+        pixels[name] = to_uint8(images)
+        for i, image in enumerate(images):
+            file = tmp_path / name / f"{i}.png"
+            if i % 2:
+                save_image(image, file)
+            else:
+                Image.fromarray(to_uint8(image)[0].numpy()).save(file)
+    real, fake, statistics = (str(tmp_path / name) for name in ("real", "fake", "statistics.npz"))
+    save_fid_stats([real, statistics], 50, "cpu", dims, 0)
+    theirs = calculate_fid_given_paths([fake, statistics], 50, "cpu", dims, 0)
+
+    network = inception.build(find_weights(), torch.device("cpu"), dims)
+    a, b = (Gaussian.of(inception.features(network, pixels[name], "cpu")) for name in ("real", "fake"))
+    tolerance = 1e-4 * (theirs if n > dims else float(a.cov.trace() + b.cov.trace()))
+    assert theirs > 10 * tolerance
+    assert frechet_distance(b, a) == pytest.approx(theirs, abs=tolerance)
+    assert frechet_distance(b, Gaussian.from_npz(statistics)) == pytest.approx(theirs, abs=tolerance)
+
+
+def test_the_quantiser_is_that_of_saved_images(tmp_path: Path) -> None:
+    x = torch.rand(1, 1, 64, 64)
+    save_image(x, tmp_path / "x.png")
+    saved = torch.as_tensor(np.array(Image.open(tmp_path / "x.png").convert("L")))
+    assert torch.equal(to_uint8(x)[0, 0], saved)
+    assert 0.4 < ((x * 255).byte()[0, 0] != saved).double().mean().item() < 0.6  # truncated
 
 
 def plain(n: int, shape: tuple[int, int, int] = (1, 28, 28)) -> Images:
@@ -392,17 +593,46 @@ def test_fid_by_stand_in_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found.value == pytest.approx(frechet_distance(Gaussian.of(x), Gaussian.of(y)), rel=1e-12)
     assert found.n == 50
     assert "not the published" in found.note
+    assert "real images come to" not in found.note
+    assert score(first, kernel.kid, samples).value == pytest.approx(kernel.kernel_distance(x, y)[0], rel=1e-12)
+    assert seen == [50, 60, 50]  # `score` forgets the samples, not the test split
     again = Bare(data=data, cache=tmp_path, planted={InceptionWeights(): weights})
     assert score(again, frechet.fid_gmm, samples).value == found.value
-    assert seen == [50, 60, 50]
+    trained_on = score(again, frechet.fid_train, samples)
+    assert seen == [50, 60, 50, 50, 50, 30]
+    floor = frechet_distance(again.get(InceptionGaussian("train")), again.get(InceptionGaussian("test")))
+    assert f"60 other real images come to {floor:.3g}" in trained_on.note
+    third = Bare(data=data, cache=tmp_path, planted={InceptionWeights(): weights})
+    assert f"30 other real images come to {floor:.3g}" in score(third, frechet.fid, samples).note
+    assert score(third, frechet.fid_rec, test.take(torch.arange(60))).value == pytest.approx(0, abs=1e-6)
+    third.get(InceptionGaussian("test")).to_npz(tmp_path / "test.npz")
+    assert score(third, frechet.fid_to(tmp_path / "test.npz"), samples).value == found.value
+
+
+def test_the_time_that_features_take_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of a second for ten images; none for what is in the cache."""
+    clock = iter(range(100))
+    monkeypatch.setattr(inception.time, "perf_counter", lambda: next(clock) / 10)
+    monkeypatch.setattr(inception, "features", lambda *_: torch.zeros(20, 4))
+    monkeypatch.setattr(inception, "build", lambda *_: None)
+    test = plain(20)
+    weights = Weights(tmp_path / "w.pth", "f" * 64)
+    context = Bare(data=Data("d", test, test, test, 8, 1, "bernoulli"), cache=tmp_path)
+    context.planted[InceptionWeights()] = weights
+    assert context.scoring.samples == 10_000
+    assert frechet.fid.predicted is not None
+    assert frechet.fid.predicted(context) == pytest.approx(10_020 / 10 / 10)
+    context.get(InceptionFeatures("test"))
+    assert frechet.fid.predicted(context) == pytest.approx(10_000 / 10 / 10)
+    assert inception.seconds("test")(context) == 0
 
 
 def test_fid_needs_more_images_than_features() -> None:
     few = Gaussian(torch.zeros(4, dtype=D), torch.eye(4, dtype=D), 4)
     enough = Gaussian(few.mean, few.cov, 5)
     published = Weights(Path("w.pth"), inception.PUBLISHED + "0" * 56)
-    assert frechet.fid(published, enough, enough).value == pytest.approx(0, abs=1e-12)
-    with pytest.raises(NotAvailable, match="more than 4 samples"):
-        frechet.fid(published, few, enough)
-    with pytest.raises(NotAvailable, match="more than 4 test images"):
-        frechet.fid(published, enough, few)
+    assert frechet.fid(published, enough, enough, None).value == pytest.approx(0, abs=1e-12)
+    with pytest.raises(NotAvailable, match="4 features need 5 samples: there are 4"):
+        frechet.fid(published, few, enough, None)
+    with pytest.raises(NotAvailable, match="4 features need 5 test images: there are 4"):
+        frechet.fid(published, enough, few, None)
