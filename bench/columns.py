@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.errors import NotAvailable, PluginError
+from bench.errors import NotAvailable, PluginError, UnknownName
 from bench.measurement import METRICS, Direction, Metric, Score
 from bench.protocol import canonical
 from bench.registry import default
 from bench.row import Row
 
 Scores = dict[str, Score | NotAvailable]
+MANY = 10  #: columns above which a screen shows a choice of them
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,17 @@ class Column:
     @property
     def arrow(self) -> str:
         return {"higher": "↑", "lower": "↓", None: ""}[self.direction]
+
+    @property
+    def family(self) -> str:
+        """The module that its metric is written in."""
+        return getattr(getattr(self.metric, "function", None), "__module__", None) or ""
+
+    @property
+    def line(self) -> int:
+        """Where in its family it's written."""
+        code = getattr(getattr(self.metric, "function", None), "__code__", None)
+        return getattr(code, "co_firstlineno", 0)
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
@@ -51,21 +63,42 @@ def reading_order(found: Sequence[Column]) -> list[Column]:
 
     The family of the metric that is registered as the default `headline` comes first.
     """
-    name = default("headline")
-    headline = next((c for c in found if c.name == name), None)
+    first = _headline(found)
 
     def key(column: Column) -> tuple[bool, bool, bool, str, int, str]:
-        family, line = _family(column)
-        first = headline is not None and family == _family(headline)[0]
-        return column.metric is None, column.direction is None, not first, family, line, column.name
+        other = not first or column.family != first
+        return column.metric is None, column.direction is None, other, column.family, column.line, column.name
 
     return sorted(found, key=key)
 
 
-def _family(column: Column) -> tuple[str, int]:
-    function = getattr(column.metric, "function", None)
-    code = getattr(function, "__code__", None)
-    return getattr(function, "__module__", None) or "", getattr(code, "co_firstlineno", 0)
+def _headline(found: Sequence[Column]) -> str:
+    """The family of the metric that is registered as the default `headline`; '' where there's none."""
+    name = default("headline")
+    return next((c.family for c in found if c.name == name), "")
+
+
+def chosen(found: Sequence[Column], names: Sequence[str] = ()) -> list[Column]:
+    """Those of `found` that `names` choose, in the order of `found`.
+
+    Names alone are those columns; '+name' and '-name' change what a screen shows by itself: of more than ten columns
+    the merits and the family of the headline. 'all' is every one.
+
+    Raises:
+        UnknownName: there is no such metric.
+    """
+    for name in (n.lstrip("+-") for n in names if n != "all"):
+        if name not in METRICS and name not in {c.name for c in found}:
+            raise UnknownName("metric", name, [c.name for c in found])
+    plain = {n for n in names if not n.startswith(("+", "-"))}
+    more, fewer = ({n[1:] for n in names if n.startswith(sign)} for sign in "+-")
+    first = _headline(found)
+    usual = [c for c in found if c.direction is not None or (first and c.family == first)]
+    if plain - {"all"}:
+        usual = [c for c in found if c.name in plain]
+    elif "all" in plain or len(found) <= MANY or not usual:
+        usual = list(found)
+    return [c for c in found if (c in usual or c.name in more) and c.name not in fewer]
 
 
 def scores(rows: Sequence[Row], found: Sequence[Column]) -> list[Scores]:

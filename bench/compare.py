@@ -1,120 +1,226 @@
-"""Two runs against each other: rows paired by label, dataset and seed, and b - a in every metric.
+"""Two runs against each other, or two labels of one: rows paired by dataset and seed, and b - a in every metric.
 
-Rows that were made under different conditions aren't compared: the refusal names the fields.
+Rows that were made under different conditions aren't compared: the fields in which they differ are named instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean, stdev
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any, Literal
 
+from torch import Tensor
+
 from bench.columns import Column, Scores, columns, reading_order, scores
-from bench.errors import IncomparableRows, UsageError
+from bench.errors import IncomparableRows, UnknownName, UsageError
+from bench.hyperparameters import show
 from bench.measurement import Score
 from bench.protocol import canonical, differences
 from bench.row import Row
-from bench.summary import column_parts, decimals, printed
+from bench.statistics import LEAST, LEVEL, OverImages, Paired, holm, paired, paired_over_images
+from bench.summary import decimals, printed
 
-Verdict = Literal["better", "worse", "equal", ""]
+Mark = Literal["+", "-", "~", "x", "!", "*", ""]
+"""b is better, b is worse, no significant difference or too few seeds to say, not comparable, new failure, fixed; '' is
+a coordinate that differs, neither better nor worse."""
 SHOWN = 12  # lines that a refusal has for differing fields
+
+Evidence = Callable[[Row], Mapping[str, Tensor]]
+"""What a row's cell keeps, by name."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """b - a of one metric over the seeds that both have. `verdict` is b's; '' where there's no direction."""
+    """b - a of one metric, over the seeds on which both have a score."""
 
-    n: int
+    mark: Mark
     a: float | None = None
     b: float | None = None
-    difference: float | None = None  #: None: n/a in one of them or both
-    sd: float | None = None
-    verdict: Verdict = ""
-    text: str = "n/a"
-    sd_text: str = ""
-    reason: str = ""
+    seeds: Paired | None = None  #: None: n/a in one of them or both
+    p: float | None = None  #: corrected by Holm over the lines of this metric and dataset
+    images: OverImages | None = None  #: over test images, where a metric has values for each
+    reason: str = ""  #: why seeds are missing
+    places: int = 3  #: decimals of a and b
+    fine: int = 3  #: decimals of what is made of differences
+
+    @property
+    def n(self) -> int:
+        return 0 if self.seeds is None else self.seeds.n
+
+    @property
+    def difference(self) -> float | None:
+        return None if self.seeds is None else self.seeds.mean
+
+    @property
+    def text(self) -> str:
+        """The difference with its sign."""
+        return "n/a" if self.seeds is None else _signed(self.seeds.mean, self.fine)
+
+    @property
+    def interval(self) -> str:
+        if self.seeds is None or self.seeds.low is None or self.seeds.high is None:
+            return ""
+        return f"{_signed(self.seeds.low, self.fine)} … {_signed(self.seeds.high, self.fine)}"
+
+    @property
+    def detectable(self) -> str:
+        least = None if self.seeds is None else self.seeds.detectable
+        return "" if least is None else printed(least, self.fine)
+
+    @property
+    def se(self) -> str:
+        """Of the difference, over images."""
+        return "" if self.images is None else printed(self.images.se, decimals([[self.images.se]]))
+
+    @property
+    def p_text(self) -> str:
+        return "" if self.p is None else "<0.001" if self.p < 0.001 else f"{self.p:.3f}"
+
+
+def _signed(value: float, places: int) -> str:
+    text = printed(value, places)
+    return text if value < 0 or not float(text) else f"+{text}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A label, its differences by metric, and what befell the line as a whole."""
+
+    label: str
+    marks: str  #: of 'x', '!' and '*' those that hold for some seed
+    seeds: str  #: how many were compared: '5', or '4 of 5'
+    cells: Mapping[str, Difference]
+    anchor: bool
 
 
 @dataclass(frozen=True)
 class Group:
-    """One dataset: differences by label and metric."""
+    """One dataset."""
 
     dataset: str
-    columns: tuple[Column, ...]
-    lines: tuple[tuple[str, dict[str, Difference]], ...]
+    columns: tuple[Column, ...]  #: those with a difference in some line
+    lines: tuple[Line, ...]
     notes: tuple[str, ...]
-
-    @property
-    def parts(self) -> list[tuple[Column, ...]]:
-        return column_parts(self.columns)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """What differs between two runs, and what has no counterpart."""
 
+    names: tuple[str, str]  #: what a and b are
     groups: tuple[Group, ...]
-    only_a: tuple[str, ...]
-    only_b: tuple[str, ...]
-    unscored: tuple[str, ...]  #: pairs that aren't ok in one of them or both
+    only_a: tuple[str, ...] = ()
+    only_b: tuple[str, ...] = ()
+    unscored: tuple[str, ...] = ()  #: pairs that aren't ok in either
 
     @property
     def notes(self) -> list[str]:
         lists = (("only in a", self.only_a), ("only in b", self.only_b), ("without scores", self.unscored))
-        legend = "▲ b is better, ▼ worse, = equal as printed, no sign: a coordinate; no test of significance"
-        return [legend, *(f"{what}: {'; '.join(names)}" for what, names in lists if names)]
+        return [f"{what}: {'; '.join(names)}" for what, names in lists if names]
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers."""
         found = [
-            {"dataset": group.dataset, "label": label, "metric": column.name, "unit": column.unit, "n": d.n}
-            | {"a": d.a, "b": d.b, "difference": d.difference, "sd": d.sd}
-            | {"verdict": d.verdict or None, "reason": d.reason or None}
+            {"dataset": group.dataset, "label": line.label, "metric": column.name, "unit": column.unit}
+            | _document(line.cells[column.name])
             for group in self.groups
-            for label, by_name in group.lines
+            for line in group.lines
             for column in group.columns
-            if (d := by_name[column.name])
+        ]
+        lines = [
+            {"dataset": group.dataset, "label": line.label, "marks": list(line.marks), "seeds": line.seeds}
+            for group in self.groups
+            for line in group.lines
         ]
         lists = {"only_a": self.only_a, "only_b": self.only_b, "unscored": self.unscored}
-        return {"differences": found, **{name: list(names) for name, names in lists.items()}}
+        notes = {group.dataset: list(group.notes) for group in self.groups}
+        return {"a": self.names[0], "b": self.names[1], "differences": found, "lines": lines, "notes": notes} | {
+            name: list(names) for name, names in lists.items()
+        }
 
 
-def compare(a: Iterable[Row], b: Iterable[Row]) -> Comparison:
-    """Pair the rows of two runs, and take the differences.
+def _document(d: Difference) -> dict[str, Any]:
+    s = d.seeds or Paired(0, 0.0)
+    over = d.images and {"n": d.images.n, "difference": d.images.mean, "se": d.images.se}
+    numbers = {"difference": d.difference, "sd": s.sd, "low": s.low, "high": s.high, "p": s.p, "p_holm": d.p}
+    return {"n": d.n, "a": d.a, "b": d.b, **numbers, "detectable": s.detectable, "images": over} | {
+        "mark": d.mark,
+        "reason": d.reason or None,
+    }
+
+
+def compare(
+    a: Iterable[Row],
+    b: Iterable[Row],
+    evidence: tuple[Evidence, Evidence] | None = None,
+    names: tuple[str, str] = ("a", "b"),
+) -> Comparison:
+    """Pair the rows of two runs by label, dataset and seed, and take the differences.
+
+    Args:
+        evidence: what rows of a and of b keep; with it, differences are paired over test images too.
+        names: what a and b are called.
 
     Raises:
-        IncomparableRows: paired rows differ in protocol, data, likelihood or hyperparameters.
+        IncomparableRows: no pair was made under the same conditions.
         UsageError: no row has a counterpart.
     """
-    a, b = list(a), list(b)
+    a, b = _models(a), _models(b)
     found = reading_order(columns([*a, *b]))
     left, right = _by_key(a, found), _by_key(b, found)
-    pairs = [(left[key], right[key]) for key in left if key in right]
-    if not pairs:
+    if not left.keys() & right.keys():
         raise UsageError(
             "no row of one run has a counterpart in the other",
             cause=f"Rows are paired by label, dataset and seed. a has {_some(left)}; b has {_some(right)}.",
-            fix="Compare runs that share variants, datasets and seeds.",
+            fix="Compare runs that share variants, datasets and seeds; two labels of one: bench compare RUN --between.",
         )
-    ok = [pair for pair in pairs if all(row.status == "ok" for row, _ in pair)]
-    _refuse([(x, y) for (x, _), (y, _) in ok])
-    datasets = dict.fromkeys(x.dataset for (x, _), _ in ok)
-    groups = tuple(_group(d, [pair for pair in ok if pair[0][0].dataset == d], found) for d in datasets)
-    unscored = [f"{_name(x)} ({x.status}, {y.status})" for (x, _), (y, _) in pairs if not _both_ok(x, y)]
-    return Comparison(
-        groups,
-        tuple(_name(row) for key, (row, _) in left.items() if key not in right),
-        tuple(_name(row) for key, (row, _) in right.items() if key not in left),
-        tuple(unscored),
+    return _compared(left, right, found, _conditions, evidence, names)
+
+
+def between(rows: Iterable[Row], a: str, b: str, evidence: Evidence | None = None) -> Comparison:
+    """Pair the rows of labels `a` and `b` in one run by dataset and seed, and take the differences.
+
+    Hyperparameters and stages may differ, they are what is compared; all else must be equal.
+
+    Raises:
+        IncomparableRows, UsageError: as `compare`.
+        UnknownName: there are no rows of that label.
+    """
+    rows = list(rows)
+    labels = list(dict.fromkeys(row.label for row in rows))
+    for name in (a, b):
+        if name not in labels:
+            raise UnknownName("label in this run", name, labels)
+    found = reading_order(columns(rows))
+    every = _by_key(rows, found)
+    left, right = (
+        {(f"{b} − {a}", dataset, seed): s for (label, dataset, seed), s in every.items() if label == name}
+        for name in (a, b)
     )
+    if a == b or not left.keys() & right.keys():
+        raise UsageError(f"no row of {a!r} has a counterpart among those of {b!r}", cause="They are paired by seed.")
+    made = _compared(left, right, found, _surroundings, evidence and (evidence, evidence), (a, b))
+    (x, _), (y, _) = (next(iter(side.values())) for side in (left, right))
+    apart = differences(_plain_all(x.hyperparameters), _plain_all(y.hyperparameters))
+    if not apart:
+        return made
+    note = f"hyperparameters: {', '.join(f'{k} {_said(v)} → {_said(w)}' for k, (v, w) in apart.items())}"
+    return replace(made, groups=tuple(replace(group, notes=(*group.notes, note)) for group in made.groups))
 
 
 _Scored = tuple[Row, Scores]
+_Key = tuple[str, str, int]
+_Pair = tuple[_Scored, _Scored]
 
 
-def _by_key(rows: Sequence[Row], found: Sequence[Column]) -> dict[tuple[str, str, int], _Scored]:
-    made: dict[tuple[str, str, int], _Scored] = {}
+def _models(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if not row.sanity]
+
+
+def _by_key(rows: Sequence[Row], found: Sequence[Column]) -> dict[_Key, _Scored]:
+    made: dict[_Key, _Scored] = {}
     for row, by_name in zip(rows, scores(rows, found), strict=True):
         made.setdefault((row.label, row.dataset, row.seed), (row, by_name))
     return made
@@ -124,42 +230,81 @@ def _name(row: Row) -> str:
     return f"{row.label} on {row.dataset}, seed {row.seed}"
 
 
-def _some(rows: Mapping[tuple[str, str, int], _Scored]) -> str:
+def _some(rows: Mapping[_Key, _Scored]) -> str:
     names = [_name(row) for row, _ in rows.values()]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ("; ".join(names[:3]) or "no rows") + more
 
 
-def _both_ok(a: Row, b: Row) -> bool:
-    return a.status == b.status == "ok"
+def _compared(
+    left: Mapping[_Key, _Scored],
+    right: Mapping[_Key, _Scored],
+    found: Sequence[Column],
+    conditions: Callable[[Row], dict[str, Any]],
+    evidence: tuple[Evidence, Evidence] | None,
+    names: tuple[str, str],
+) -> Comparison:
+    pairs = {key: (left[key], right[key]) for key in left if key in right}
+    unlike = {key: _unlike(pair, conditions) for key, pair in pairs.items() if _standing(pair) == "ok"}
+    moved = {key for key, pair in pairs.items() if _standing(pair) in ("!", "*")}
+    if unlike and all(unlike.values()) and not moved:
+        lines = _listed_fields(unlike)
+        lines = lines if len(lines) <= SHOWN else [*lines[:SHOWN], f"and {len(lines) - SHOWN} more"]
+        raise IncomparableRows(
+            "these rows weren't made under the same conditions, so their scores can't be compared",
+            cause="\n".join(f"  {line}" for line in lines),
+            fix="Run both with the same settings, or look at them side by side: bench table A B.",
+        )
+    datasets = dict.fromkeys(dataset for _, dataset, _ in (*unlike, *moved))
+    return Comparison(
+        names,
+        tuple(
+            _group(d, {key: pair for key, pair in pairs.items() if key[1] == d}, unlike, found, evidence)
+            for d in dict.fromkeys(key[1] for key in pairs)
+            if d in datasets
+        ),
+        tuple(_name(row) for key, (row, _) in left.items() if key not in right),
+        tuple(_name(row) for key, (row, _) in right.items() if key not in left),
+        tuple(f"{_name(x)} ({x.status}, {y.status})" for (x, _), (y, _) in pairs.values() if _neither(x, y)),
+    )
+
+
+def _neither(a: Row, b: Row) -> bool:
+    return "ok" not in (a.status, b.status)
+
+
+def _standing(pair: _Pair) -> Literal["ok", "!", "*", ""]:
+    """Whether both came out, or b alone failed, or a alone; '' if none came out."""
+    (a, _), (b, _) = pair
+    if _neither(a, b):
+        return ""
+    return "ok" if a.status == b.status else "!" if a.status == "ok" else "*"
 
 
 def _conditions(row: Row) -> dict[str, Any]:
-    """What must be equal in a pair, by the name that a refusal gives it."""
-    parts = ("training", "scoring", "data", "hyperparameters")
+    """What must be equal in a pair, by the name that a reason gives it."""
+    own = _plain_all({f"hyperparameters.{key}": v for key, v in row.hyperparameters.items()})
+    return {**_surroundings(row), "steps": _plain(row.steps), **own}
+
+
+def _surroundings(row: Row) -> dict[str, Any]:
+    parts = ("training", "scoring", "data")
     flat = {f"{part}.{key}": _plain(v) for part in parts for key, v in getattr(row, part).items()}
-    return {"likelihood": row.likelihood, "steps": _plain(row.steps), **flat}
+    return {"likelihood": row.likelihood, "uses_labels": row.uses_labels, **flat}
+
+
+def _plain_all(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _plain(value) for key, value in values.items()}
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _refuse(pairs: Sequence[tuple[Row, Row]]) -> None:
-    where: dict[tuple[str, str, str], dict[str, None]] = {}
-    for x, y in pairs:
-        for name, (in_a, in_b) in differences(_conditions(x), _conditions(y)).items():
-            where.setdefault((name, _short(in_a), _short(in_b)), {})[x.label] = None
-    if not where:
-        return
-    lines = [f"{name}: {a} in a, {b} in b  ({_few(labels)})" for (name, a, b), labels in where.items()]
-    if len(lines) > SHOWN:
-        lines = [*lines[:SHOWN], f"and {len(lines) - SHOWN} more"]
-    raise IncomparableRows(
-        "these rows weren't made under the same conditions, so their scores can't be compared",
-        cause="\n".join(f"  {line}" for line in lines),
-        fix="Run both with the same settings, or look at them side by side: bench table A B.",
-    )
+def _unlike(pair: _Pair, conditions: Callable[[Row], dict[str, Any]]) -> tuple[str, ...]:
+    (a, _), (b, _) = pair
+    apart = differences(conditions(a), conditions(b))
+    return tuple(f"{name}: {_short(in_a)} in a, {_short(in_b)} in b" for name, (in_a, in_b) in apart.items())
 
 
 def _short(value: Any) -> str:
@@ -167,69 +312,164 @@ def _short(value: Any) -> str:
     return text if len(text) <= 28 else f"{text[:25]}..."
 
 
+def _said(value: Any) -> str:
+    return "none" if value is None else show(value)
+
+
+def _listed_fields(unlike: Mapping[_Key, Sequence[str]]) -> list[str]:
+    """Fields in which rows differ, each with the labels for which they do."""
+    where: dict[str, dict[str, None]] = {}
+    for (label, _, _), texts in unlike.items():
+        for text in texts:
+            where.setdefault(text, {})[label] = None
+    return [f"{text}  ({_few(labels)})" for text, labels in where.items()]
+
+
 def _few(labels: Iterable[str]) -> str:
     names = list(labels)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _group(dataset: str, pairs: Sequence[tuple[_Scored, _Scored]], found: Sequence[Column]) -> Group:
-    by_label: dict[str, list[tuple[Scores, Scores]]] = {}
-    for (x, of_x), (_, of_y) in pairs:
-        by_label.setdefault(x.label, []).append((of_x, of_y))
-    lines: list[tuple[str, dict[str, Difference]]] = [(label, {}) for label in by_label]
+def _group(
+    dataset: str,
+    pairs: Mapping[_Key, _Pair],
+    unlike: Mapping[_Key, Sequence[str]],
+    found: Sequence[Column],
+    evidence: tuple[Evidence, Evidence] | None,
+) -> Group:
+    labels = list(dict.fromkeys(label for label, _, _ in pairs))
+    of = {label: {key: pair for key, pair in pairs.items() if key[0] == label} for label in labels}
+    marks = {label: _marks(of[label], unlike) for label in labels}
+    labels = [label for label in labels if marks[label] or any(_standing(p) for p in of[label].values())]
+    like = {label: [of[label][k] for k in of[label] if k in unlike and not unlike[k]] for label in labels}
+    values = {label: _per_image(like[label], found, evidence) for label in labels}
+    cells: dict[str, dict[str, Difference]] = {label: {} for label in labels}
     for column in found:
-        values = [list(_values(both, column.name)) for both in by_label.values()]
-        places = decimals([[v for pair in line for v in pair] for line in values])
-        for (label, by_name), line in zip(lines, values, strict=True):
-            by_name[column.name] = _difference(by_label[label], column, line, places)
-    shown = tuple(c for c in found if any(by_name[c.name].n for _, by_name in lines))
-    seeds = sorted({x.seed for (x, _), _ in pairs})
-    spread = "; mean ± standard deviation of the differences" if len(seeds) > 1 else ""
-    notes = [f"paired seeds: {','.join(map(str, seeds))}{spread}"]
+        drafts = [_difference(like[label], column, values[label].get(column.name), marks[label]) for label in labels]
+        for label, made in zip(labels, _settled(drafts, column), strict=True):
+            cells[label][column.name] = made
+    shown = tuple(c for c in found if any(by_name[c.name].n for by_name in cells.values()))
+    lines = tuple(
+        Line(label, marks[label], _count(len(like[label]), len(of[label])), cells[label], _anchor(of[label].values()))
+        for label in labels
+    )
+    seeds = sorted({x.seed for members in like.values() for (x, _), _ in members})
+    notes = [f"paired seeds: {','.join(map(str, seeds))}{CANT_SAY if len(seeds) < LEAST else ''}"] if seeds else []
+    apart = {key: texts for key, texts in unlike.items() if key in pairs and texts}
+    notes += [f"x {text}" for text in _listed_fields(apart)]
+    notes += [_failure(pair) for pair in pairs.values() if _standing(pair) in ("!", "*")]
     why: dict[str, dict[str, None]] = {}
-    for label, by_name in lines:
+    for line in lines:
         for column in shown:
-            if reason := by_name[column.name].reason:
-                why.setdefault(f"{label}: {reason}", {})[column.name] = None
+            if reason := line.cells[column.name].reason:
+                why.setdefault(f"{line.label}: {reason}", {})[column.name] = None
     notes += [f"n/a {', '.join(names)}: {reason}" for reason, names in why.items()]
     hidden = [c.name for c in found if c not in shown]
-    notes += [f"in no pair of rows: {', '.join(hidden)}"] if hidden else []
-    return Group(dataset, shown, tuple(lines), tuple(notes))
+    some = ", ".join(hidden) if len(hidden) <= 8 else f"{len(hidden)} metrics"
+    notes += [f"in no pair of rows: {some}"] if hidden else []
+    return Group(dataset, shown, lines, tuple(notes))
 
 
-def _values(both: Iterable[tuple[Scores, Scores]], name: str) -> Iterable[tuple[float, float]]:
-    for of_a, of_b in both:
-        a, b = of_a[name], of_b[name]
-        if isinstance(a, Score) and isinstance(b, Score):
-            yield a.value, b.value
+CANT_SAY = f"; fewer than {LEAST} can't say whether a difference is real"
+
+
+def _marks(pairs: Mapping[_Key, _Pair], unlike: Mapping[_Key, Sequence[str]]) -> str:
+    found = {_standing(pair) for pair in pairs.values()} | {"x" for key in pairs if unlike.get(key)}
+    return "".join(mark for mark in "x!*" if mark in found)
+
+
+def _count(n: int, of: int) -> str:
+    return str(n) if n == of else f"{n} of {of}"
+
+
+def _anchor(pairs: Iterable[_Pair]) -> bool:
+    return any(x.anchor or y.anchor for (x, _), (y, _) in pairs)
+
+
+def _failure(pair: _Pair) -> str:
+    (a, _), (b, _) = pair
+    bad, which = (b, "b") if a.status == "ok" else (a, "a")
+    what = f"{bad.status} in {which}" + (f": {bad.reason}" if bad.reason else "")
+    return f"{_standing(pair)} {bad.label}, seed {bad.seed}: {what}"
 
 
 def _difference(
-    both: Sequence[tuple[Scores, Scores]],
-    column: Column,
-    values: Sequence[tuple[float, float]],
-    places: int,
+    pairs: Sequence[_Pair], column: Column, per_image: tuple[list[Tensor], list[Tensor]] | None, marks: str
 ) -> Difference:
-    reason = "; ".join(dict.fromkeys(text for of in both for text in _missing(of, column.name)))
+    """One metric of one label, before other lines are known: without correction and decimals."""
+    both = [(of_a[column.name], of_b[column.name]) for (_, of_a), (_, of_b) in pairs]
+    reason = "; ".join(dict.fromkeys(text for pair in both for text in _missing(*pair)))
+    values = [(x.value, y.value) for x, y in both if isinstance(x, Score) and isinstance(y, Score)]
     if not values:
-        return Difference(0, reason=reason)
-    a, b = fmean(x for x, _ in values), fmean(y for _, y in values)
-    each = [y - x for x, y in values]
-    mean, sd = fmean(each), stdev(each) if len(each) > 1 else None
-    text = printed(mean, places)
-    zero = not float(text.replace("−", "-"))
-    verdict: Verdict = ""
-    if zero:
-        verdict = "equal"
-    elif column.direction is not None:
-        verdict = "better" if (mean > 0) == (column.direction == "higher") else "worse"
-    signed = text if zero or mean < 0 else f"+{text}"
-    sd_text = "" if sd is None else printed(sd, places)
-    return Difference(len(values), a, b, mean, sd, verdict, signed, sd_text, reason)
+        mark: Mark = "" if pairs else "x" if "x" in marks else "!" if "!" in marks else "*"
+        return Difference(mark, reason=reason)
+    a, b = [x for x, _ in values], [y for _, y in values]
+    images = None
+    if per_image is not None and len(per_image[0]) == len(values):
+        images = paired_over_images(*([v.numpy() for v in side] for side in per_image))
+    return Difference("~", fmean(a), fmean(b), paired(a, b), None, images, reason)
 
 
-def _missing(of: tuple[Scores, Scores], name: str) -> list[str]:
-    a, b = ("" if isinstance(s[name], Score) else str(s[name]) for s in of)
-    if a == b:
-        return [a] if a else []
-    return [f"{which}: {reason}" for which, reason in (("a", a), ("b", b)) if reason]
+def _missing(a: object, b: object) -> list[str]:
+    in_a, in_b = ("" if isinstance(s, Score) else str(s) for s in (a, b))
+    if in_a == in_b:
+        return [in_a] if in_a else []
+    return [f"{which}: {reason}" for which, reason in (("a", in_a), ("b", in_b)) if reason]
+
+
+def _settled(drafts: Sequence[Difference], column: Column) -> list[Difference]:
+    """The lines of one metric, with p corrected over them, marks, and decimals that suit them all."""
+    tested = [d for d in drafts if d.seeds is not None and d.seeds.p is not None]
+    ps = holm([d.seeds.p for d in tested if d.seeds is not None and d.seeds.p is not None])
+    corrected = {id(d): p for d, p in zip(tested, ps, strict=True)}
+    places = decimals([[d.a, d.b] for d in drafts if d.a is not None and d.b is not None])
+    fine = decimals([[d.seeds.mean, *_ends(d.seeds)] for d in drafts if d.seeds is not None]) or places
+    made = []
+    for d in drafts:
+        p = corrected.get(id(d))
+        mark = d.mark
+        if d.seeds is not None and p is not None and p <= LEVEL:
+            mark = "" if column.direction is None else "+" if _better(d.seeds.mean, column) else "-"
+        made.append(replace(d, p=p, mark=mark, places=places, fine=fine))
+    return made
+
+
+def _ends(seeds: Paired) -> list[float]:
+    return [end for end in (seeds.low, seeds.high) if end is not None]
+
+
+def _better(difference: float, column: Column) -> bool:
+    return (difference > 0) == (column.direction == "higher")
+
+
+def _per_image(
+    pairs: Sequence[_Pair], found: Sequence[Column], evidence: tuple[Evidence, Evidence] | None
+) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
+    """Values by image of each metric that has them for every pair, by the metric's name: those of a and of b."""
+    asked = [c for c in found if c.metric is not None and c.metric.per_image is not None]
+    made: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+    if evidence is None or not asked:
+        return made
+    for pair in pairs:
+        sides = [(by_name, source(row)) for (row, by_name), source in zip(pair, evidence, strict=True)]
+        for column in asked:
+            of_a, of_b = (_values(column, by_name[column.name], kept) for by_name, kept in sides)
+            if of_a is not None and of_b is not None and of_a.shape == of_b.shape:
+                kept_a, kept_b = made.setdefault(column.name, ([], []))
+                kept_a.append(of_a)
+                kept_b.append(of_b)
+    lengths = {name: {len(v) for side in sides for v in side} for name, sides in made.items()}
+    return {name: sides for name, sides in made.items() if len(lengths[name]) == 1}
+
+
+def _values(column: Column, score: object, kept: Mapping[str, Tensor]) -> Tensor | None:
+    """A row's values by image; None where what is kept doesn't come to its score: it's of another scoring."""
+    if not isinstance(score, Score) or column.metric is None or column.metric.per_image is None:
+        return None
+    try:
+        values = column.metric.per_image(kept).double().flatten()
+    except Exception:  # evidence that is missing, or a plugin's mistake: the table has one standard error less
+        return None
+    if len(values) < 2 or not math.isclose(values.mean().item(), score.value, rel_tol=1e-5, abs_tol=1e-9):
+        return None
+    return values

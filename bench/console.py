@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from bench.progress import Console
 if TYPE_CHECKING:
     from bench.columns import Column
     from bench.compare import Comparison, Difference
+    from bench.compare import Line as ComparedLine
     from bench.planning import Plan, PlannedCell
     from bench.row import Row
     from bench.summary import Cell, Group, Line
@@ -52,12 +53,17 @@ def print_error(error: BenchError, console: rich_console.Console | None = None) 
             console.print(Text(line), soft_wrap=True)
 
 
-def summary(rows: Iterable[Row], folder: str = "", console: rich_console.Console | None = None) -> None:
-    """Print a table for each dataset, the reasons for what is missing, and where the results lie."""
+def summary(
+    rows: Iterable[Row], folder: str = "", console: rich_console.Console | None = None, metrics: Sequence[str] = ()
+) -> None:
+    """Print a table for each dataset, the reasons for what is missing, and where the results lie.
+
+    `metrics` are the columns, as `bench.columns.chosen` takes them; by default, of many the merits and the headline's.
+    """
     from bench.summary import summary as summarise
 
     console = console or out()
-    for group in summarise(rows).groups:
+    for group in summarise(rows, metrics).groups:
         _print_group(group, console)
     if folder:
         console.print(Text.assemble(("results  ", "dim"), folder), soft_wrap=True)
@@ -72,15 +78,15 @@ def _print_group(group: Group, console: rich_console.Console) -> None:
     console.print(Text(" · ".join(filter(None, title)), "bold"))
     letters = "" if single else ascii_uppercase
     lines = [(letters[i : i + 1], line) for i, block in enumerate(group.blocks) for line in block.lines]
-    several = any(len(line.seeds) != 1 for line in group.lines)
-    lead = [_Head("steps", "", ""), *([_Head("n", "", "")] if several else [])]
+    several = any(line.count != "1" for line in group.lines)
+    lead = [_Head("steps", "", ""), *([_Head("seeds", "", "")] if several else [])]
     heads = {c.name: _Head.of(c, superscript(group.column_notes[c.name])) for c in group.columns}
     pads = {c.name: max(len(_suffix(line.cells[c.name])) for line in group.lines) for c in group.columns}
 
     def grid(part: Sequence[Column], first: bool) -> _Grid:
         entries: list[Entry] = []
         for letter, line in lines:
-            counts = [Text(line.steps or "–"), *([Text(str(len(line.seeds)))] if several else [])]
+            counts = [Text(line.steps or "–"), *([Text(line.count)] if several else [])]
             cells = [_cell(line.cells[c.name], pads[c.name]) for c in part]
             entries.append((_label(letter, line), [*counts, *cells] if first else cells))
         shown = [heads[c.name] for c in part]
@@ -89,10 +95,11 @@ def _print_group(group: Group, console: rich_console.Console) -> None:
     _print_parts(group.parts, grid, console)
     below = [f"{letter} {block.heading}" for letter, block in zip(letters, group.blocks, strict=False)]
     numbered = group.footnotes[: group.numbered]
-    below += [*group.told, *(f"{superscript([i])} {text}" for i, text in enumerate(numbered, 1))]
+    below += [*group.sentences, *group.told, *(f"{superscript([i])} {text}" for i, text in enumerate(numbered, 1))]
     if group.marked:
         among = "" if single else " among the lines of its letter"
-        below.append(f"* best{among}; ↑ higher is better, ↓ lower; no arrow: a coordinate, never marked")
+        tie = ", ~ ties with it (no significant difference, paired by seed)" if group.tied else ""
+        below.append(f"* best{among}{tie}; ↑ higher is better, ↓ lower; no arrow: a coordinate, never marked")
     for text in [*below, *notes(group)]:
         _print_note(text, console)
     console.print()
@@ -113,7 +120,7 @@ def _label(letter: str, line: Line) -> str:
 def _suffix(cell: Cell) -> str:
     from bench.render import superscript
 
-    return ("*" if cell.best else "") + superscript(cell.notes)
+    return {"best": "*", "tie": "~", "": ""}[cell.mark] + superscript(cell.notes)
 
 
 def _cell(cell: Cell, pad: int) -> Text:
@@ -176,34 +183,76 @@ def _plain_table(*heads: str) -> Table:
     return table
 
 
-def comparison(found: Comparison, console: rich_console.Console | None = None) -> None:
-    """Print b - a for each label and metric, with its direction; then what has no counterpart."""
+def comparison(found: Comparison, console: rich_console.Console | None = None, metrics: Sequence[str] = ()) -> None:
+    """Print b - a for each metric and label, with what the seeds show of it; then what has no counterpart.
+
+    `metrics` are those to be shown, as `bench.columns.chosen` takes them.
+    """
+    from bench.columns import chosen
+
     console = console or out()
     for group in found.groups:
-        console.print(Text.assemble((group.dataset, "bold"), " · b − a"))
-
-        def grid(
-            part: Sequence[Column], _: bool, lines: Sequence[tuple[str, dict[str, Difference]]] = group.lines
-        ) -> _Grid:
-            entries = [(label, [_difference(by_name[c.name]) for c in part]) for label, by_name in lines]
-            return _Grid([_Head.of(c) for c in part], entries, max(16, console.width * 3 // 10))
-
-        _print_parts(group.parts, grid, console)
+        console.print(Text.assemble((group.dataset, "bold"), f" · a: {found.names[0]} · b: {found.names[1]}"))
+        shown = chosen(group.columns, metrics)
+        cells = [(c, [(line, line.cells[c.name]) for line in group.lines if line.cells[c.name].n]) for c in shown]
+        cells = [(c, lines) for c, lines in cells if lines]
+        if cells:
+            _print_differences(cells, console)
+        if left := len(group.columns) - len(cells):
+            _print_note(f"{left} more metric{'' if left == 1 else 's'}: --all, or --metrics NAMES", console)
         for text in group.notes:
             _print_note(text, console)
         console.print()
-    for text in found.notes:
+    for text in [*found.notes, *_LEGEND]:
         _print_note(text, console)
 
 
-_VERDICTS = {"better": ("▲", "green"), "worse": ("▼", "red"), "equal": ("=", "dim"), "": (" ", "")}
+_LEGEND = (
+    "+ b is better, - worse, ~ no significant difference (5 %, paired by seed, Holm over the lines of a metric) or too "
+    "few seeds to say, x not comparable, ! new failure, * fixed; no mark: a coordinate that differs",
+    "detectable: the true difference that so many seeds find in 80 % of cases; SE over images: what other test images "
+    "and draws of z would change, apart from training's noise",
+)
+_COLOURS = {"+": "green", "-": "red", "~": "dim", "": ""}
 
 
-def _difference(d: Difference) -> Text:
-    if d.difference is None:
-        return Text("n/a ", "dim")
-    sign, style = _VERDICTS[d.verdict]
-    return Text(d.text, style).append(f"±{d.sd_text}" if d.sd_text else "", "dim").append(f" {sign}", style)
+def _print_differences(
+    found: Sequence[tuple[Column, Sequence[tuple[ComparedLine, Difference]]]], console: rich_console.Console
+) -> None:
+    """One table; without the scores themselves where these would be too wide."""
+    from bench.summary import printed
+
+    made: list[tuple[str, Callable[[Difference], str]]] = [
+        ("a", lambda d: "" if d.a is None else printed(d.a, d.places)),
+        ("b", lambda d: "" if d.b is None else printed(d.b, d.places)),
+        ("b\u00a0−\u00a0a", lambda d: d.text),
+        ("95\u00a0%\u00a0interval", lambda d: d.interval),
+        ("p", lambda d: d.p_text),
+        ("seeds", lambda d: str(d.n)),
+        ("detectable", lambda d: d.detectable),
+        ("SE over images", lambda d: d.se),
+    ]
+    every = [d for _, lines in found for _, d in lines]
+    told = [(head, text) for head, text in made if any(map(text, every))]
+
+    def grid(columns: Sequence[tuple[str, Callable[[Difference], str]]], widest: int) -> _Grid:
+        entries: list[Entry] = []
+        for column, lines in found:
+            entries.append((" ".join(filter(None, [column.name, column.arrow, column.unit])), ()))
+            for line, d in lines:
+                style = {"b\u00a0−\u00a0a": _COLOURS[d.mark]}
+                label = f"{d.mark or ' '}\u00a0{line.label}" + (f" {line.marks}" if line.marks else "")
+                entries.append((label, [Text(text(d), style.get(head, "")) for head, text in columns]))
+        return _Grid([_Head(head, "", "") for head, _ in columns], entries, widest)
+
+    widest = max(16, console.width * 3 // 10)
+    table = grid(told, widest)
+    if table.width > console.width:
+        told = [(head, text) for head, text in told if head not in ("a", "b")]
+        table = grid(told, widest)
+    if table.width > console.width:
+        table = grid(told, max(10, table.label - (table.width - console.width)))
+    table.print(console)
 
 
 class _Head:
@@ -226,13 +275,13 @@ class _Head:
 
 
 class _Grid:
-    """A table of a known width; labels wider than `widest` are wrapped."""
+    """A table of a known width; labels wider than `widest` are wrapped. An entry without cells is a heading."""
 
     def __init__(self, heads: Sequence[_Head], entries: Sequence[Entry], widest: int) -> None:
         self.heads, self.entries = heads, entries
-        cells = [[cells[i].cell_len for _, cells in entries] for i in range(len(heads))]
+        cells = [[cells[i].cell_len for _, cells in entries if cells] for i in range(len(heads))]
         self.widths = [max(head.width, *lengths) for head, lengths in zip(heads, cells, strict=True)]
-        self.label = min(max(cell_len(label) for label, _ in entries), widest)
+        self.label = min(max((cell_len(label) for label, cells in entries if cells or not heads), default=0), widest)
 
     @property
     def width(self) -> int:
@@ -247,6 +296,9 @@ class _Grid:
             self._line(Text(), shown, console)
         console.print(Text("─" * min(self.width, console.width), "dim"))
         for label, cells in self.entries:
+            if self.heads and not cells:
+                console.print(Text(label, "bold"))
+                continue
             pieces = wrap(label, self.label)
             aligned = [_right(cell, width) for cell, width in zip(cells, self.widths, strict=True)]
             for piece in pieces[:-1]:
@@ -271,18 +323,25 @@ def _print_parts(
     grid: Callable[[Sequence[Column], bool], _Grid],
     console: rich_console.Console,
 ) -> None:
-    """One table if it fits, else one for each part, each broken evenly into as many as the width asks for."""
+    """One table if it fits, else some for each part: broken between families, and evenly where one is too wide."""
+
+    def fits(pieces: Sequence[Sequence[Column]], first: bool) -> bool:
+        return all(grid(piece, first and i == 0).width <= console.width for i, piece in enumerate(pieces))
+
     whole = [column for part in parts for column in part]
-    if grid(whole, True).width <= console.width:
+    if fits([whole], True):
         parts = [whole]
     tables: list[Sequence[Column]] = []
     for part in parts:
-        lead, count = not tables, 1
-        while count < len(part) and any(
-            grid(piece, lead and i == 0).width > console.width for i, piece in enumerate(_even(part, count))
-        ):
-            count += 1
-        tables += _even(part, count)
+        begun = len(tables)
+        for family in [list(members) for _, members in groupby(part, key=lambda c: c.family)]:
+            if len(tables) > begun and fits([[*tables[-1], *family]], len(tables) == 1):
+                tables[-1] = [*tables[-1], *family]
+                continue
+            counts = range(1, len(family) + 1)
+            first = not tables
+            tables += next((p for n in counts if fits(p := _even(family, n), first)), _even(family, len(family)))
+    tables = tables or [[]]
     for i, piece in enumerate(tables):
         if i:
             console.print()

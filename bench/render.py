@@ -13,11 +13,15 @@ from bench.summary import Cell, Group, Line, summary
 
 Format = Literal["md", "csv", "latex"]
 LEGEND = "best of its block: equal backbone, latent size, likelihood, use of labels and protocol"
+TIES = "ties with the best: paired by seed, no significant difference at 5 % (Holm's correction over its column)"
 
 
-def render(rows: Iterable[Row], format: Format) -> str:
-    """`rows`, aggregated over seeds, as `format`: mean ± standard deviation, and the number of seeds."""
-    found = summary(rows)
+def render(rows: Iterable[Row], format: Format, metrics: Sequence[str] | None = None) -> str:
+    """`rows`, aggregated over seeds, as `format`: mean ± standard deviation, and the number of seeds.
+
+    `metrics` are the columns, as `bench.columns.chosen` takes them; None is all.
+    """
+    found = summary(rows, metrics)
     if format == "csv":
         return _csv(found.groups)
     return "\n".join((_markdown if format == "md" else _latex)(group) for group in found.groups)
@@ -36,7 +40,9 @@ def safe(text: str) -> str:
 def notes(group: Group) -> list[str]:
     """What stands below a table besides its footnotes: columns that aren't shown, and why; remarks."""
     hidden = [f"not shown: {_named(names)} ({reason})" for reason, names in group.hidden]
-    return [*hidden, *group.remarks]
+    count = f"{len(group.unasked)} more column{'' if len(group.unasked) == 1 else 's'}"
+    more = [f"{count}: `bench table` with --all, or --metrics {','.join(group.unasked[:2])}"] if group.unasked else []
+    return [*hidden, *more, *group.remarks]
 
 
 def _markdown(group: Group) -> str:
@@ -57,11 +63,12 @@ def _markdown(group: Group) -> str:
             for line in block.lines:
                 cells = [_markdown_cell(line.cells[c.name]) for c in part]
                 label = f"{escape(line.label)}{superscript(line.notes)}"
-                out.append(_pipes([label, line.steps, str(len(line.seeds)), *cells]))
+                out.append(_pipes([label, line.steps, line.count, *cells]))
         out.append("")
     numbered = group.footnotes[: group.numbered]
-    below = [*group.told, *(f"{superscript([i])} {text}" for i, text in enumerate(numbered, 1))]
+    below = [*group.sentences, *group.told, *(f"{superscript([i])} {text}" for i, text in enumerate(numbered, 1))]
     below += [f"**bold**: {LEGEND}"] if group.marked else []
+    below += [f"\\~ {TIES}"] if group.tied else []
     below += [group.blocks[0].heading] if len(group.blocks) == 1 else []
     return "\n".join([*out, "  \n".join(map(escape, [*below, *notes(group)])), ""])
 
@@ -72,7 +79,8 @@ def _pipes(cells: Iterable[str]) -> str:
 
 def _markdown_cell(cell: Cell) -> str:
     text = f"**{cell.text}**" if cell.best else cell.text
-    return f"{text}{f' ± {cell.sd_text}' if cell.sd_text else ''}{superscript(cell.notes)}"
+    sd, tie = f" ± {cell.sd_text}" if cell.sd_text else "", "\\~" if cell.tie else ""
+    return f"{text}{sd}{tie}{superscript(cell.notes)}"
 
 
 def _csv(groups: Iterable[Group]) -> str:
@@ -80,15 +88,15 @@ def _csv(groups: Iterable[Group]) -> str:
     names = list(dict.fromkeys(column.name for group in groups for column in group.columns))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    heads = [head for name in names for head in (name, f"{name}_sd", f"{name}_n")]
-    writer.writerow(["dataset", "block", "label", "steps", "seeds", *map(safe, heads), "not_available"])
+    heads = [head for name in names for head in (name, f"{name}_sd", f"{name}_n", f"{name}_mark")]
+    writer.writerow(["dataset", "block", "label", "steps", "seeds", "asked", *map(safe, heads), "not_available"])
     for group in groups:
         for block in group.blocks:
             for line in block.lines:
-                first = [*map(safe, (group.dataset, block.heading, line.label)), line.steps, len(line.seeds)]
+                first = [*map(safe, (group.dataset, block.heading, line.label)), line.steps]
                 cells = [line.cells.get(name, Cell(0)) for name in names]
-                numbers = [v for c in cells for v in (_full(c.mean), _full(c.sd), c.n)]
-                writer.writerow([*first, *numbers, safe(_why(group, line, names))])
+                numbers = [v for c in cells for v in (_full(c.mean), _full(c.sd), c.n, c.mark)]
+                writer.writerow([*first, len(line.rows), line.asked, *numbers, safe(_why(group, line, names))])
     return out.getvalue()
 
 
@@ -145,7 +153,7 @@ def _latex(group: Group) -> str:
             for line in block.lines:
                 cells = [_latex_cell(line.cells[c.name]) for c in part]
                 label = escape_latex(line.label) + _latex_notes(line.notes)
-                out.append(_row([label, line.steps, str(len(line.seeds)), *cells]))
+                out.append(_row([label, line.steps, line.count, *cells]))
         out += [r"\bottomrule", r"\end{tabular}"]
         if part == group.parts[-1]:
             out += [rf"\par\footnotesize {text}" for text in _latex_below(group)]
@@ -165,7 +173,7 @@ def _latex_cell(cell: Cell) -> str:
     text = escape_latex(cell.text)
     text = rf"\textbf{{{text}}}" if cell.best else text
     sd = rf" $\pm$ {escape_latex(cell.sd_text)}" if cell.sd_text else ""
-    return text + sd + _latex_notes(cell.notes)
+    return text + sd + (r"$^{\sim}$" if cell.tie else "") + _latex_notes(cell.notes)
 
 
 def _latex_notes(numbers: Sequence[int]) -> str:
@@ -179,6 +187,7 @@ def _latex_below(group: Group) -> list[str]:
         *map(escape_latex, group.told),
         *below,
         *([rf"\textbf{{bold}}: {escape_latex(LEGEND)}"] if group.marked else []),
+        *([rf"$\sim$ {escape_latex(TIES)}"] if group.tied else []),
         *map(escape_latex, notes(group)),
     ]
 

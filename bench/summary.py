@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from bench.columns import Column, Scores, columns, reading_order, scores
+from bench.columns import Column, Scores, chosen, columns, reading_order, scores
 from bench.hyperparameters import show
 from bench.measurement import Score
 from bench.protocol import canonical
 from bench.row import Row
+from bench.statistics import LEAST, LEVEL, Paired, holm, paired
 
-ONE_SEED = "one seed can't show whether a difference would hold for others: --seeds 3 shows the spread"
+ONE_SEED = "one seed can't say whether a difference is real: --seeds 3 shows the spread, and what ties with the best"
+TWO_SEEDS = "two can't say whether a difference is real: --seeds 3 marks what ties with the best"
+UNTUNED = "no hyperparameter was tuned: one setting each"
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,12 @@ class Cell:
     text: str = "n/a"
     sd_text: str = ""
     best: bool = False
+    tie: bool = False  #: with the best: no significant difference, paired by seed
     notes: tuple[int, ...] = ()
+
+    @property
+    def mark(self) -> str:
+        return "best" if self.best else "tie" if self.tie else ""
 
 
 @dataclass(frozen=True)
@@ -36,11 +45,21 @@ class Line:
     label: str
     variant: str
     steps: str  #: '4690+4690' for two stages
-    seeds: tuple[int, ...]  #: those that came out ok
+    rows: tuple[Row, ...]  #: the seeds that came out ok
+    asked: int  #: how many seeds there are, with those that didn't
     cells: Mapping[str, Cell]
     notes: tuple[int, ...]  #: what befell the other seeds
     anchor: bool  #: to hold others against: never marked
     uses_labels: bool
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted(row.seed for row in self.rows))
+
+    @property
+    def count(self) -> str:
+        """Of its seeds: '5', or '4 of 5' where one didn't come out."""
+        return str(self.asked) if len(self.rows) == self.asked else f"{len(self.rows)} of {self.asked}"
 
 
 @dataclass(frozen=True)
@@ -64,6 +83,8 @@ class Group:
     footnotes: tuple[str, ...]  #: number i is at i - 1; those of rare columns come last
     numbered: int  #: how many footnotes the other columns need
     hidden: tuple[tuple[str, tuple[str, ...]], ...]  #: why columns aren't shown, and which
+    unasked: tuple[str, ...]  #: columns that have scores and weren't chosen
+    sentences: tuple[str, ...]  #: what metrics say of a variant in words
     remarks: tuple[str, ...]
 
     @property
@@ -74,6 +95,11 @@ class Group:
     def marked(self) -> bool:
         """Whether anything is marked as best."""
         return any(cell.best for line in self.lines for cell in line.cells.values())
+
+    @property
+    def tied(self) -> bool:
+        """Whether anything is marked as a tie."""
+        return any(cell.tie for line in self.lines for cell in line.cells.values())
 
     @property
     def parts(self) -> list[tuple[Column, ...]]:
@@ -113,13 +139,20 @@ class Summary:
     groups: tuple[Group, ...]
 
 
-def summary(rows: Iterable[Row]) -> Summary:
-    """Aggregate over seeds. Datasets and lines keep the order of `rows`; the baseline comes last."""
-    rows = list(rows)
+def summary(rows: Iterable[Row], metrics: Sequence[str] | None = None) -> Summary:
+    """Aggregate over seeds. Datasets and lines keep the order of `rows`; the baseline comes last.
+
+    Args:
+        metrics: the columns, as `bench.columns.chosen` takes them; None is all.
+
+    Raises:
+        UnknownName: there is no such metric.
+    """
+    rows, metrics = list(rows), ("all",) if metrics is None else metrics
     found = reading_order(columns(rows))
     table = list(zip(rows, scores(rows, found), strict=True))
     datasets = dict.fromkeys(row.dataset for row in rows)
-    return Summary(tuple(_group(d, [t for t in table if t[0].dataset == d], found) for d in datasets))
+    return Summary(tuple(_group(d, [t for t in table if t[0].dataset == d], found, metrics) for d in datasets))
 
 
 def steps(row: Row) -> str:
@@ -149,7 +182,10 @@ class _Draft:
         return (self.ok or self.others)[0][0]
 
     def values(self, name: str) -> list[float]:
-        return [score.value for _, by_name in self.ok if isinstance(score := by_name[name], Score)]
+        return list(self.by_seed(name).values())
+
+    def by_seed(self, name: str) -> dict[int, float]:
+        return {row.seed: score.value for row, by_name in self.ok if isinstance(score := by_name[name], Score)}
 
 
 def _comparable(row: Row) -> Hashable:
@@ -157,31 +193,84 @@ def _comparable(row: Row) -> Hashable:
     return (*row.block, canonical([dict(row.training), dict(row.scoring), dict(row.data)]))
 
 
-def _group(dataset: str, table: Sequence[tuple[Row, Scores]], found: Sequence[Column]) -> Group:
+def _group(dataset: str, table: Sequence[tuple[Row, Scores]], found: Sequence[Column], metrics: Sequence[str]) -> Group:
     drafts, repeated = _drafts(table)
-    shown = [c for c in found if any(draft.values(c.name) for draft in drafts)]
+    scored = [c for c in found if any(draft.values(c.name) for draft in drafts)]
+    shown = chosen(scored, metrics)
     places = {c.name: decimals([draft.values(c.name) for draft in drafts]) for c in shown}
     blocks: dict[Hashable, list[_Draft]] = {}
     for draft in sorted(drafts, key=lambda d: (not d.ok, d.row.sanity, d.row.baseline)):
         blocks.setdefault(_comparable(draft.row) if draft.ok else None, []).append(draft)
     rare = [c for c in shown if len(drafts) > 3 and sum(bool(d.values(c.name)) for d in drafts) == 1]
+    ranks = {key: {c.name: _rank(members, c, places[c.name]) for c in shown} for key, members in blocks.items()}
     notes, varied = _Notes(), _varied([draft.row for draft in drafts if draft.ok])
     common = {c.name: _common(drafts, c.name) for c in shown}
     usual = [c for c in shown if c not in rare]
     for c in usual:
         notes(common[c.name])
-    for members in blocks.values():
-        _block(members, usual, places, common, notes, varied)
+    for key, members in blocks.items():
+        _block(members, usual, places, ranks[key], common, notes, varied)
     numbered = len(notes.numbers)  # that pass gave the table's own footnotes the first numbers
-    made = tuple(_block(members, shown, places, common, notes, varied) for members in blocks.values())
+    made = tuple(_block(m, shown, places, ranks[key], common, notes, varied) for key, m in blocks.items())
     heads = {name: notes(texts) for name, texts in common.items()}
+    lines = [line for block in made for line in block.lines]
     seeds = tuple(sorted({row.seed for row, _ in table}))
-    remarks = [ONE_SEED] if len(seeds) == 1 else [f"mean ± standard deviation over {len(seeds)} seeds"]
+    remarks = [*_spread(len(seeds)), *_unsaid(ranks.values(), len(seeds))]
+    remarks += [UNTUNED] if _untuned([row for row, _ in table]) else []
     if repeated:
         remarks.append(f"found more than once, counted once: {', '.join(repeated)}")
-    hidden = _hidden([c for c in found if c not in shown], [s for draft in drafts for _, s in draft.ok])
-    footnotes = tuple(notes.numbers)
-    return Group(dataset, seeds, tuple(shown), tuple(rare), heads, made, footnotes, numbered, hidden, tuple(remarks))
+    empty = [c for c in chosen(found, metrics) if c not in scored]
+    return Group(
+        dataset,
+        seeds,
+        tuple(shown),
+        tuple(rare),
+        heads,
+        made,
+        tuple(notes.numbers),
+        numbered,
+        _hidden(empty, [s for draft in drafts for _, s in draft.ok]),
+        () if set(metrics) - {"all"} else tuple(c.name for c in scored if c not in shown),
+        tuple(_sentences(lines, shown)),
+        tuple(remarks),
+    )
+
+
+def _spread(seeds: int) -> list[str]:
+    """What ± is, and what so many seeds can't say."""
+    if seeds < 2:
+        return [ONE_SEED]
+    remark = f"mean ± standard deviation over {seeds} seeds"
+    return [remark if seeds >= LEAST else f"{remark}; {TWO_SEEDS}"]
+
+
+def _unsaid(ranks: Iterable[Mapping[str, _Rank]], seeds: int) -> list[str]:
+    names = dict.fromkeys(label for of_block in ranks for rank in of_block.values() for label in rank.unsaid)
+    few = f"can't say whether it ties, with fewer than {LEAST} seeds in common with the best"
+    return [f"{few}: {', '.join(names)}"] if names and seeds >= LEAST else []
+
+
+def _untuned(rows: Sequence[Row]) -> bool:
+    """Whether each variant has a single setting."""
+    own = {(row.variant, row.label) for row in rows if not row.anchor}
+    return bool(own) and len({variant for variant, _ in own}) == len(own)
+
+
+def _sentences(lines: Iterable[Line], shown: Sequence[Column]) -> list[str]:
+    found = [(line.label, [text for c in shown if (text := _said(c, line.cells[c.name].mean))]) for line in lines]
+    return [f"{label}: {'; '.join(texts)}" for label, texts in found if texts]
+
+
+def _said(column: Column, mean: float | None) -> str:
+    """A metric's own words on a score; '' where it has none."""
+    told = getattr(column.metric, "told", None)
+    if told is None or mean is None:
+        return ""
+    try:
+        text = told(mean)
+    except Exception:  # a plugin's mistake costs its own sentence, not the table
+        return ""
+    return text if isinstance(text, str) else ""
 
 
 def _caveats(score: Score) -> list[str]:
@@ -226,45 +315,77 @@ def _block(
     drafts: Sequence[_Draft],
     shown: Sequence[Column],
     places: Mapping[str, int],
+    ranks: Mapping[str, _Rank],
     common: Mapping[str, Sequence[str]],
     notes: _Notes,
     varied: Sequence[tuple[str, str]],
 ) -> Block:
-    best = {c.name: _best(drafts, c, places[c.name]) for c in shown}
     lines = []
     for draft in drafts:
         row, unscored = draft.row, not draft.ok
         others = [] if unscored else draft.others
         line_notes = notes(f"seed {r.seed} {r.status}: {r.reason}".removesuffix(": ") for r, _ in others)
-        cells = {c.name: _cell(draft, c.name, places[c.name], best[c.name], common[c.name], notes) for c in shown}
+        cells = {c.name: _cell(draft, c.name, places[c.name], ranks[c.name], common[c.name], notes) for c in shown}
         if unscored and not shown:
             line_notes = notes(str(reason) for _, by_name in draft.others for reason in by_name.values())
-        seeds = tuple(sorted(r.seed for r, _ in draft.ok))
-        lines.append(Line(row.label, row.variant, steps(row), seeds, cells, line_notes, row.anchor, row.uses_labels))
+        ok, asked = tuple(r for r, _ in draft.ok), len({r.seed for r, _ in (*draft.ok, *draft.others)})
+        words = row.label, row.variant, steps(row)
+        lines.append(Line(*words, ok, asked, cells, line_notes, row.anchor, row.uses_labels))
     row = drafts[0].row
     return Block(_heading(row, varied) if drafts[0].ok else "without scores", tuple(lines))
 
 
-def _cell(draft: _Draft, name: str, places: int, best: str | None, common: Sequence[str], notes: _Notes) -> Cell:
+def _cell(draft: _Draft, name: str, places: int, rank: _Rank, common: Sequence[str], notes: _Notes) -> Cell:
     values = draft.values(name)
     found = [by_name[name] for _, by_name in draft.ok or draft.others]
-    texts = [text for f in found for text in (_caveats(f) if isinstance(f, Score) else [str(f)])]
+    missing = Counter(str(f) for f in found if not isinstance(f, Score))
+    texts = [text for f in found if isinstance(f, Score) for text in _caveats(f)]
+    texts += [f"n/a for {n} of {len(found)} seeds: {text}" if values else text for text, n in missing.items()]
     numbers = notes(text for text in texts if text not in common)
     if not values:
         return Cell(0, notes=numbers)
     mean, sd = fmean(values), stdev(values) if len(values) > 1 else None
     text = printed(mean, places)
     sd_text = "" if sd is None else printed(sd, places)
-    return Cell(len(values), mean, sd, text, sd_text, not draft.row.anchor and text == best, numbers)
+    best = not draft.row.anchor and text == rank.best
+    tie = not best and any(draft is other for other in rank.ties)
+    return Cell(len(values), mean, sd, text, sd_text, best, tie, numbers)
 
 
-def _best(drafts: Sequence[_Draft], column: Column, places: int) -> str | None:
-    """The best printed mean of a block, if there are two labels to choose between, and a direction."""
-    means = {d.row.label: fmean(v) for d in drafts if (v := d.values(column.name)) and not d.row.anchor}
-    texts = {printed(mean, places) for mean in means.values()}
-    if column.direction is None or len(means) < 2 or len(texts) < 2:
-        return None
-    return printed((max if column.direction == "higher" else min)(means.values()), places)
+@dataclass(frozen=True)
+class _Rank:
+    """The best printed mean of a column in a block, what ties with it, and labels of which nothing can be said."""
+
+    best: str | None = None
+    ties: tuple[_Draft, ...] = ()
+    unsaid: tuple[str, ...] = ()
+
+
+def _rank(drafts: Sequence[_Draft], column: Column, places: int) -> _Rank:
+    """Nothing where a column has no direction, or a block no two labels to choose between.
+
+    Every line is paired with the best by seed; Holm's correction is over these comparisons.
+    """
+    means = [(d, fmean(v)) for d in drafts if (v := d.values(column.name)) and not d.row.anchor]
+    if column.direction is None or len({d.row.label for d, _ in means}) < 2:
+        return _Rank()
+    sign = 1 if column.direction == "higher" else -1
+    first, best = max(means, key=lambda pair: sign * pair[1])
+    if len({printed(mean, places) for _, mean in means}) < 2:
+        return _Rank()
+    of_first, unsaid = first.by_seed(column.name), []
+    tests: list[tuple[_Draft, Paired]] = []
+    for draft in (d for d, _ in means if d is not first):
+        of_draft = draft.by_seed(column.name)
+        both = sorted(of_draft.keys() & of_first.keys())
+        if len(both) < LEAST:
+            unsaid.append(draft.row.label)
+        else:
+            tests.append((draft, paired([of_first[s] for s in both], [of_draft[s] for s in both])))
+    corrected = holm([test.p or 0.0 for _, test in tests])
+    worse = [sign * test.mean < 0 and p <= LEVEL for (_, test), p in zip(tests, corrected, strict=True)]
+    ties = tuple(draft for (draft, _), w in zip(tests, worse, strict=True) if not w)
+    return _Rank(printed(best, places), ties, tuple(unsaid))
 
 
 def _varied(rows: Sequence[Row]) -> list[tuple[str, str]]:

@@ -80,12 +80,22 @@ def costs(rows: Iterable[Row]) -> pd.DataFrame:
 
 
 def records(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Rows as JSON documents, derived scores among the others; a missing one is {'not_available': reason}."""
+    """Rows as JSON documents, derived scores among the others; a missing one is {'not_available': reason}.
+
+    `marks` are those of a row's line in the table, by metric: 'best' or 'tie'.
+    """
     rows = list(rows)
+    marks = {
+        id(row): {name: cell.mark for name, cell in line.cells.items() if cell.mark}
+        for group in summary(rows).groups
+        for line in group.lines
+        for row in line.rows
+    }
     made = []
     for row, by_name in zip(rows, scores(rows, columns(rows)), strict=True):
         document = {f.name: _plain(getattr(row, f.name)) for f in fields(row) if f.name != "scores"}
         document["scores"] = {name: _score_document(score) for name, score in by_name.items()}
+        document["marks"] = marks.get(id(row), {})
         made.append(document)
     return made
 

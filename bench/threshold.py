@@ -5,50 +5,136 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bench.columns import columns, scores
 from bench.errors import UsageError
-from bench.measurement import METRICS, Score
+from bench.measurement import METRICS, Metric, Score
 from bench.row import Row
+
+if TYPE_CHECKING:
+    from bench.compare import Comparison, Difference
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_WRITTEN = re.compile(
+    rf"(?:(?P<label>.+):)?(?P<metric>\w+)\s*(?P<sign>[<>])\s*(?P<value>{_NUMBER})\s*(?P<unit>[^\s\d<>.+-].*)?"
+)
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """`elbo<-110`, or `vae:fd>20` for the rows of one label."""
+    """`elbo<-110`, or `vae:fd>20` for the rows of one label. Of differences also `elbo<-0.5nat`, or `fd>5%`."""
 
     label: str
     metric: str
     below: bool
     value: float
+    unit: str = ""
+    percent: bool = False  #: of a's mean
 
     @classmethod
-    def parse(cls, text: str) -> Threshold:
+    def parse(cls, text: str, *, differences: bool = False) -> Threshold:
         """
+        Args:
+            differences: whether it's about b - a, of which there may be percentages.
+
         Raises:
-            UsageError: it isn't written so, or there is no such metric.
+            UsageError: it isn't written so, there is no such metric, or its unit is another one.
         """
-        found = re.fullmatch(r"(?:(?P<label>.+):)?(?P<metric>\w+)\s*(?P<sign>[<>])\s*(?P<value>[-+.\deE]+)", text)
-        try:
-            if found is None:
-                raise ValueError(text)
-            value = float(found["value"])
-        except ValueError:
+        found = _WRITTEN.fullmatch(text.strip())
+        if found is None:
             raise UsageError(
                 f"--fail-if {text!r} isn't [LABEL:]METRIC<VALUE or [LABEL:]METRIC>VALUE",
                 fix="For example: --fail-if 'elbo<-110', or --fail-if 'vae:fd>20'.",
-            ) from None
+            )
         METRICS.entry(found["metric"])
-        return cls(found["label"] or "", found["metric"], found["sign"] == "<", value)
+        unit = (found["unit"] or "").strip()
+        if unit:
+            _check(text, METRICS.load(found["metric"]), found["metric"], unit, differences)
+        value = float(found["value"])
+        return cls(found["label"] or "", found["metric"], found["sign"] == "<", value, unit, unit == "%")
+
+    @property
+    def _side(self) -> str:
+        unit = f" {self.unit}" if self.unit and not self.percent else self.unit
+        return f"{'below' if self.below else 'above'} {self.value:g}{unit}"
+
+    def _crosses(self, value: float) -> bool:
+        return value < self.value if self.below else value > self.value
 
     def crossed(self, rows: Iterable[Row]) -> list[str]:
-        """A line for each row on the wrong side, and for each that has no such score."""
+        """A line for each row on the wrong side, and for each that has no such score though its label was named.
+
+        A threshold that no row has a score for is crossed: a gate that measures nothing isn't open.
+        """
         rows = [row for row in rows if self.label in ("", row.label) and not row.anchor and row.status == "ok"]
-        lines = [] if rows else [f"--fail-if: no row is called {self.label!r}"]
+        if not rows:
+            return [f"--fail-if: no row is called {self.label!r}" if self.label else "--fail-if: no row has a score"]
+        lines, measured = [], 0
         for row, by_name in zip(rows, scores(rows, columns(rows)), strict=True):
             found = by_name.get(self.metric)
             where = f"{row.label} · {row.dataset} · seed {row.seed}: {self.metric}"
-            if isinstance(found, Score) and (found.value < self.value if self.below else found.value > self.value):
-                lines.append(f"{where} {found.value:.6g} is {'below' if self.below else 'above'} {self.value:g}")
+            measured += isinstance(found, Score)
+            if isinstance(found, Score) and self._crosses(found.value):
+                lines.append(f"{where} {found.value:.6g} is {self._side}")
             elif not isinstance(found, Score) and self.label:
                 lines.append(f"{where} is n/a: {found}")
-        return lines
+        return lines if measured or lines else [f"--fail-if: no row has a score in {self.metric}"]
+
+    def crossed_by(self, comparison: Comparison) -> list[str]:
+        """A line for each label whose mean difference b - a is on the wrong side, and for each that newly failed.
+
+        Where a label was named, also if there's no difference; and if there's none at all.
+        """
+        lines, measured, named = [], 0, False
+        for group in comparison.groups:
+            for line in group.lines:
+                if self.label not in ("", line.label) or (line.anchor and not self.label):
+                    continue
+                named, found = True, line.cells.get(self.metric)
+                where = f"{line.label} · {group.dataset}: {self.metric}"
+                value = None if found is None else self._of(found)
+                measured += value is not None
+                if value is not None and self._crosses(value):
+                    lines.append(f"{where} {value:+.6g}{'%' if self.percent else ''} is {self._side}")
+                elif value is None and ("!" in line.marks or self.label):
+                    why = (found.reason if found else "") or "no pair of rows to compare"
+                    lines.append(f"{where} has no difference: {'new failure' if '!' in line.marks else why}")
+        if measured or lines:
+            return lines
+        missing = f"no row is called {self.label!r}" if self.label and not named else f"no pair has {self.metric}"
+        return [f"--fail-if: {missing}"]
+
+    def _of(self, found: Difference) -> float | None:
+        if found.difference is None or not self.percent:
+            return found.difference
+        return 100 * found.difference / found.a if found.a else None
+
+
+def _check(text: str, metric: Metric, name: str, unit: str, differences: bool) -> None:
+    """Whether a threshold on a metric can be in a unit."""
+    if unit == "%":
+        if not differences:
+            raise UsageError(
+                f"--fail-if {text!r} is a percentage of nothing",
+                cause="A run by itself has no other to hold it against.",
+                fix=f"Give a value; or compare two runs: bench compare A B --fail-if {text!r}.",
+            )
+        if metric.range[0] != 0:
+            raise UsageError(
+                f"--fail-if {text!r}: {name} has no percentages",
+                cause=f"Its scale has no zero to count from (its range is {metric.range[0]:g} to {metric.range[1]:g}), "
+                "so a share of it means nothing.",
+                fix=f"Give a difference in {metric.unit or 'its own unit'}.",
+            )
+    elif _singular(unit) not in (_singular(metric.unit), _singular(metric.unit.split("/")[0])):
+        raise UsageError(
+            f"--fail-if {text!r}: {name} isn't measured in {unit}",
+            cause=f"Its unit is {metric.unit}." if metric.unit else "It has no unit.",
+            fix=f"Write {text.strip().removesuffix(unit).strip()!r}.",
+        )
+
+
+def _singular(unit: str) -> str:
+    head, slash, rest = unit.strip().lower().partition("/")
+    return head.strip().removesuffix("s") + slash + rest.strip()

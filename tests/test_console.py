@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console as RichConsole
+from scipy import stats
 
 from bench import console
 from bench.compare import compare
@@ -40,12 +41,47 @@ def shown(rows: list, width: int = 100, **options: Any) -> str:
 @pytest.mark.parametrize("width", [80, 100, 200])
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_nine_variants_and_twenty_metrics_fit(width: int, seeds: int) -> None:
-    out = shown(many(seeds), width)
+    made = screen(width)
+    console.summary(many(seeds), "results/x", made, ("all",))
+    out = text(made)
     assert max(map(len, out.splitlines())) <= width
     squeezed = "".join(out.split())
     for name in ("elbo↑", "sharpness", "perplexity", "only cvae: elbo_given_y", "beta[beta=10,"):
         assert "".join(name.split()) in squeezed
     assert "results/x" in out
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_of_many_columns_a_screen_shows_merits_and_the_headlines_family(width: int) -> None:
+    out = shown(many(4), width)
+    heads = set(out.replace("\u00a0", " ").split())
+    assert {"elbo", "fd", "modes", "bce", "kl"} <= heads
+    assert "sharpness" not in out
+    assert "more columns: `bench table` with --all" in out
+    assert max(map(len, out.splitlines())) <= width
+
+
+def test_families_stay_together_where_a_table_is_broken() -> None:
+    made = screen(100)
+    console.summary(many(2), "", made, ("all",))
+    tables = [line for line in text(made).splitlines() if "fd_train" in line or "modes" in line]
+    assert any("fd_train" in line and "fd_gmm" in line for line in tables)
+    (line,) = [line for line in text(made).splitlines() if "distortion" in line]
+    assert {"distortion", "bce", "bce_excess", "kl"} <= set(line.split())
+
+
+def test_ties_are_marked_and_explained() -> None:
+    of = {"a": (1.0, 2.3, 1.6), "b": (0.9, 2.4, 1.3)}
+    rows = [row(label, s, scores={"elbo": v}) for label, values in of.items() for s, v in enumerate(values)]
+    out = shown(rows)
+    assert any(line.endswith("*") for line in out.splitlines() if line.startswith("a"))
+    assert "~ ties with it (no significant difference, paired by seed)" in " ".join(out.split())
+    assert any(line.split()[-1].endswith("~") for line in out.splitlines() if line.startswith("b"))
+
+
+def test_failed_seeds_stand_beside_the_means() -> None:
+    out = shown([row(seed=0, scores={"elbo": 1.5}), row(seed=1, scores={"elbo": 1.7}), failed(seed=2)])
+    assert "2 of 3" in out
 
 
 def test_a_label_with_brackets_is_no_markup() -> None:
@@ -112,14 +148,39 @@ def test_an_error_is_what_cause_and_fix() -> None:
     assert text(made).splitlines() == ["error: it [broke]", "because", "mend it"]
 
 
-def test_a_comparison_shows_sign_and_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+def compared(width: int, a: list, b: list) -> str:
+    made = screen(width)
+    console.comparison(compare(a, b), made)
+    assert max(map(len, text(made).splitlines())) <= width
+    return text(made)
+
+
+@pytest.mark.parametrize("width", [64, 140])
+def test_a_comparison_shows_what_the_seeds_show(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     register(monkeypatch, bound=bound, loss=loss, rate=rate)
-    made = screen(80)
-    a, b = {"bound": 1.5, "loss": 1.5, "rate": 1.5}, {"bound": 2.0, "loss": 2.0, "rate": 2.0}
-    console.comparison(compare([row(scores=a)], [row(scores=b)]), made)
-    assert "+0.500 ▲" in text(made)
-    assert "+0.500 ▼" in text(made)
-    assert max(map(len, text(made).splitlines())) <= 80
+    noise = (0.0, 0.3, -0.2, 0.1, -0.1)
+    a = [row(seed=s, scores=dict.fromkeys(("bound", "loss", "rate"), 200.5 + s)) for s in range(5)]
+    b = [row(seed=s, scores=dict.fromkeys(("bound", "loss", "rate"), 201.5 + s + n)) for s, n in enumerate(noise)]
+    out = compared(width, [*a, row("beta[beta=10,latent_dim=8]")], [*b, failed("beta[beta=10,latent_dim=8]")])
+    marks = [line.replace("\u00a0", " ")[:5] for line in out.splitlines() if "+1.020" in line]
+    assert marks == ["+ vae", "- vae", "  vae"]
+    (line,) = [line for line in out.splitlines() if line.startswith("+")][:1]
+    found = stats.ttest_1samp([1 + n for n in noise], 0)
+    low, high = found.confidence_interval(0.95)
+    assert f"+{low:.3f} … +{high:.3f}" in line
+    assert f"{found.pvalue:.3f}" in line or "<0.001" in line
+    assert ("202.50" in line) == (width == 140)
+    assert "! beta[beta=10,latent_dim=8], seed 0: diverged in b: non-finite" in " ".join(out.split())
+    assert "x not comparable, ! new failure, * fixed" in " ".join(out.split())
+
+
+def test_a_comparison_of_one_seed_says_that_it_cannot_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, bound=bound)
+    out = compared(80, [row(scores={"bound": 1.5})], [row(scores={"bound": 2.0})])
+    assert "+0.500" in out
+    assert "~\u00a0vae" in out
+    assert "interval" not in out
+    assert "fewer than 3 can't say" in out
 
 
 @pytest.mark.parametrize(

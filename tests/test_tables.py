@@ -7,13 +7,16 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from bench import tables
-from bench.errors import NotAvailable, StoreError
+from bench.errors import NotAvailable, StoreError, UnknownName
 from bench.measurement import Score
+from bench.row import Row
 from bench.summary import Cell, Line, summary
 from tests.synthetic import bound, failed, loss, loss_ratio, many, rate, register, row
 
@@ -290,8 +293,135 @@ def test_runs_of_different_budgets_are_not_averaged() -> None:
 
 
 def test_one_seed_says_what_it_cannot_show() -> None:
-    assert "--seeds" in summary([row()]).groups[0].remarks[0]
-    assert "--seeds" not in summary([row(), row(seed=1)]).groups[0].remarks[0]
+    remarks = [summary([row(seed=s) for s in range(n)]).groups[0].remarks[0] for n in (1, 2, 3)]
+    assert ["can't say" in remark for remark in remarks] == [True, True, False]
+    assert ["--seeds 3" in remark for remark in remarks] == [True, True, False]
+
+
+# ties
+
+
+def seeds(label: str, *values: float, metric: str = "bound", **changes: Any) -> list[Row]:
+    return [row(label, seed, scores={metric: v}, **changes) for seed, v in enumerate(values)]
+
+
+NEAR = [*seeds("a", -1.0, -3.0, -2.0, -1.5), *seeds("b", -1.3, -2.9, -2.4, -1.6), *seeds("c", -9.0, -11.2, -9.9, -9.6)]
+
+
+def test_a_line_ties_with_the_best_unless_its_seeds_say_otherwise() -> None:
+    assert [cell(NEAR, label, "bound").mark for label in "abc"] == ["best", "tie", ""]
+    assert summary(NEAR).groups[0].tied
+
+
+def test_pairing_by_seed_sees_through_what_seeds_share() -> None:
+    rows = [*seeds("a", 10.0, 20.0, 30.0, 40.0), *seeds("b", 9.0, 18.9, 29.1, 39.05)]
+    assert [cell(rows, label, "bound").mark for label in "ab"] == ["best", ""]
+    shuffled = [*rows[:4], *seeds("b", 39.05, 9.0, 18.9, 29.1)]
+    assert [cell(shuffled, label, "bound").mark for label in "ab"] == ["best", "tie"]
+
+
+def test_ties_of_a_lower_is_better_metric() -> None:
+    rows = [*seeds("a", 1.0, 1.2, 1.1, metric="loss"), *seeds("b", 1.1, 1.15, 1.2, metric="loss")]
+    rows += seeds("c", 5.0, 5.3, 5.2, metric="loss")
+    assert [cell(rows, label, "loss").mark for label in "abc"] == ["best", "tie", ""]
+
+
+def test_holm_counts_the_lines_that_are_held_against_the_best() -> None:
+    rows = [*seeds("a", 0.0, 0.0, 0.0, 0.0), *seeds("b", -1.0, -1.9, -0.7, -2.0)]
+    assert cell(rows, "b", "bound").mark == ""  # p = .018
+    rows += [r for label in "cde" for r in seeds(label, -1.2, -0.3, -0.8, 0.2)]
+    assert cell(rows, "b", "bound").mark == "tie"  # 4 * .018
+
+
+def test_fewer_than_three_common_seeds_leave_a_line_unmarked_and_say_so() -> None:
+    two = [*seeds("a", 1.0, 2.0), *seeds("b", 0.9, 1.9)]
+    assert [cell(two, label, "bound").mark for label in "ab"] == ["best", ""]
+    rows = [*seeds("a", 1.0, 2.0, 1.5), row("b", 0, scores={"bound": 0.9}), row("b", 1, scores={"bound": 1.9})]
+    assert [cell(rows, label, "bound").mark for label in "ab"] == ["best", ""]
+    assert summary(rows).groups[0].remarks[1].endswith("fewer than 3 seeds in common with the best: b")
+
+
+def test_anchors_are_neither_best_nor_tie() -> None:
+    anchors = [*seeds("gan", 5.0, 5.1, 5.2, baseline=True), *seeds("real", 9.0, 9.1, 9.3, sanity=True)]
+    found = lines([*NEAR, *anchors])
+    assert [found[label].cells["bound"].mark for label in ("a", "b", "gan", "real")] == ["best", "tie", "", ""]
+
+
+def test_lines_of_other_blocks_do_not_tie() -> None:
+    rows = [*NEAR, *seeds("d", -1.2, -2.9, -2.1, -1.4, likelihood="gaussian")]
+    assert cell(rows, "d", "bound").mark == ""
+
+
+def test_the_truly_best_line_is_hardly_ever_left_unmarked() -> None:
+    rng, lost, trials = np.random.default_rng(0), 0, 150
+    for values in rng.normal(size=(trials, 5, 4)):
+        rows = [r for label, own in zip("abcde", values, strict=True) for r in seeds(label, *own)]
+        lost += cell(rows, "a", "bound").mark == ""
+    assert lost / trials < 0.05 + 2 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_seeds_that_failed_stand_beside_every_mean() -> None:
+    rows = [row(seed=s, scores={"bound": v}) for s, v in enumerate((1.5, 2.5))] + [failed(seed=2), row("b")]
+    assert [lines(rows)[label].count for label in ("vae", "b")] == ["2 of 3", "1"]
+    assert "| vae¹ | 4690 | 2 of 3 |" in tables.render(rows, "md")
+
+
+def test_a_metric_that_some_seeds_lack_says_how_many() -> None:
+    rows = [row(seed=0, scores={"bound": 1.5}), row(seed=1, scores={"bound": "it broke"}), row("b", 0)]
+    found = cell(rows, "vae", "bound")
+    assert (found.n, found.mean) == (1, 1.5)
+    assert summary(rows).groups[0].footnotes[found.notes[0] - 1] == "n/a for 1 of 2 seeds: it broke"
+
+
+def test_marks_are_in_every_format() -> None:
+    md, latex, csv_text = (tables.render(NEAR, form) for form in ("md", "latex", "csv"))
+    assert "| **−1.88** ± 0.85 |" in md
+    assert "−2.05 ± 0.73\\~ |" in md
+    assert "\\~ ties with the best" in md
+    assert r"$-$2.05 $\pm$ 0.73$^{\sim}$" in latex
+    assert [r["bound_mark"] for r in csv.DictReader(io.StringIO(csv_text))] == ["best", "tie", ""]
+    assert [r["marks"].get("bound", "") for r in tables.records(NEAR)] == ["best"] * 4 + ["tie"] * 4 + [""] * 4
+
+
+def test_an_untuned_table_says_so() -> None:
+    untuned = "no hyperparameter was tuned: one setting each"
+    assert untuned in summary([row("vae"), row("beta[beta=2]"), GAN]).groups[0].remarks
+    assert untuned not in summary([row("vae"), row("beta[beta=2]"), row("beta")]).groups[0].remarks
+
+
+def test_metrics_put_scores_into_words_and_a_broken_one_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(mean: float) -> str:
+        return f"at {mean:.1f}" if mean < 2 else ""
+
+    def broken(mean: float) -> str:
+        raise ValueError(mean)
+
+    for each, words in ((bound, told), (loss, broken), (rate, lambda mean: f"rate {mean:g}")):
+        monkeypatch.setitem(each.__dict__, "told", words)
+    rows = [*seeds("a", 1.0, 1.4), row("b", scores={"bound": 5.0, "loss": 1.0, "rate": 2.0}), row("c")]
+    assert summary(rows).groups[0].sentences == ("a: at 1.2", "b: rate 2")
+    assert "a: at 1.2  \nb: rate 2" in tables.render(rows, "md")
+
+
+# columns
+
+
+def test_names_choose_columns_in_reading_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row(scores={"bound": 1.0, "loss": 2.0, "rate": 3.0})]
+
+    def names(*chosen: str) -> list[str]:
+        return [c.name for c in summary(rows, chosen).groups[0].columns]
+
+    assert names("rate", "loss") == ["loss", "rate"]
+    assert names("-loss") == ["bound", "rate"]
+    assert names() == names("all") == ["bound", "loss", "rate"]
+    with pytest.raises(UnknownName, match="no metric called 'los'"):
+        names("los")
+    monkeypatch.setattr("bench.columns.MANY", 2)
+    assert names() == ["bound", "loss"]
+    assert summary(rows, ()).groups[0].unasked == ("rate",)
+    assert names("+rate", "-loss") == ["bound", "rate"]
+    assert [c.name for c in summary(rows).groups[0].columns] == names("all") == ["bound", "loss", "rate"]
 
 
 # rendered
