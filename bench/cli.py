@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from bench.errors import BenchError
-from bench.verbs import data, plugins, results, run, upkeep
+from bench.verbs import data, pareto, plugins, results, run, score, upkeep
 from bench.verbs.common import INTERRUPTED, STOPPED
 
 
@@ -40,8 +40,8 @@ def cli() -> None:
 
 
 for verb in (
-    run.run, plugins.list_, plugins.info, plugins.check, plugins.new, results.table, results.compare, data.data,
-    upkeep.explain, upkeep.verify, upkeep.gc, upkeep.merge,
+    run.run, score.score, plugins.list_, plugins.info, plugins.check, plugins.new, results.table, results.compare,
+    pareto.pareto, data.data, upkeep.explain, upkeep.verify, upkeep.gc, upkeep.merge,
 ):  # fmt: skip
     cli.add_command(verb)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -81,6 +82,20 @@ class Evaluator(Context):
                 except Exception as error:
                     warnings.warn(f"no evidence of {request}: {type(error).__name__}: {error}", stacklevel=2)
         return kept
+
+    def predict(self, metric: Metric) -> float | None:
+        """The seconds that a metric says it'll take; None where it doesn't say, or there's nothing to be scored."""
+        if metric.predicted is None:
+            return None
+        with torch.inference_mode(), seeded(0, self.device):
+            try:
+                seconds = float(metric.predicted(self))
+            except NotAvailable:
+                return None
+            except Exception as error:
+                warnings.warn(f"how long it takes isn't known: {type(error).__name__}: {error}", stacklevel=2)
+                return None
+        return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
     def score(self, metric: Metric) -> tuple[Score | NotAvailable, float]:
         """The metric's score or the reason why there is none, and the seconds that it took.

@@ -55,6 +55,7 @@ class Scoring:
 
     cell: str
     metric: str
+    seconds: float | None = None  #: what it'll take, where that may be long
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class RunEnded:
     folder: str
     rows: tuple[Row, ...]
     seconds: float
+    figure: str = ""  #: the file of the rate-distortion plane, where there is one
 
 
 Event = Preparing | RunStarted | CellStarted | Step | Scoring | CellEnded | Stopping | RunEnded

@@ -36,6 +36,8 @@ from bench.store import Run
 from bench.trainer import train
 from bench.variant import Variant
 
+DIED = "its process died while it was computed: "  #: how the reason begins where a metric did that
+
 
 class Stopped(BaseException):
     """The job was asked to stop, and has: what it had is in a checkpoint, or on disk."""
@@ -170,7 +172,7 @@ def _train(
     cost = costs(c.parameters, history, device)
     cost |= {"attempts": conduct.attempt, "resumed_from": resumed}
     cost["checkpoints_rejected"] = len(rejected)
-    row = replace(blank(c, "ok"), costs=cost, provenance=provenance(device, started))
+    origin, began = provenance(device, started), time.perf_counter()
     weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
     evidence: dict[str, Tensor] = {}
     pictures: dict[str, Image] = {}
@@ -180,6 +182,8 @@ def _train(
     except Exception:
         log(traceback.format_exc())
     finally:  # whatever becomes of the evidence, the weights are earned
+        cost["evidence_seconds"] = round(time.perf_counter() - began, 2)
+        row = replace(blank(c, "ok"), costs=cost, provenance=origin)
         store.write_done(row, weights, history.rows, evidence, pictures, conduct.said() + log.text)
     checkpoints.discard()
     return evaluator
@@ -246,10 +250,10 @@ def _score(
     evaluator.on_chunk = alive
     scores = store.read_scores(c.name, way)
     for name in wanted.keys() & dead.keys():
-        scores[name] = NotAvailable(f"its process died while it was computed: {dead[name]}", retry=True)
+        scores[name] = NotAvailable(f"{DIED}{dead[name]}", retry=True)
     for name in [n for n in wanted if n not in dead]:
         alive()
-        listener(ScoringEvent(c.name, name))
+        listener(ScoringEvent(c.name, name, evaluator.predict(wanted[name])))
         scores[name], seconds = evaluator.score(wanted[name])
         store.write_scores(c.name, way, _in_order(scores), {name: seconds})
     if wanted.keys() & dead.keys():

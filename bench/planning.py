@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from bench import data as datasets
+from bench.dataset import Data
 from bench.errors import PluginError, UsageError
 from bench.events import Listener, Preparing
 from bench.executor import EXECUTORS
@@ -238,7 +239,7 @@ def plan(
     if faults and all(c.state == "broken" or c.row.anchor for c in cells):
         raise next(iter(faults.values()))
     cells = cells if request.shard is None else _share(cells, *request.shard)
-    notes = []
+    notes = [] if request.scoring.split == "test" else [_on_validation(request, loaded, folder)]
     if len(request.seeds) == 1:
         notes.append("one seed shows no spread: a difference between two rows may be chance (--seeds 3 tells)")
     need = space([c for c in cells if c.state == "new"], request.jobs)
@@ -248,6 +249,14 @@ def plan(
             f"about {bytes_in_words(need)} to be written, and {bytes_in_words(free)} free: make room meanwhile"
         )
     return Plan(request, folder, tuple(cells), metrics, device, tuple(notes))
+
+
+def _on_validation(request: RunRequest, loaded: Sequence[Data], folder: Path) -> str:
+    """That nothing is scored on test images, why, and what does it."""
+    images = ", ".join(f"{len(data.test):,}{f' of {data.name}' if len(loaded) > 1 else ''}" for data in loaded)
+    why = "; this is a grid over hyperparameters" if tuned(request) else ""
+    then = f"`bench table {folder} --select val:{default('headline')}` scores the best settings on the test split"
+    return f"scored on {images} validation images, held out of the training split{why}: {then}"
 
 
 def space(cells: Sequence[PlannedCell], jobs: int) -> int:
@@ -289,7 +298,7 @@ def estimate(plan: Plan) -> float:
     seconds: dict[tuple[str, str], float] = {}
     total = 0.0
     for planned in plan.cells:
-        if planned.state == "new":
+        if planned.state == "new" and any(planned.row.steps):
             c = planned.todo
             key = (c.config.label, c.data.name)
             if key not in seconds:

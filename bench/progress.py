@@ -129,6 +129,10 @@ class Console:
             self._say(Text(f"{at}  {_terms(event.terms)}", "dim"))
 
     def _scoring(self, event: Scoring) -> None:
+        if event.seconds is not None:
+            started = self._at.get(event.cell)
+            name = f"{self._place()} {_name(started)}: " if started else ""
+            self._say(Text(f"{name}{event.metric} takes about {_time(event.seconds)}", "dim"))
         if self._live and event.cell in self._bars:
             self._live.update(self._bars[event.cell], where=f"scoring {event.metric}", terms="")
 
@@ -162,6 +166,8 @@ class Console:
                 Text(f"{_count(self._failed, 'cell')} of them without a result: --retry-failed tries again", "dim")
             )
         self._say(Text(f"{self._ended}/{self._cells} cells in {_time(event.seconds)}", "dim"))
+        if event.figure:
+            self._say(Text(f"rate-distortion figure in {event.figure}", "dim"))
 
     def _place(self) -> str:
         return f"[{self._ended + 1}/{self._cells}]"

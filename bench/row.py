@@ -46,6 +46,7 @@ class Row:
     scoring: Mapping[str, Any] = field(default_factory=dict)  #: the scoring protocol; empty before scoring
     scores: Mapping[str, Score | NotAvailable] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)  #: parameters, seconds, images_per_second, peak_mib, ...
+    seconds: Mapping[str, float] = field(default_factory=dict)  #: what each score took; shared evidence at the first
     provenance: Mapping[str, Any] = field(default_factory=dict)  #: versions, machine, device, threads, times
     cell: str = ""  #: name of its folder
 

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from bench import data as datasets
-from bench import tables
+from bench import ratedistortion, tables
 from bench.durable import TEMPORARY
 from bench.events import CellEnded, Listener, Preparing, RunEnded, RunStarted
 from bench.executor import EXECUTORS, Executor, Job
@@ -125,10 +125,10 @@ def run(request: RunRequest, listener: Listener = lambda _: None, local: Local |
                     if request.fail_fast and row.status not in ("ok", "skipped"):
                         break
             finally:
-                written.write()
+                figure = written.finish()
                 order = {c.name: i for i, c in enumerate(planned.cells)}
                 rows.sort(key=lambda row: order[row.cell])
-                listener(RunEnded(str(planned.folder), tuple(rows), time.perf_counter() - began))
+                listener(RunEnded(str(planned.folder), tuple(rows), time.perf_counter() - began, str(figure or "")))
             if signals.seen:
                 raise Interrupted(signals.seen[0], rows)
             return rows
@@ -147,10 +147,16 @@ class _Tables:
         if time.monotonic() >= self.next:
             self.write()
 
-    def write(self) -> None:
+    def write(self) -> list[Row]:
         began = time.monotonic()
-        tables.write(self.folder, self.store.rows())
+        rows = self.store.rows()
+        tables.write(self.folder, rows)
         self.next = time.monotonic() + 20 * (time.monotonic() - began)
+        return rows
+
+    def finish(self) -> Path | None:
+        """The last time: with the rate-distortion figure, if it's worth one."""
+        return ratedistortion.write_unasked(self.store, self.write())
 
 
 def threads_for(request: RunRequest) -> int:

@@ -238,8 +238,13 @@ class Run:
             path.parent.mkdir(exist_ok=True)
             write_json(path, {"scoring": dict(scoring), "scores": document, "seconds": dict(seconds)})
 
-    def row(self, cell: str) -> Row | None:
-        """The cell's row as it stands on disk; None where there is nothing yet."""
+    def row(self, cell: str, split: str | None = None) -> Row | None:
+        """The cell's row as it stands on disk; None where there is nothing yet.
+
+        Args:
+            split: show no scores but those on this split, 'test' or 'validation'. By default those that the run was
+                asked for, if there are such, else those that were written last.
+        """
         home = f"{self._cells}/{cell}"  # text, and no more calls than needed: a run may have 20,000 cells
         document = read_json_if_any(f"{home}/done/cell.json")
         if document is None:
@@ -247,16 +252,10 @@ class Run:
             return None if failure is None else _row_from(read_json(failure), cell)
         if os.access(f"{home}/different", os.F_OK):
             document["reason"] = "not deterministic: another attempt gave other weights (kept in different/)"
-        try:
-            names = [name for name in os.listdir(f"{home}/scores") if name.endswith(".json")]
-        except FileNotFoundError:
-            names = []
-        if names:
-            if len(names) > 1:
-                names.sort(key=lambda name: (os.stat(f"{home}/scores/{name}").st_mtime_ns, name))
-            scored = read_json(f"{home}/scores/{names[-1]}")
+        if (scored := self._shown(f"{home}/scores", split)) is not None:
             document["scoring"], document["scores"] = scored["scoring"], _Scores(scored["scores"])
-            document["costs"]["score_seconds"] = sum(scored.get("seconds", {}).values())
+            document["seconds"] = scored.get("seconds", {})
+            document["costs"]["score_seconds"] = sum(document["seconds"].values())
         return _row_from(document, cell)
 
     def names(self) -> list[str]:
@@ -279,6 +278,21 @@ class Run:
         return RunRequest.from_json(read_json(self.path / "run.json"))
 
     # on disk
+
+    def _shown(self, folder: str, split: str | None) -> dict[str, Any] | None:
+        """Of the ways in which a cell is scored the one that its row shows; None: in none, or not on `split`."""
+        try:
+            names = [name for name in os.listdir(folder) if name.endswith(".json")]
+        except FileNotFoundError:
+            return None
+        if len(names) > 1:
+            names.sort(key=lambda name: (os.stat(f"{folder}/{name}").st_mtime_ns, name), reverse=True)
+        found = [read_json(f"{folder}/{name}") for name in names]
+        if split is None and len(found) < 2:
+            return next(iter(found), None)
+        asked = split or (read_json_if_any(f"{self.path}/run.json") or {}).get("eval_split") or "test"
+        fitting = (document for document in found if document["scoring"].get("split", "test") == asked)
+        return next(fitting, found[0] if split is None else None)
 
     def _scores(self, cell: str, scoring: Mapping[str, Any]) -> Path:
         return self.cells / cell / "scores" / f"{digest(dict(scoring))[:12]}.json"
@@ -384,7 +398,7 @@ def _csv(history: list[dict[str, float]]) -> str:
     return text.getvalue()
 
 
-_LATER = ("scores", "scoring", "cell")
+_LATER = ("scores", "scoring", "seconds", "cell")
 
 
 def _cell_document(row: Row) -> dict[str, Any]:

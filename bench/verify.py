@@ -7,7 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,24 +101,34 @@ class Verifier:
         request = store.request() if store.exists() else RunRequest()
         try:
             device = device_of(row.provenance.get("device", "cpu"))
-            data = self._load(row, request)
+            data = self._load(row, request, row.scoring.get("split", "test"))
         except BenchError as error:
             found.unchecked.append(error.what)
             return found
         with _threads(row.provenance.get("threads")):
-            self._scores(store, row, data, device, found, say)
+            self._scores(store, row, request, device, found, say)
             if self.retrain:
                 _weights(store, row, data, device, found, say)
         return found
 
-    def _load(self, row: Row, request: RunRequest) -> Data:
-        key = (row.dataset, row.training.get("limit"), row.training.get("validation"), request.image_size)
+    def _load(self, row: Row, request: RunRequest, split: str = "test") -> Data:
+        """The data as they were when `split` was scored."""
+        limits = row.training.get("limit"), row.training.get("validation")
+        key = (row.dataset, *limits, request.image_size, split)
         if key not in self._data:
-            self._data = {key: data_of(row, request, self.data_root)}  # one at a time: they may be large
+            data = data_of(replace(row, scoring={**row.scoring, "split": split}), request, self.data_root)
+            kept = {k: d for k, d in self._data.items() if k[:-1] == key[:-1]}  # no others: they may be large
+            self._data = {**kept, key: data}
         return self._data[key]
 
     def _scores(
-        self, store: Run, row: Row, data: Data, device: torch.device, found: Finding, say: Callable[[str], None]
+        self,
+        store: Run,
+        row: Row,
+        request: RunRequest,
+        device: torch.device,
+        found: Finding,
+        say: Callable[[str], None],
     ) -> None:
         try:
             with warnings.catch_warnings(action="ignore"):  # that its source has changed is said below
@@ -135,6 +145,7 @@ class Verifier:
             if (scoring := _scoring(way)) is None:
                 found.unchecked.append(f"scores/{path.name}: scored by another version of the protocol")
                 continue
+            data = self._load(row, request, way.get("split", "test"))
             if (way.get("test"), way.get("source")) != (data.test.digest, data.source.digest):
                 found.unchecked.append(f"scores/{path.name}: scored on other images than {row.dataset} has here")
                 continue

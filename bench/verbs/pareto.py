@@ -1,0 +1,48 @@
+"""`bench pareto`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bench.verbs.common import print_json
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  bench pareto results/monday
+  bench pareto results/a results/b --out both.svg"""
+)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.svg",
+    help="Where the figure goes.  [default: of a single run, its own folder]",
+)
+@click.option("--json", "as_json", is_flag=True, help="The points as JSON, and nothing else on stdout.")
+def pareto(runs: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+    """Show which labels trade rate for distortion best, and draw them.
+
+    A label is dominated if another has no more rate, no more distortion, and less of one: means over seeds, on the
+    images that the run was asked to score. -ELBO = D + R, whatever was trained. Labels on different data, likelihoods
+    or protocols, and those that use labels, aren't held against each other.
+    """
+    from bench import console
+    from bench.locate import opened
+    from bench.ratedistortion import FIGURE, planes, table, write
+
+    stores = [opened(path) for path in runs]
+    found, without = planes([(run, run.rows()) for run in stores])
+    if as_json:
+        print_json({"planes": [plane.to_json() for plane in found], "without": without})
+    else:
+        for shown in table(found, without):
+            console.out().print(shown, soft_wrap=isinstance(shown, str))
+    path = out or (stores[0].path / FIGURE if len(stores) == 1 else None)
+    if path is not None:
+        drawn = write(path, found, without)
+        told = f"figure in {path}" if drawn else "no figure: no two labels with a bound can stand in one plane"
+        click.echo(told, err=True)
