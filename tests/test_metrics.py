@@ -21,7 +21,8 @@ from bench.evidence import BoundTerms, Generated, Indices
 from bench.images import Images
 from bench.measurement import METRICS, Context, Metric, Request, Score
 from bench.metrics import codes, latent, likelihood, modes, sharpness
-from bench.metrics.networks import Predictions, Trained
+from bench.metrics.histograms import divergence, expected_divergence, spread
+from bench.metrics.judge import Judge, TrainedJudge
 from bench.protocol import Scoring
 from bench.variant import Spec
 
@@ -415,12 +416,12 @@ def test_an_unfit_anchor_says_why() -> None:
 # --- modes ---
 
 
-def predictions(classes: Tensor, k: int, sure: float = 1.0) -> Predictions:
+def judged(classes: Tensor, k: int, sure: float = 1.0) -> Tensor:
     hot = nn.functional.one_hot(classes, k).double()
-    return Predictions(torch.zeros(len(classes), 64), sure * hot + (1 - sure) / (k - 1) * (1 - hot))
+    return sure * hot + (1 - sure) / (k - 1) * (1 - hot)
 
 
-TRAINED = Trained(nn.Identity(), "fd-v1-x", 0.97)  # type: ignore[arg-type]
+JUDGE = TrainedJudge(Judge((1, 2, 2), 2), "judge-v1-x", 0.97, 0.002)
 
 
 def test_a_class_is_reached_by_a_tenth_of_its_share() -> None:
@@ -437,12 +438,66 @@ def test_five_samples_at_least() -> None:
     assert modes.reached(torch.tensor([0] * 16 + [1] * 4), labels, 2).tolist() == [True, False]
 
 
-def test_modes_and_confidence_name_network_and_missing_classes() -> None:
+def test_modes_and_confidence_name_the_judge_and_missing_classes() -> None:
     real = images(torch.zeros(30, 1, 4, 4, dtype=torch.uint8), torch.arange(3).repeat(10), ("ant", "bee", "cat"))
-    seen = predictions(torch.arange(2).repeat(50), 3, sure=0.9)
-    score = modes.modes(seen, TRAINED, real)
+    seen = judged(torch.arange(2).repeat(50), 3, sure=0.9)
+    score = modes.modes(seen, JUDGE, real)
     assert score.value == pytest.approx(2 / 3)
     assert "cat" in score.note
     assert "97.0%" in score.note
-    assert modes.modes(predictions(torch.arange(3).repeat(50), 3), TRAINED, real).value == 1
-    assert modes.confidence(seen, TRAINED).value == pytest.approx(0.9)
+    assert modes.modes(judged(torch.arange(3).repeat(50), 3), JUDGE, real).value == 1
+    assert modes.confidence(seen, JUDGE).value == pytest.approx(0.9)
+
+
+TEN = tuple("abcdefghij")
+
+
+def of_classes(labels: Tensor, classes: tuple[str, ...] = TEN) -> Data:
+    split = images(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), labels, classes)
+    return data_of(split, split)
+
+
+def test_a_dropped_class_has_its_divergence() -> None:
+    """Nine of ten classes, evenly: ln(10/9), and nine modes."""
+    data, seen = of_classes(torch.arange(10).repeat(20)), judged(torch.arange(9).repeat(1_000), 10)
+    score = modes.class_kl(seen, JUDGE, data)
+    assert score.value == pytest.approx(math.log(10 / 9), abs=1e-12)
+    assert score.n == 9_000
+    assert modes.modes(seen, JUDGE, data.test).value == pytest.approx(0.9)
+    assert modes.class_kl(judged(torch.arange(10).repeat(5), 10), JUDGE, data).value == pytest.approx(0, abs=1e-12)
+
+
+def test_the_divergence_is_taken_to_the_training_classes() -> None:
+    data = of_classes(torch.tensor([0] * 90 + [1] * 10), ("a", "b"))
+    score = modes.class_kl(judged(torch.tensor([0] * 500 + [1] * 500), 2), JUDGE, data)
+    assert score.value == pytest.approx(0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1))
+    assert "expected 0.0005" in score.note
+    assert "0.002" in score.note
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_draws_from_the_training_classes_have_the_expected_divergence(even: bool) -> None:
+    prior = torch.full((10,), 0.1) if even else torch.arange(1.0, 11) / 55
+    drawn = torch.distributions.Multinomial(2_000, prior)
+    torch.manual_seed(0)
+    found = torch.tensor([divergence(drawn.sample(), prior) for _ in range(1_000)])
+    floor = expected_divergence(10, 2_000)
+    assert abs(found.mean() - floor) < 3 * found.std() / 1_000**0.5
+    assert spread((2_000 * prior).round(), prior) == pytest.approx(found.std().item(), rel=0.1)
+
+
+def test_the_error_of_a_divergence_is_its_scatter() -> None:
+    p, q = torch.arange(1.0, 11) / 55, torch.full((10,), 0.1)
+    torch.manual_seed(0)
+    draws = [torch.distributions.Multinomial(3_000, p).sample() for _ in range(1_000)]
+    found = torch.tensor([divergence(counts, q) for counts in draws])
+    assert spread(draws[0], q) == pytest.approx(found.std().item(), rel=0.1)
+
+
+def test_a_divergence_that_is_not_finite_is_not_available() -> None:
+    data = of_classes(torch.tensor([0, 1] * 10), ("a", "b", "c"))
+    assert modes.class_kl(judged(torch.tensor([0, 1] * 10), 3), JUDGE, data).value == pytest.approx(0, abs=1e-12)
+    with pytest.raises(NotAvailable, match="no training image has"):
+        modes.class_kl(judged(torch.tensor([0, 1, 2]), 3), JUDGE, data)
+    with pytest.raises(NotAvailable, match="one class"):
+        modes.class_kl(judged(torch.tensor([0, 0]), 2), JUDGE, of_classes(torch.zeros(9).long(), ("a", "b")))

@@ -49,7 +49,7 @@ def test_plugins_networks_and_the_type_marker_are_in(wheel: zipfile.ZipFile) -> 
         "bench/metrics/likelihood.py",
         "bench/py.typed",
     } <= names
-    assert sum(name.endswith(".safetensors") for name in names) == 3
+    assert sum(name.endswith(".safetensors") for name in names) == 6
     assert not any("tests" in name.split("/") for name in names)  # bench.testing is for authors
 
 

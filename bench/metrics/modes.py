@@ -1,14 +1,19 @@
-"""Which classes the samples reach, and how clearly, in the eyes of a classifier."""
+"""Which classes the samples reach, how evenly, and how clearly, in the eyes of the judge."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
-from bench.evidence import TestImages
+from bench.dataset import Data
+from bench.errors import NotAvailable
+from bench.evidence import TestImages, TheData
 from bench.images import Images
 from bench.measurement import Score, metric
-from bench.metrics.networks import FeatureNetwork, Predicted, Predictions, Trained
+from bench.metrics.histograms import divergence, expected_divergence, spread
+from bench.metrics.judge import Judged, TheJudge, TrainedJudge
 
 PART = 10  #: one part in ten of the samples that a class's real share would bring must be recognised as it
 LEAST = 5  #: and so many at least: one alone may be the classifier's error
@@ -26,27 +31,48 @@ def reached(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     return (enough & (drawn >= LEAST)) | (real == 0)
 
 
-@metric(Predicted("prior"), FeatureNetwork(), unit="probability", range=(0, 1))
-def confidence(predictions: Predictions, trained: Trained) -> Score:
+@metric(Judged("prior"), TheJudge(), unit="probability", range=(0, 1))
+def confidence(probabilities: Tensor, judge: TrainedJudge) -> Score:
     """Mean probability of the likeliest class over prior samples.
 
     Low for images between classes; high also for one image repeated, and often for what is far from all classes:
     no merit by itself.
     """
-    return Score.of(predictions.probabilities.max(1).values, trained.note)
+    return Score.of(probabilities.max(1).values, judge.note)
 
 
 @metric(
-    Predicted("prior"),
-    FeatureNetwork(),
+    Judged("prior"),
+    TheJudge(),
     TestImages(),
     unit="share of classes",
     direction="higher",
     range=(0, 1),
 )
-def modes(predictions: Predictions, trained: Trained, images: Images) -> Score:
+def modes(probabilities: Tensor, judge: TrainedJudge, images: Images) -> Score:
     """Share of the classes that prior samples reach, each by a tenth of its real share and by five."""
-    there = reached(predictions.probabilities.argmax(1), images.labels().cpu(), len(images.classes))
+    if not images.labelled:
+        raise NotAvailable("the test images have no labels")
+    there = reached(probabilities.argmax(1), images.labels().cpu(), len(images.classes))
     missing = ", ".join(name for name, ok in zip(images.classes, there.tolist(), strict=True) if not ok)
-    note = f"never or hardly: {missing}; {trained.note}" if missing else trained.note
-    return Score(there.double().mean().item(), len(predictions.probabilities), note=note)
+    note = f"never or hardly: {missing}; {judge.note}" if missing else judge.note
+    return Score(there.double().mean().item(), len(probabilities), note=note)
+
+
+@metric(Judged("prior"), TheJudge(), TheData(), unit="nats", direction="lower", range=(0, math.inf))
+def class_kl(probabilities: Tensor, judge: TrainedJudge, data: Data) -> Score:
+    """KL(classes of prior samples || classes of training images), from the judge's histogram of samples.
+
+    A perfect sampler's N draws come to (K - 1) / 2N, and the judge's own errors move the histogram, too: the note has
+    both, and neither is subtracted.
+    """
+    classes = len(data.source.classes)
+    drawn = torch.bincount(probabilities.argmax(1), minlength=classes)
+    real = torch.bincount(data.train.labels().cpu(), minlength=classes)
+    if int((real > 0).sum()) < 2:
+        raise NotAvailable("the training images are of one class")
+    if bool((drawn[real == 0] > 0).any()):
+        raise NotAvailable("samples are taken for a class that no training image has: the divergence isn't finite")
+    floor = expected_divergence(int((real > 0).sum()), len(probabilities))
+    note = f"a perfect sampler's expected {floor:.2g}; the judge's errors alone come to {judge.error:.2g}; {judge.note}"
+    return Score(divergence(drawn, real), len(probabilities), spread(drawn, real), note)

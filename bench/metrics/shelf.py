@@ -1,0 +1,61 @@
+"""A shelf of trained networks: files whose names say what they were trained on and what they hold.
+
+    <kind>-v<version>-<digest of the training split>-<sha256 of the file>.safetensors
+
+digest and hash shortened to 12 digits, so that a name stands for one network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from bench.metrics.cache import save_tensors
+from bench.protocol import canonical
+
+
+def put(folder: Path, prefix: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:
+    """Write a network under the name that `prefix` and its bytes make.
+
+    Raises:
+        OSError: the folder can't be written.
+    """
+    draft = folder / f".{prefix}-{os.getpid()}"
+    # one entry: safetensors writes several in no fixed order, and equal networks shall have equal bytes
+    save_tensors(draft, tensors, {"about": canonical(dict(about))})
+    path = folder / f"{prefix}-{_sha256(draft)[:12]}.safetensors"
+    draft.replace(path)
+    return path
+
+
+def take(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors at `path` and what is known about them, checked against the hash in its name.
+
+    Raises:
+        ValueError: the file isn't the one that it's named for.
+    """
+    if _sha256(path)[:12] != path.name.removesuffix(".safetensors").rpartition("-")[2]:
+        raise ValueError(f"{path} isn't the file that its name says")
+    try:
+        with torch.inference_mode(False), safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in list(file.keys())}, json.loads(file.metadata()["about"])
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no network: {error}") from error
+
+
+def every(folder: Path, prefix: str) -> list[Path]:
+    """What stands in `folder` under `prefix`, in a fixed order."""
+    return sorted(folder.glob(f"{prefix}-*.safetensors"))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,77 @@
+"""`fd` within each class: whether the images of a class are varied and right, and not only the classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.dataset import Data
+from bench.errors import NotAvailable
+from bench.evidence import TheData
+from bench.measurement import Context, Request, Score, metric
+from bench.metrics.conditional import AskedLabels
+from bench.metrics.gaussians import Gaussian, frechet_distance
+from bench.metrics.judge import Judged
+from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Predictions, Trained, unseen
+
+PER_DIMENSION = 5  #: images a feature, at least, behind each class's covariance
+
+
+@dataclass(frozen=True)
+class SampleClasses(Request[Tensor]):
+    """The class of each prior sample: the one that it was asked for, or the judge's: (n,) int64."""
+
+    def resolve(self, context: Context) -> Tensor:
+        if context.model.uses_labels:
+            return context.get(AskedLabels())
+        return context.get(Judged("prior")).argmax(1)
+
+
+def mean_distance(features: Tensor, classes: Tensor, real: Tensor, labels: Tensor, names: tuple[str, ...]) -> float:
+    """Mean over classes of the Fréchet distance between features (N, d) and `real` ones (M, d), weighted by real share.
+
+    Raises:
+        NotAvailable: a class that has real images has too few of either for a covariance.
+    """
+    least, total = PER_DIMENSION * real.shape[1], 0.0
+    for c in torch.unique(labels).tolist():
+        own, others = features[classes == c], real[labels == c]
+        for count, what in ((len(others), "test images"), (len(own), "samples")):
+            if count < least:
+                raise NotAvailable(
+                    f"{real.shape[1]} features need {least} {what} of each class: {names[c]} has {count}"
+                )
+        total += len(others) / len(real) * frechet_distance(Gaussian.of(own), Gaussian.of(others))
+    return total
+
+
+@metric(
+    FeatureNetwork(),
+    Predicted("prior"),
+    SampleClasses(),
+    PredictedReal("test"),
+    PredictedReal("train"),
+    TheData(),
+    unit="FD",
+    direction="lower",
+)
+def fd_within(
+    trained: Trained, samples: Predictions, classes: Tensor, test: Predictions, train: Predictions, data: Data
+) -> Score:
+    """Fréchet distance of prior samples to test images of the same class, averaged over classes by their real share.
+
+    A sample's class is the one that it was asked for; without such, the judge's. Features, units and bias of finite
+    samples are `fd`'s, with fewer images each: it compares rows of one dataset, and not with `fd`.
+    (Class-aware Fréchet distance of Liu et al. 2018, without its term for missing classes: see `modes`, `class_kl`.)
+    """
+    labels, names = data.test.labels().cpu(), data.test.classes
+    value = mean_distance(samples.features, classes, test.features, labels, names)
+    note = trained.note
+    try:
+        floor = mean_distance(train.features, unseen(data).labels().cpu(), test.features, labels, names)
+        note += f"; unseen training images, by their labels, come to {floor:.3g}"
+    except NotAvailable:
+        note += "; too few other real images for a floor"
+    return Score(value, len(samples.features), note=note)
