@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,17 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
 
 from bench.dataset import DATASETS, Data
 from bench.errors import NotAvailable
 from bench.evidence import Generated
-from bench.images import Images
-from bench.metrics import networks
+from bench.images import Images, to_float, to_uint8
+from bench.metrics import classifier, networks
 from bench.metrics.classifier import FEATURES, Classifier, _shift, accuracy, halves, predict, train
-from bench.metrics.networks import SHIPPED, FeatureNetwork, Predicted, find, load, save
+from bench.metrics.gaussians import Gaussian, frechet_distance
+from bench.metrics.kernel import kernel_distance
+from bench.metrics.networks import SHIPPED, FeatureNetwork, Predicted, PredictedReal, find, load, save, unseen
 
 from .test_metrics import Bare
 
@@ -112,6 +116,30 @@ def test_no_image_depends_on_its_neighbours() -> None:
     torch.testing.assert_close(together[500:501], alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("at_once", [1, 7, 64])
+def test_no_batch_size_changes_features(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, pixels = train(toy(), steps=3), torch.randint(0, 256, (130, 1, 8, 8), dtype=torch.uint8)
+    single, double = predict(network, pixels, "cpu")[0], predict(network.double(), pixels, "cpu")[0]
+    monkeypatch.setattr(classifier, "AT_ONCE", at_once)
+    torch.testing.assert_close(predict(network, pixels, "cpu")[0], double, atol=1e-10, rtol=0)
+    torch.testing.assert_close(predict(network.float(), pixels, "cpu")[0], single, atol=1e-5, rtol=1e-5)
+
+
+def test_a_network_in_training_mode_predicts_as_ever_and_learns_nothing() -> None:
+    """Features of one that a caller has left in training mode; torchmetrics would move its batch statistics."""
+    network, pixels = train(toy(), steps=3), torch.randint(0, 256, (130, 1, 8, 8), dtype=torch.uint8)
+    before, features = {k: v.clone() for k, v in network.state_dict().items()}, predict(network, pixels, "cpu")[0]
+    assert torch.equal(predict(network.train(), pixels, "cpu")[0], features)
+    assert not network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_another_replicate_is_another_network() -> None:
+    one, same, other = (train(toy(), steps=2, replicate=r).head.weight for r in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
 def test_shifts_move_an_image_and_continue_its_border() -> None:
     image = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8)
     shifted = _shift(image.expand(200, -1, -1, -1), torch.Generator().manual_seed(0))
@@ -174,6 +202,28 @@ def test_a_damaged_shipped_network_is_not_replaced_in_silence(
     assert not quick
 
 
+def test_images_that_are_all_the_same_have_no_classifier(tmp_path: Path, quick: list[int]) -> None:
+    flat = Images(torch.full((160, 1, 8, 8), 7, dtype=torch.uint8), toy().labels(), CLASSES)
+    with pytest.raises(NotAvailable, match="all the same"):
+        context(flat, tmp_path).get(FeatureNetwork())
+    assert not quick
+
+
+def test_real_images_are_predicted_once(tmp_path: Path, quick: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    source, test = toy(), toy(80, seed=1)
+    first = context(source, tmp_path, test)
+    seen = {split: first.get(PredictedReal(split)) for split in ("test", "train")}
+    network = first.get(FeatureNetwork()).network
+    torch.testing.assert_close(seen["test"].features, predict(network, test, "cpu")[0])
+    torch.testing.assert_close(seen["train"].probabilities, predict(network, unseen(first.data), "cpu")[1])
+    monkeypatch.setattr(networks, "predict", lambda *_: pytest.fail("predicted again"))
+    again = context(source, tmp_path, test)
+    for split, predictions in seen.items():
+        kept = again.get(PredictedReal(split))
+        assert torch.equal(kept.features, predictions.features)
+        assert torch.equal(kept.probabilities, predictions.probabilities)
+
+
 def test_labels_of_two_classes_are_needed(tmp_path: Path) -> None:
     pixels = toy().take(torch.arange(160))
     with pytest.raises(NotAvailable, match="labels"):
@@ -197,7 +247,7 @@ def test_samples_are_predicted_as_images_are(tmp_path: Path, quick: list[int]) -
 
 
 def shipped() -> list[Path]:
-    return sorted(SHIPPED.glob("*.safetensors"))
+    return sorted(SHIPPED.glob("fd-*.safetensors"))
 
 
 def test_three_networks_are_shipped_whole_and_small() -> None:
@@ -220,3 +270,43 @@ def test_shipped_networks_recognise_test_images(name: str, least: float) -> None
     measured = accuracy(trained.network, splits.test)
     assert measured >= least
     assert measured == pytest.approx(trained.accuracy, abs=2e-4)
+
+
+DISTURBANCES = {
+    "blur": (1.0, 2.0, 4.0),
+    "noise": (0.25, 0.5, 0.75),
+    "salt and pepper": (0.1, 0.2, 0.3),
+    "strangers": (0.25, 0.5, 0.75),
+}
+
+
+def worse(kind: str, strength: float, x: Tensor) -> Tensor:
+    """Images (N, C, H, W) in [0, 1] made worse, as uint8."""
+    generator = torch.Generator().manual_seed(0)
+    if kind == "blur":
+        x = gaussian_blur(x, [2 * round(3 * strength) + 1] * 2, strength)
+    elif kind == "noise":
+        x = (1 - strength) * x + strength * torch.rand(x.shape, generator=generator)
+    elif kind == "salt and pepper":
+        hit = torch.rand(x.shape, generator=generator) < strength
+        x = torch.where(hit, torch.randint(2, x.shape, generator=generator), x)
+    elif kind == "strangers":
+        x = torch.cat([1 - x[: round(strength * len(x))].flip(2), x[round(strength * len(x)) :]])
+    return to_uint8(x)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion"])
+def test_distances_rise_with_each_disturbance_of_real_images(name: str, request: pytest.FixtureRequest) -> None:
+    """Strictly, by every step, for the shipped networks: Heusel et al. 2017, figure 3."""
+    data: Data = request.getfixturevalue(name)
+    trained = find(data.source, SHIPPED)
+    assert trained is not None
+    network, real = trained.network, to_float(unseen(data).take(torch.arange(500)))
+    test, _ = predict(network, data.test.subset(torch.arange(0, 10_000, 10)), "cpu")
+    reference = Gaussian.of(test)
+    undisturbed, _ = predict(network, to_uint8(real), "cpu")
+    for kind, strengths in DISTURBANCES.items():
+        found = [undisturbed, *(predict(network, worse(kind, s, real), "cpu")[0] for s in strengths)]
+        fds = [frechet_distance(Gaussian.of(f), reference) for f in found]
+        kds = [kernel_distance(f, test)[0] for f in found]
+        assert all(a < b for distances in (fds, kds) for a, b in pairwise(distances)), (kind, fds, kds)
