@@ -9,6 +9,7 @@ import torch
 from bench import Decodes, Encodes, Images, Spec, Stage, Tensor, Variant, to_float
 
 HALVINGS = 60  #: of an interval of raw outputs
+LIMIT = 100.0  #: of raw outputs: a continuous Bernoulli would charge a pixel that was always dark millions of nats
 SEEN = 1_000  #: images that a scale is fitted on: its error is far below the bound's own
 
 
@@ -57,7 +58,7 @@ class MeanImage(Variant):
 
     def outputs(self, mean: Tensor) -> Tensor:
         """Where the likelihood's location, which rises with its raw output, is `mean`: by halving the interval."""
-        low, high = torch.full_like(mean, -100), torch.full_like(mean, 100)
+        low, high = torch.full_like(mean, -LIMIT), torch.full_like(mean, LIMIT)
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             below = self.likelihood.location(middle) < mean
