@@ -84,8 +84,8 @@ class Evaluator(Context):
         return kept
 
     def predict(self, metric: Metric) -> float | None:
-        """The seconds that a metric says it'll take; None where it doesn't say, or there's nothing to be scored."""
-        if metric.predicted is None:
+        """The seconds that a metric says it'll take; None where it doesn't say, or has all its evidence, or none."""
+        if metric.predicted is None or all(need in self._known for need in metric.needs):
             return None
         with torch.inference_mode(), seeded(0, self.device):
             try:

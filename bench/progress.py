@@ -29,6 +29,7 @@ class Console:
         self._seen: dict[str, int] = {}
         self._cells = self._ended = self._reused = self._failed = 0
         self._what = ""
+        self._foretold: set[tuple[str, str, str]] = set()
 
     def __call__(self, event: Event) -> None:
         from bench.events import CellEnded, CellStarted, Preparing, RunEnded, RunStarted, Scoring, Step, Stopping
@@ -129,12 +130,19 @@ class Console:
             self._say(Text(f"{at}  {_terms(event.terms)}", "dim"))
 
     def _scoring(self, event: Scoring) -> None:
-        if event.seconds is not None:
-            started = self._at.get(event.cell)
-            name = f"{self._place()} {_name(started)}: " if started else ""
-            self._say(Text(f"{name}{event.metric} takes about {_time(event.seconds)}", "dim"))
+        self._foretell(event)
         if self._live and event.cell in self._bars:
             self._live.update(self._bars[event.cell], where=f"scoring {event.metric}", terms="")
+
+    def _foretell(self, event: Scoring) -> None:
+        """Say how long a metric will take, once for all seeds of a label."""
+        started = self._at.get(event.cell)
+        whose = (started.label, started.dataset) if started else ("", "")
+        if event.seconds is None or event.seconds < 1 or (*whose, event.metric) in self._foretold:
+            return
+        self._foretold.add((*whose, event.metric))
+        name = f"{self._place()} {_name(started)}: " if started else ""
+        self._say(Text(f"{name}{event.metric} takes about {_time(event.seconds)}", "dim"))
 
     def _cell_ended(self, event: CellEnded) -> None:
         self._ended += 1

@@ -6,6 +6,7 @@ L_K(x) = log 1/K sum_k p(x, z_k) / q(z_k|x),   z_k ~ q(z|x),   ELBO = L_1 <= L_K
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,7 +68,20 @@ class Weighing(Request[Weighed]):
         return Weighed(*map(torch.cat, zip(*found, strict=True)))
 
 
-@metric(Weighing(), unit="nats/image", direction="lower")
+def _seconds(context: Context) -> float:
+    """What the weights will take, by the second of two blocks: the first one warms up."""
+    model, scoring = require(context.model, abilities.Weighs), context.scoring
+    where = positions(context.data.test, scoring.nll_images)
+    block = min(max(1, AT_ONCE // scoring.chunk), scoring.nll_samples)
+    x = to_float(context.data.test.take(where[: scoring.chunk], context.device))
+    y = torch.full((len(x),), -1, device=context.device)
+    model.log_weights(x, y, block)
+    began = time.perf_counter()
+    model.log_weights(x, y, block).cpu()
+    return (time.perf_counter() - began) * len(where) / len(x) * scoring.nll_samples / block
+
+
+@metric(Weighing(), unit="nats/image", direction="lower", predicted=_seconds)
 def nll(weights: Weighed) -> Score:
     """-L_K, an upper bound on -log p(x) that tightens with K: importance weighting with K draws from q(z|x).
 
