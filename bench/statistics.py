@@ -99,8 +99,10 @@ def _finite(value: float) -> float | None:
 def _subsets(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Sums and sizes of subsets, the empty one first: all of them, or random ones of many values."""
     if len(values) > ENUMERATED:
-        chosen = _drawn(len(values))
-        return chosen @ values, chosen.sum(1)
+        drawn, n = _drawn(len(values)), len(values)
+        blocks = (np.unpackbits(drawn[i : i + 5_000], axis=1, count=n).astype(float) for i in range(0, DRAWS, 5_000))
+        pairs = [(block @ values, block.sum(1)) for block in blocks]
+        return np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
     sums, sizes = np.zeros(1), np.zeros(1)
     for value in values:
         sums, sizes = np.concatenate([sums, sums + value]), np.concatenate([sizes, sizes + 1])
@@ -108,10 +110,11 @@ def _subsets(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 @lru_cache(maxsize=1)
-def _drawn(n: int) -> NDArray[Any]:
-    chosen: NDArray[Any] = (np.random.default_rng(0).random((DRAWS, n)) < 0.5).astype(float)
-    chosen[0] = 0
-    return chosen
+def _drawn(n: int) -> NDArray[np.uint8]:
+    """Subsets of n, a bit for each member."""
+    bits = np.random.default_rng(0).integers(0, 256, (DRAWS, -(-n // 8)), np.uint8)
+    bits[0] = 0
+    return bits
 
 
 def detectable(sd: float, n: int) -> float:
