@@ -54,16 +54,20 @@ def print_error(error: BenchError, console: rich_console.Console | None = None) 
 
 
 def summary(
-    rows: Iterable[Row], folder: str = "", console: rich_console.Console | None = None, metrics: Sequence[str] = ()
+    rows: Iterable[Row],
+    folder: str = "",
+    console: rich_console.Console | None = None,
+    metrics: Sequence[str] = (),
+    tuning: Sequence[str] | None = None,
 ) -> None:
     """Print a table for each dataset, the reasons for what is missing, and where the results lie.
 
-    `metrics` are the columns, as `bench.columns.chosen` takes them; by default, of many the merits and the headline's.
+    `metrics` and `tuning` are `bench.summary.summary`'s; by default, of many columns the merits and the headline's.
     """
     from bench.summary import summary as summarise
 
     console = console or out()
-    for group in summarise(rows, metrics).groups:
+    for group in summarise(rows, metrics, tuning).groups:
         _print_group(group, console)
     if folder:
         console.print(Text.assemble(("results  ", "dim"), folder), soft_wrap=True)

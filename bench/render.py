@@ -16,12 +16,17 @@ LEGEND = "best of its block: equal backbone, latent size, likelihood, use of lab
 TIES = "ties with the best: paired by seed, no significant difference at 5 % (Holm's correction over its column)"
 
 
-def render(rows: Iterable[Row], format: Format, metrics: Sequence[str] | None = None) -> str:
+def render(
+    rows: Iterable[Row],
+    format: Format,
+    metrics: Sequence[str] | None = None,
+    tuning: Sequence[str] | None = None,
+) -> str:
     """`rows`, aggregated over seeds, as `format`: mean ± standard deviation, and the number of seeds.
 
-    `metrics` are the columns, as `bench.columns.chosen` takes them; None is all.
+    `metrics` and `tuning` are `bench.summary.summary`'s.
     """
-    found = summary(rows, metrics)
+    found = summary(rows, metrics, tuning)
     if format == "csv":
         return _csv(found.groups)
     return "\n".join((_markdown if format == "md" else _latex)(group) for group in found.groups)

@@ -139,11 +139,12 @@ class Summary:
     groups: tuple[Group, ...]
 
 
-def summary(rows: Iterable[Row], metrics: Sequence[str] | None = None) -> Summary:
+def summary(rows: Iterable[Row], metrics: Sequence[str] | None = None, tuning: Sequence[str] | None = None) -> Summary:
     """Aggregate over seeds. Datasets and lines keep the order of `rows`; the baseline comes last.
 
     Args:
         metrics: the columns, as `bench.columns.chosen` takes them; None is all.
+        tuning: how the rows' settings were chosen; None says that nothing was tuned where `rows` look like it.
 
     Raises:
         UnknownName: there is no such metric.
@@ -152,7 +153,10 @@ def summary(rows: Iterable[Row], metrics: Sequence[str] | None = None) -> Summar
     found = reading_order(columns(rows))
     table = list(zip(rows, scores(rows, found), strict=True))
     datasets = dict.fromkeys(row.dataset for row in rows)
-    return Summary(tuple(_group(d, [t for t in table if t[0].dataset == d], found, metrics) for d in datasets))
+    if tuning is None:
+        tuning = [UNTUNED] if _untuned(rows) else []
+    groups = (_group(d, [t for t in table if t[0].dataset == d], found, metrics, tuning) for d in datasets)
+    return Summary(tuple(groups))
 
 
 def steps(row: Row) -> str:
@@ -193,7 +197,13 @@ def _comparable(row: Row) -> Hashable:
     return (*row.block, canonical([dict(row.training), dict(row.scoring), dict(row.data)]))
 
 
-def _group(dataset: str, table: Sequence[tuple[Row, Scores]], found: Sequence[Column], metrics: Sequence[str]) -> Group:
+def _group(
+    dataset: str,
+    table: Sequence[tuple[Row, Scores]],
+    found: Sequence[Column],
+    metrics: Sequence[str],
+    tuning: Sequence[str],
+) -> Group:
     drafts, repeated = _drafts(table)
     scored = [c for c in found if any(draft.values(c.name) for draft in drafts)]
     shown = chosen(scored, metrics)
@@ -215,8 +225,7 @@ def _group(dataset: str, table: Sequence[tuple[Row, Scores]], found: Sequence[Co
     heads = {name: notes(texts) for name, texts in common.items()}
     lines = [line for block in made for line in block.lines]
     seeds = tuple(sorted({row.seed for row, _ in table}))
-    remarks = [*_spread(len(seeds)), *_unsaid(ranks.values(), len(seeds))]
-    remarks += [UNTUNED] if _untuned([row for row, _ in table]) else []
+    remarks = [*_spread(len(seeds)), *_unsaid(ranks.values(), len(seeds)), *tuning]
     if repeated:
         remarks.append(f"found more than once, counted once: {', '.join(repeated)}")
     empty = [c for c in chosen(found, metrics) if c not in scored]

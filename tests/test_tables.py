@@ -387,6 +387,8 @@ def test_an_untuned_table_says_so() -> None:
     untuned = "no hyperparameter was tuned: one setting each"
     assert untuned in summary([row("vae"), row("beta[beta=2]"), GAN]).groups[0].remarks
     assert untuned not in summary([row("vae"), row("beta[beta=2]"), row("beta")]).groups[0].remarks
+    (group,) = summary([row("vae")], tuning=["vae: best of 3 settings"]).groups
+    assert group.remarks[1:] == ("vae: best of 3 settings",)
 
 
 def test_metrics_put_scores_into_words_and_a_broken_one_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
