@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from PIL import Image
 
 from bench.data import load, parse
 from bench.dataset import DATASETS, Data, Dataset, Splits
-from bench.errors import BenchError, DataError
+from bench.errors import BenchError, DataError, UsageError
 from bench.images import Images
 
 Random = np.random.Generator
@@ -149,6 +150,96 @@ def test_idx_files_are_read_in_either_form(random: Random, tmp_path: Path, name:
     assert same(found.test, arrays["t10k-images-idx3-ubyte"][:, None])
     assert found.train.labels().tolist() == arrays["train-labels-idx1-ubyte"].tolist()
     assert len(found.train.classes) == 10
+
+
+def all_of(root: Path, text: str) -> Data:
+    return load(text, root, download=False)
+
+
+def test_static_binarisation_is_one_draw_by_a_fixed_seed(random: Random, tmp_path: Path) -> None:
+    """Black or white, the same each time, and white as often as the grey levels say."""
+    grey = mnist_like(random, tmp_path, "MNIST/raw", ("train", "t10k"), pack=False)
+    state = torch.get_rng_state()
+    first, again = (all_of(tmp_path, "mnist[binary=static]") for _ in range(2))
+    assert torch.equal(state, torch.get_rng_state())
+    for split, name in (("train", "train"), ("test", "t10k")):
+        images, levels = getattr(first, split), torch.as_tensor(grey[f"{name}-images-idx3-ubyte"])[:, None]
+        assert images.digest == getattr(again, split).digest
+        assert not images.redrawn
+        x = pixels(images).double() / 255
+        assert set(x.unique().tolist()) == {0, 1}
+        p = levels.double() / 255
+        assert ((x == p) | ((p > 0) & (p < 1))).all(), "black stays black and white white"
+        deviation = (x - p).sum() / (p * (1 - p)).sum().sqrt()
+        assert abs(deviation) < 4
+        assert images.labels().tolist() == grey[f"{name}-labels-idx1-ubyte"].tolist()
+
+
+def test_dynamic_binarisation_draws_what_is_trained_on_anew(random: Random, tmp_path: Path) -> None:
+    mnist_like(random, tmp_path, "KMNIST/raw", ("train", "t10k"), pack=False)
+    static, dynamic = (all_of(tmp_path, f"kmnist[binary={kind}]") for kind in ("static", "dynamic"))
+    assert dynamic.train.redrawn
+    assert not torch.equal(pixels(dynamic.train), pixels(dynamic.train))
+    assert set(pixels(dynamic.train).unique().tolist()) == {0, 255}
+    assert dynamic.test.digest == static.test.digest, "both are scored on the same images"
+    assert dynamic.train.digest != static.train.digest
+
+
+def test_a_dropped_class_is_an_outlier_and_the_others_move_up(random: Random, tmp_path: Path) -> None:
+    arrays = mnist_like(random, tmp_path, "FashionMNIST/raw", ("train", "t10k"), pack=False)
+    labels = {split: np.arange(n) % 10 for split, n in (("train", 12), ("t10k", 5))}
+    for split, y in labels.items():
+        write(tmp_path / f"FashionMNIST/raw/{split}-labels-idx1-ubyte", idx(y))
+    whole, found = all_of(tmp_path, "fashion"), all_of(tmp_path, "fashion[drop=1-3]")
+    assert whole.outliers is None
+    assert found.train.classes == tuple(c for c in whole.train.classes if c not in ("Trouser", "Dress"))
+    for split, images in (("train", found.train), ("t10k", found.test)):
+        keep = ~np.isin(labels[split], (1, 3))
+        assert same(images, arrays[f"{split}-images-idx3-ubyte"][keep][:, None])
+        names = [images.classes[i] for i in images.labels().tolist()]
+        assert names == [whole.train.classes[i] for i in labels[split][keep]]
+    assert found.outliers is not None
+    assert same(found.outliers, arrays["t10k-images-idx3-ubyte"][[1, 3]][:, None])
+    binary = all_of(tmp_path, "fashion[drop=1-3,binary=dynamic]")
+    assert (len(binary.train), len(binary.test)) == (len(found.train), len(found.test))
+    assert binary.train.redrawn
+    assert binary.outliers is not None
+    assert not binary.outliers.redrawn
+    assert set(pixels(binary.outliers).unique().tolist()) == {0, 255}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mnist[drop=10]", "no class 10"),
+        ("emnist[drop=46-47]", "no class 47"),
+        ("mnist[drop=0-1-2-3-4-5-6-7-8-9]", "leaves no class"),
+        ("mnist[drop=-1]", "isn't a value"),
+        ("mnist[drop=three]", "isn't a value"),
+        ("fashion[binary=larochelle]", "'none' or 'static' or 'dynamic'"),
+    ],
+)
+def test_what_cannot_be_dropped_or_drawn_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse(text)
+    assert message in screen(refused)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("mnist", {"binary": "static"}), ("fashion", {"binary": "dynamic", "drop": (3,)})]
+)
+def test_the_options_keep_the_contract_of_a_dataset(
+    random: Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any]
+) -> None:
+    from bench.testing.datasets import suite
+
+    cls = DATASETS.load(name)
+    mnist_like(random, tmp_path, cls.folder, ("train", "t10k"), pack=False)  # type: ignore[attr-defined]
+    for split, n in (("train", 12), ("t10k", 5)):
+        write(tmp_path / cls.folder / f"{split}-labels-idx1-ubyte", idx(np.arange(n) % 10))  # type: ignore[attr-defined]
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path))
+    for check in suite(cls, options):
+        check()
 
 
 def _labels(count: int) -> np.ndarray:

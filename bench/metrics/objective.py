@@ -4,27 +4,35 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.errors import NotAvailable
 from bench.evidence import positions
 from bench.images import to_float
 from bench.measurement import Context, Request, Score, metric
-from bench.variant import Batch, Loss
+from bench.variant import Batch, Phase
 
 IMAGES = 128
 
 
+class Weight(NamedTuple):
+    """A ratio of two derivatives, and the number of images that they are of."""
+
+    ratio: float
+    images: int
+
+
 @dataclass(frozen=True)
-class KLWeight(Request[Tensor]):
-    """(d loss / d kl) / (d loss / d rec) on training images at the end of a stage: 0-d.
+class KLWeight(Request[Weight]):
+    """(d loss / d kl) / (d loss / d rec) on training images at the end of a stage.
 
     Of the last loss that is made of both terms. Differentiated on a copy: the model stays as it is.
     """
 
-    def resolve(self, context: Context) -> Tensor:
+    def resolve(self, context: Context) -> Weight:
         train = context.data.train
         where = positions(train, IMAGES)
         part = next(iter(context.chunks(len(where), "objective")))
@@ -34,24 +42,30 @@ class KLWeight(Request[Tensor]):
             batch = Batch(x, train.labels(index, context.device), index, torch.ones((), device=context.device))
             for stage in reversed(deepcopy(context.model).stages()):
                 for phase in stage.phases:
-                    if (weight := _ratio(phase.loss(batch))) is not None:
-                        return weight
+                    if (ratio := _ratio(phase, batch)) is not None:
+                        return Weight(ratio.item(), len(x))
         raise NotAvailable("none of its losses is made of the terms `rec` and `kl`")
 
 
-def _ratio(returned: Loss) -> Tensor | None:
-    loss, terms = returned
+def _ratio(phase: Phase, batch: Batch) -> Tensor | None:
+    loss, terms = phase.loss(batch)
     if not {"rec", "kl"} <= terms.keys() or not all(t.requires_grad for t in (loss, terms["rec"], terms["kl"])):
         return None
-    by_rec, by_kl = torch.autograd.grad(loss, (terms["rec"], terms["kl"]), allow_unused=True)
-    return None if by_rec is None or by_kl is None or by_rec == 0 else by_kl / by_rec
+    by_rec, by_kl = torch.autograd.grad(loss, (terms["rec"], terms["kl"]), allow_unused=True, retain_graph=True)
+    if by_rec is None or by_kl is None or by_rec == 0:
+        return None
+    moves = [p for m in phase.moves for p in (m.parameters() if isinstance(m, nn.Module) else (m,))]
+    moved = [p for p in moves if p.requires_grad]
+    if moved and all(g is None for g in torch.autograd.grad(terms["kl"], moved, allow_unused=True)):
+        return None  # it fits something else, such as the likelihood's scale
+    return by_kl / by_rec
 
 
 @metric(KLWeight(), unit="weight")
-def beta_eff(weight: Tensor) -> Score:
+def beta_eff(weight: Weight) -> Score:
     """Effective weight of the KL against the reconstruction, both in nats per image, in what was descended.
 
     Of the objective at the end of training, so behind any warm-up: 1 is the ELBO itself, beta that of a beta-VAE, the
     slope where the KL enters otherwise. Differentiated, not declared.
     """
-    return Score(weight.item(), IMAGES)
+    return Score(weight.ratio, weight.images)
