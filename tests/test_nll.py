@@ -312,8 +312,8 @@ def test_a_model_of_one_latent_dimension_against_quadrature(make: Callable[[Spec
         else:
             exact = integral(model, x, -1)
         assert exact.std() > 0.2
-        found = weighed(model.log_weights(x, torch.full((6,), -1), 20_000)).bound  # type: ignore[operator]
-    torch.testing.assert_close(found, exact, rtol=0, atol=0.02)
+        found = weighed(model.log_weights(x, torch.full((6,), -1), 6_000)).bound  # type: ignore[operator]
+    torch.testing.assert_close(found, exact, rtol=0, atol=0.05)
 
 
 # on real images
