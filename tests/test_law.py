@@ -20,7 +20,10 @@ PLUGINS = sorted([*(ROOT / "variants").glob("*.py"), *(ROOT / "datasets").glob("
 METRICS = sorted((ROOT / "bench" / "metrics").glob("*.py"))
 
 # Words of the field or of Python that are also names of plugins; as text they name no plugin.
-WORDS = {"conv", "beta", "folder", "noise", "modes", "confidence", "kl", "distortion", "mean", "real", "elbo"}
+WORDS = {
+    "conv", "beta", "folder", "noise", "modes", "confidence", "kl", "distortion", "mean", "real", "elbo", "precision",
+    "density",
+}  # fmt: skip
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
