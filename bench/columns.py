@@ -79,10 +79,10 @@ def _headline(found: Sequence[Column]) -> str:
 
 
 def chosen(found: Sequence[Column], names: Sequence[str] = ()) -> list[Column]:
-    """Those of `found` that `names` choose, in the order of `found`.
+    """Those of `found` (in reading order) that `names` choose.
 
     Names alone are those columns; '+name' and '-name' change what a screen shows by itself: of more than ten columns
-    the merits and the family of the headline. 'all' is every one.
+    the family of the headline, and of each other family the first merit. 'all' is every one.
 
     Raises:
         UnknownName: there is no such metric.
@@ -93,7 +93,8 @@ def chosen(found: Sequence[Column], names: Sequence[str] = ()) -> list[Column]:
     plain = {n for n in names if not n.startswith(("+", "-"))}
     more, fewer = ({n[1:] for n in names if n.startswith(sign)} for sign in "+-")
     first = _headline(found)
-    usual = [c for c in found if c.direction is not None or (first and c.family == first)]
+    leading = {c.family: c for c in reversed(found) if c.direction is not None}
+    usual = [c for c in found if (first and c.family == first) or c is leading.get(c.family)]
     if plain - {"all"}:
         usual = [c for c in found if c.name in plain]
     elif "all" in plain or len(found) <= MANY or not usual:

@@ -62,7 +62,7 @@ def summary(
 ) -> None:
     """Print a table for each dataset, the reasons for what is missing, and where the results lie.
 
-    `metrics` and `tuning` are `bench.summary.summary`'s; by default, of many columns the merits and the headline's.
+    `metrics` and `tuning` are `bench.summary.summary`'s; by default, of many columns the most important.
     """
     from bench.summary import summary as summarise
 

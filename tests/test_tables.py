@@ -420,8 +420,11 @@ def test_names_choose_columns_in_reading_order(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UnknownName, match="no metric called 'los'"):
         names("los")
     monkeypatch.setattr("bench.columns.MANY", 2)
-    assert names() == ["bound", "loss"]
-    assert summary(rows, ()).groups[0].unasked == ("rate",)
+    assert names() == ["bound"]
+    assert summary(rows, ()).groups[0].unasked == ("loss", "rate")
+    monkeypatch.setattr("bench.columns.default", {"headline": "rate"}.get)
+    assert names() == ["bound", "loss", "rate"]
+    monkeypatch.setattr("bench.columns.default", {}.get)
     assert names("+rate", "-loss") == ["bound", "rate"]
     assert [c.name for c in summary(rows).groups[0].columns] == names("all") == ["bound", "loss", "rate"]
 

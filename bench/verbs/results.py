@@ -42,7 +42,8 @@ Examples:
 def table(runs: tuple[str, ...], metrics: tuple[str, ...], every: bool, form: Any, as_json: bool) -> None:
     """Show the table of one run or several, over seeds.
 
-    A screen shows the merits and the family of the headline metric, where there are many columns; files have all.
+    Where there are many columns, a screen shows the family of the headline metric and one merit of each other family;
+    files have all.
     """
     rows = _rows(runs)
     if as_json:
