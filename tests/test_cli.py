@@ -456,12 +456,46 @@ def test_table_formats(bench: Bench, stored: dict[str, list[Row]], form: str, ma
 
 def test_compare_prints_differences_and_refuses_other_protocols(bench: Bench, stored: dict[str, list[Row]]) -> None:
     stored |= {"a": [row(scores={"elbo": -2.5})], "b": [row(scores={"elbo": -1.5})], "c": [row(training={"steps": 7})]}
-    assert "+1.000 ▲" in bench("compare", "a", "b")[1]
+    assert "+1.000" in bench("compare", "a", "b")[1]
     (found,) = [d for d in json.loads(bench("compare", "a", "b", "--json")[1])["differences"] if d["metric"] == "elbo"]
-    assert (found["difference"], found["verdict"]) == (1.0, "better")
+    assert (found["difference"], found["mark"]) == (1.0, "~")
     code, out, err = bench("compare", "a", "c")
     assert (code, out) == (2, "")
     assert "training.steps: 4690 in a, 7 in b" in err
+
+
+@pytest.mark.parametrize(
+    ("texts", "code", "says"),
+    [
+        (["elbo<-0.5nat"], 6, "vae · fashion: elbo -1 is below -0.5 nat"),
+        (["elbo<-1.5nats"], 0, ""),
+        (["modes<-5%"], 6, "--fail-if: no pair has modes"),
+        (["elbo<-5%"], 2, "no zero to count from"),
+        (["elbo<-0.5bits"], 2, "isn't measured in bits"),
+    ],
+)
+def test_a_difference_may_fail_a_comparison(
+    bench: Bench, stored: dict[str, list[Row]], texts: list[str], code: int, says: str
+) -> None:
+    stored |= {"a": [row(scores={"elbo": -1.5})], "b": [row(scores={"elbo": -2.5})]}
+    found, _, err = bench("compare", "a", "b", *(part for text in texts for part in ("--fail-if", text)))
+    assert (found, says in err) == (code, True)
+
+
+def test_compare_takes_two_runs_or_two_labels_of_one(bench: Bench, stored: dict[str, list[Row]]) -> None:
+    stored["a"] = [row("vae", scores={"elbo": -1.5}), row("beta", scores={"elbo": -2.5})]
+    assert "beta − vae" in bench("compare", "a", "--between", "vae,beta")[1]
+    for arguments in (["a"], ["a", "a", "--between", "vae,beta"], ["a", "--between", "vae"]):
+        code, _, err = bench("compare", *arguments)
+        assert (code, "two runs, or one and two of its labels" in err) == (2, True)
+
+
+def test_columns_of_a_table_are_chosen_by_name(bench: Bench, stored: dict[str, list[Row]]) -> None:
+    stored["a"] = [row("vae", scores={"elbo": -1.5, "kl": 7.5})]
+    assert "kl" not in bench("table", "a", "--metrics", "elbo")[1].split()
+    assert "kl" in bench("table", "a", "--metrics", "elbo,kl")[1].split()
+    code, _, err = bench("table", "a", "--metrics", "elbow")
+    assert (code, "Did you mean 'elbo'" in err) == (2, True)
 
 
 def test_a_folder_that_is_no_run_is_a_store_error(bench: Bench, tmp_path: Path) -> None:
