@@ -17,10 +17,10 @@ from torch.distributions import Distribution, Normal
 from bench.blocks.kernels import SCALES, imq, mmd2, squared_distances
 from bench.dataset import Data
 from bench.errors import NotAvailable
-from bench.evidence import BoundTerms, Generated, Indices
+from bench.evidence import BoundTerms, Indices
 from bench.images import Images
-from bench.measurement import METRICS, Context, Metric, Request, Score
-from bench.metrics import codes, latent, likelihood, modes, sharpness
+from bench.measurement import METRICS, Context, Request
+from bench.metrics import codes, latent, likelihood, modes
 from bench.metrics.histograms import divergence, expected_divergence, spread
 from bench.metrics.judge import Judge, TrainedJudge
 from bench.protocol import Scoring
@@ -309,108 +309,6 @@ def test_mmd_is_for_a_standard_normal_prior() -> None:
         toy_context(Discrete()).get(latent.AggregatePosterior())
     with pytest.raises(NotAvailable, match="maps an image to a code"):
         toy_context(nn.Identity()).get(latent.AggregatePosterior())
-
-
-# --- sharpness ---
-
-
-def test_laplacian_variance_of_known_images() -> None:
-    ramp = (10 * torch.arange(12)).expand(12, 12)
-    impulse = torch.zeros(12, 12)
-    impulse[6, 6] = 255
-    board = 255 * ((torch.arange(12)[:, None] + torch.arange(12)) % 2)
-    pixels = torch.stack([torch.full((12, 12), 77), ramp, impulse.long(), board]).to(torch.uint8)[:, None]
-    expected = torch.tensor([0, 0, 20 / 100, 16], dtype=torch.float64)
-    torch.testing.assert_close(sharpness.laplacian_variance(pixels), expected, atol=1e-12, rtol=0)
-
-
-def test_laplacian_variance_of_noise_and_contrast() -> None:
-    torch.manual_seed(0)
-    noise = torch.randint(0, 256, (40, 1, 64, 64), dtype=torch.uint8)
-    level_variance = (256**2 - 1) / 12 / 255**2
-    assert sharpness.laplacian_variance(noise).mean().item() == pytest.approx(20 * level_variance, rel=0.02)
-    half = noise // 2 * 2
-    torch.testing.assert_close(sharpness.laplacian_variance(half // 2), sharpness.laplacian_variance(half) / 4)
-
-
-def test_colour_is_seen_as_luma() -> None:
-    grey = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
-    colour = grey.expand(-1, 3, -1, -1)
-    torch.testing.assert_close(sharpness.laplacian_variance(colour), sharpness.laplacian_variance(grey))
-    red = torch.cat([grey, torch.zeros(5, 2, 8, 8, dtype=torch.uint8)], 1)
-    torch.testing.assert_close(sharpness.laplacian_variance(red), 0.299**2 * sharpness.laplacian_variance(grey))
-
-
-def test_noise_estimate_finds_the_noise_of_a_smooth_image() -> None:
-    torch.manual_seed(0)
-    ramp = torch.linspace(0.3, 0.7, 64).expand(20, 1, 64, 64)
-    for sigma in (0.02, 0.05, 0.1):
-        pixels = ((ramp + sigma * torch.randn(ramp.shape)) * 255).round().clamp(0, 255).to(torch.uint8)
-        assert sharpness.noise_sigma(pixels).mean().item() == pytest.approx(sigma, rel=0.03)
-
-
-def test_ratio_has_the_error_of_the_delta_method() -> None:
-    torch.manual_seed(0)
-    a, b = 2 + torch.randn(2_000, 400).double(), 4 + torch.randn(2_000, 900).double()
-    simulated = (a.mean(1) / b.mean(1)).std().item()
-    score = sharpness.ratio(a[0], b[0])
-    assert score.value == pytest.approx(0.5, abs=0.1)
-    assert score.se == pytest.approx(simulated, rel=0.15)
-
-
-def test_sharpness_of_the_real_images_is_one() -> None:
-    pixels = torch.randint(0, 256, (30, 1, 8, 8), dtype=torch.uint8)
-    context = toy_context(Encoder())
-    context.data = data_of(images(pixels), images(pixels))
-    context.planted = {Generated("prior"): pixels, Generated("gmm"): pixels // 2}
-
-    def score(metric: Metric) -> float:
-        return metric(*(context.get(need) for need in metric.needs)).value
-
-    assert score(sharpness.sharpness) == 1
-    assert score(sharpness.sharpness_gmm) == pytest.approx(0.25, rel=0.05)
-    assert score(sharpness.noise) == 1
-    kept = sharpness.ImageSharpness("gmm").keep(context.get(sharpness.ImageSharpness("gmm")))
-    assert kept["sharpness_gmm"].shape == (30,)
-
-
-def test_flat_real_images_and_tiny_images_have_no_ratio() -> None:
-    flat = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
-    with pytest.raises(NotAvailable, match="have none"):
-        sharpness.sharpness(*[sharpness.laplacian_variance(flat)] * 2)
-    with pytest.raises(NotAvailable, match="3 x 3"):
-        sharpness.laplacian_variance(flat[..., :2])
-
-
-def against(modes_reached: float = 1.0, noise: float = 1.0, anchor: float = 0.8) -> Score:
-    row = {"sharpness": Score(0.4, 100, 0.004)}
-    baseline = {
-        "sharpness": Score(anchor, 100, 0.008),
-        "modes": Score(modes_reached, 100),
-        "noise": Score(noise, 100, 0.02),
-    }
-    return sharpness.sharpness_vs_gan.from_scores(row, baseline)
-
-
-def test_sharpness_against_the_anchor() -> None:
-    score = against(noise=1.03)
-    assert score.value == pytest.approx(0.5)
-    assert score.se == pytest.approx(0.5 * math.hypot(0.01, 0.01))
-    assert sharpness.sharpness_vs_gan.derived
-
-
-def test_an_unfit_anchor_says_why() -> None:
-    with pytest.raises(NotAvailable, match="90% of the classes"):
-        against(modes_reached=0.9)
-    with pytest.raises(NotAvailable, match=r"1\.30 times the noise"):
-        against(noise=1.3)
-    with pytest.raises(NotAvailable, match="flat"):
-        against(anchor=0.0)
-    with pytest.raises(NotAvailable, match="needs class labels"):
-        sharpness.sharpness_vs_gan.from_scores(
-            {"sharpness": Score(1, 1)},
-            {"sharpness": Score(1, 1), "modes": NotAvailable("needs class labels")},
-        )
 
 
 # --- modes ---

@@ -5,37 +5,61 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bench.errors import NotAvailable
-from bench.evidence import Generated, TestImages
+from bench.evidence import Generated, Reconstructions, TestImages, positions
 from bench.images import Images
 from bench.measurement import BaselineScored, Context, Request, Score, Scored, metric
+from bench.metrics.judge import Judged
+from bench.metrics.modes import LEAST
+from bench.metrics.reconstruction import IMAGES
 
-LAPLACIAN = ((0, 1, 0), (1, -4, 1), (0, 1, 0))
-IMMERKAER = ((1, -2, 1), (-2, 4, -2), (1, -2, 1))
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+BLOCK = 100  #: images that stay in a processor's cache together
+FLAT = (2 / 255) ** 2  #: variance of pixels below which an image shows its rounding to 256 levels, and little else
+ROUNDING = 20 / 12 / 255**2  #: what rounding to levels adds to the variance of a Laplacian
+TRAINING = 2_000  #: training images whose ratio to the test split shows how far from 1 real images come
+
+Of = Literal["test", "train", "prior", "gmm", "rec"]
 
 
-def _grey(pixels: Tensor) -> Tensor:
-    """(N, C, H, W) uint8 to (N, 1, H, W) float64 in [0, 1]: luma of three channels, else their mean."""
+# --- one number for each image ---
+
+
+def grey(pixels: Tensor) -> Tensor:
+    """(N, C, H, W) uint8 to (N, H, W) float64 in [0, 1]: luma of three channels, else their mean."""
     x = pixels.cpu().double() / 255
     if x.shape[1] == 3:
-        return (x * torch.tensor(LUMA, dtype=x.dtype)[:, None, None]).sum(1, keepdim=True)
-    return x.mean(1, keepdim=True)
+        return (x * torch.tensor(LUMA, dtype=x.dtype)[:, None, None]).sum(1)
+    return x[:, 0] if x.shape[1] == 1 else x.mean(1)
 
 
-def _filtered(pixels: Tensor, kernel: tuple[tuple[int, ...], ...], reduce: Callable[[Tensor], Tensor]) -> Tensor:
-    """`reduce` over positions (N, P) of the images under a 3x3 `kernel`, without padding: (N,) float64."""
+def each(measure: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+    """`measure` of grey images (N, H, W), over pixels (N, C, H, W) uint8.
+
+    Raises:
+        NotAvailable: images are smaller than 3 x 3.
+    """
     if min(pixels.shape[2:]) < 3:
         raise NotAvailable("images are smaller than 3 x 3")
-    weight = torch.tensor(kernel, dtype=torch.float64)[None, None]
-    blocks = (F.conv2d(_grey(block), weight).flatten(1) for block in torch.split(pixels, 1_000))
-    return torch.cat([reduce(block) for block in blocks])
+    return torch.cat([measure(grey(block)) for block in torch.split(pixels, BLOCK)])
+
+
+def _variance(x: Tensor) -> Tensor:
+    """Population variance over all positions of (N, H, W): (N,)."""
+    flat = x.flatten(1)
+    centred = flat - flat.mean(1, keepdim=True)
+    return centred.square().mean(1)
+
+
+def _second(x: Tensor, dim: int) -> Tensor:
+    """Second difference along `dim`: [1, -2, 1] without padding."""
+    n = x.shape[dim] - 2
+    return x.narrow(dim, 0, n) + x.narrow(dim, 2, n) - 2 * x.narrow(dim, 1, n)
 
 
 def laplacian_variance(pixels: Tensor) -> Tensor:
@@ -43,7 +67,20 @@ def laplacian_variance(pixels: Tensor) -> Tensor:
 
     3x3 kernel, no padding, population variance over positions (Tolstikhin et al. 2018).
     """
-    return _filtered(pixels, LAPLACIAN, lambda response: response.var(1, correction=0))
+    return each(lambda x: _variance(_second(x[:, :, 1:-1], 1) + _second(x[:, 1:-1], 2)), pixels)
+
+
+def contrast(pixels: Tensor) -> Tensor:
+    """Variance of each image's pixels on the [0, 1] scale: (N, C, H, W) uint8 to (N,) float64."""
+    return each(_variance, pixels)
+
+
+def normalised(laplacian: Tensor, contrast: Tensor) -> Tensor:
+    """Contrast-normalised sharpness, variance of the Laplacian over that of the pixels: (N,). NaN for flat images.
+
+    No gain or offset of the grey levels changes it.
+    """
+    return (laplacian / contrast).masked_fill(contrast < FLAT, math.nan)
 
 
 def noise_sigma(pixels: Tensor) -> Tensor:
@@ -51,11 +88,80 @@ def noise_sigma(pixels: Tensor) -> Tensor:
 
     Immerkaer 1996: mean magnitude of a difference of Laplacians; constant and linear regions give 0.
     """
-    return _filtered(pixels, IMMERKAER, lambda response: response.abs().mean(1) * math.sqrt(math.pi / 2) / 6)
+    return each(lambda x: _second(_second(x, 1), 2).abs().flatten(1).mean(1) * math.sqrt(math.pi / 2) / 6, pixels)
 
 
-def ratio(values: Tensor, reference: Tensor) -> Score:
-    """mean(values) / mean(reference), with its standard error by the delta method: both (N,) float64."""
+# --- evidence ---
+
+
+def measured(context: Context, of: Of, measure: Callable[[Tensor], Tensor]) -> Tensor:
+    """`measure` (N, C, H, W) -> (N, ...) of the test split, of training images, of samples or reconstructions."""
+    if of == "rec":
+        return measure(context.get(Reconstructions(IMAGES)))
+    if of in ("prior", "gmm"):
+        return measure(context.get(Generated(of)))
+    images = context.data.test if of == "test" else context.data.train
+    where = positions(images, None if of == "test" else TRAINING)
+    return torch.cat([measure(images.take(where[part], "cpu")) for part in context.chunks(len(where), f"pixels-{of}")])
+
+
+Measure = Literal["laplacian", "contrast", "noise", "normalised"]
+MEASURES = {"laplacian": laplacian_variance, "contrast": contrast, "noise": noise_sigma}
+
+
+@dataclass(frozen=True)
+class PerImage(Request[Tensor]):
+    """A measure of each image of one set: (N,) float64."""
+
+    measure: Measure
+    of: Of
+
+    def resolve(self, context: Context) -> Tensor:
+        if self.measure == "normalised":
+            return normalised(*(context.get(PerImage(part, self.of)) for part in ("laplacian", "contrast")))
+        return measured(context, self.of, MEASURES[self.measure])
+
+    def keep(self, value: Tensor) -> dict[str, Tensor]:
+        """Variances of the Laplacian; where the images are a part of a split, nobody could tell which part."""
+        kept = self.measure == "laplacian" and self.of in ("test", "prior", "gmm")
+        return {f"sharpness_{self.of}": value.float()} if kept else {}
+
+
+class Pairs(NamedTuple):
+    """A measure of reconstructions and of their originals, in one order: both (N,) float64."""
+
+    reconstructed: Tensor
+    original: Tensor
+
+
+@dataclass(frozen=True)
+class Paired(Request[Pairs]):
+    """A measure of `IMAGES` reconstructions beside that of the images that they reconstruct."""
+
+    measure: Measure
+
+    def resolve(self, context: Context) -> Pairs:
+        reconstructed = context.get(PerImage(self.measure, "rec"))
+        return Pairs(reconstructed, context.get(PerImage(self.measure, "test"))[positions(context.data.test, IMAGES)])
+
+
+@dataclass(frozen=True)
+class BlackOrWhite(Request[bool]):
+    """Whether test images have no grey pixel: where those are draws, they are noise that no mean can have."""
+
+    def resolve(self, context: Context) -> bool:
+        images = context.data.test
+        found = [
+            images.take(positions(images, 256)[part], "cpu") for part in context.chunks(min(256, len(images)), "bw")
+        ]
+        pixels = torch.cat(found)
+        return bool(((pixels == 0) | (pixels == 255)).all())
+
+
+# --- ratios ---
+
+
+def _of_means(values: Tensor, reference: Tensor) -> Score:
     a, b = Score.of(values), Score.of(reference)
     if b.value == 0:
         raise NotAvailable("the real images have none")
@@ -65,48 +171,184 @@ def ratio(values: Tensor, reference: Tensor) -> Score:
     return Score(value, a.n, math.hypot(a.se, value * b.se) / b.value)
 
 
-@dataclass(frozen=True)
-class ImageSharpness(Request[Tensor]):
-    """Sharpness of each test image or sample: (N,) float64."""
+def ratio(values: Tensor, reference: Tensor, training: Tensor | None = None, drawn: bool = False) -> Score:
+    """mean(values) / mean(reference), with its standard error by the delta method: (N,) and (M,) float64.
 
-    of: Literal["test", "prior", "gmm"]
+    Flat images, which have NaN, are left out. The note tells how many, what real `training` images come to, and that
+    the real pixels are black or white (`drawn`).
 
-    def resolve(self, context: Context) -> Tensor:
-        if self.of == "test":
-            return laplacian_variance(_pixels(context.get(TestImages())))
-        return laplacian_variance(context.get(Generated(self.of)))
+    Raises:
+        NotAvailable: nothing is left of one side, or the mean of the reference is 0.
+    """
+    notes = [BLACK_OR_WHITE] if drawn else []
+    seen, real = _seen(values, "samples"), _seen(reference, "real images")
+    for left, all_, what in ((seen, values, "samples"), (real, reference, "real images")):
+        if len(left) < len(all_):
+            notes.append(f"{len(all_) - len(left):,} flat {what} of {len(all_):,} left out")
+    score = _of_means(seen, real)
+    if training is not None:
+        null = _of_means(_seen(training, "training images"), real)
+        spread = "" if null.se is None else f" ± {null.se:.2g}"
+        notes.append(f"{null.n:,} real training images come to {null.value:.3f}{spread}")
+    return Score(score.value, score.n, score.se, "; ".join(notes))
 
-    def keep(self, value: Tensor) -> dict[str, Tensor]:
-        return {f"sharpness_{self.of}": value.float()}
+
+BLACK_OR_WHITE = "real pixels are black or white, samples are means of such"
 
 
-def _pixels(images: Images) -> Tensor:
-    return images.take(torch.arange(len(images)), "cpu")
+def _seen(values: Tensor, what: str) -> Tensor:
+    seen = values[~values.isnan()]
+    if not len(seen):
+        raise NotAvailable(f"all {what} are flat")
+    return seen
 
 
-@metric(ImageSharpness("prior"), ImageSharpness("test"), unit="× real", range=(0, math.inf))
-def sharpness(samples: Tensor, real: Tensor) -> Score:
+def paired_ratio(pairs: Pairs) -> Score:
+    """mean(reconstructed) / mean(original), with the standard error that pairing leaves: images' own sharpness cancels.
+
+    Pairs with a flat side, which has NaN, are left out, and the note tells how many.
+
+    Raises:
+        NotAvailable: no pair is left, or the mean of the originals is 0.
+    """
+    whole = ~(pairs.reconstructed.isnan() | pairs.original.isnan())
+    a, b = pairs.reconstructed[whole], pairs.original[whole]
+    if not len(a):
+        raise NotAvailable("all reconstructions or all their originals are flat")
+    if not b.mean():
+        raise NotAvailable("the real images have none")
+    value = (a.mean() / b.mean()).item()
+    se = (Score.of(a - value * b).se or 0.0) / b.mean().item() if len(a) > 1 else None
+    flat = len(whole) - len(a)
+    return Score(value, len(a), se, f"{flat:,} flat ones of {len(whole):,} left out" if flat else "")
+
+
+# --- metrics ---
+
+
+@metric(
+    PerImage("laplacian", "prior"),
+    PerImage("laplacian", "test"),
+    PerImage("laplacian", "train"),
+    BlackOrWhite(),
+    unit="× real",
+    range=(0, math.inf),
+)
+def sharpness(samples: Tensor, real: Tensor, training: Tensor, drawn: bool) -> Score:
     """Mean variance of the Laplacian of prior samples, as a ratio to the real test images.
 
     1 is the target. Below it images are blurred; above it they are harder or noisier than real ones, and
     noise raises it at once: so no direction.
     """
-    return ratio(samples, real)
+    return ratio(samples, real, training, drawn)
 
 
-@metric(ImageSharpness("gmm"), ImageSharpness("test"), unit="× real", range=(0, math.inf))
+@metric(
+    PerImage("normalised", "prior"),
+    PerImage("normalised", "test"),
+    PerImage("normalised", "train"),
+    BlackOrWhite(),
+    unit="× real",
+    range=(0, math.inf),
+)
+def sharpness_normalised(samples: Tensor, real: Tensor, training: Tensor, drawn: bool) -> Score:
+    """`sharpness` with each image's variance of the Laplacian over the variance of its pixels.
+
+    Faint samples have a low `sharpness` without any blur; here contrast plays no part. Flat images, under two grey
+    levels of standard deviation, are left out.
+    """
+    return ratio(samples, real, training, drawn)
+
+
+@metric(PerImage("laplacian", "gmm"), PerImage("laplacian", "test"), unit="× real", range=(0, math.inf))
 def sharpness_gmm(samples: Tensor, real: Tensor) -> Score:
     """`sharpness` of samples whose codes come from a Gaussian mixture fitted on training codes."""
     return ratio(samples, real)
 
 
-@metric(Generated("prior"), TestImages(), unit="× real", range=(0, math.inf))
-def noise(samples: Tensor, images: Images) -> Score:
+@metric(Paired("laplacian"), BlackOrWhite(), unit="× real", range=(0, math.inf))
+def sharpness_rec(pairs: Pairs, drawn: bool) -> Score:
+    """Mean variance of the Laplacian of 2,000 reconstructions, as a ratio to that of their originals, paired."""
+    score = paired_ratio(pairs)
+    return Score(score.value, score.n, score.se, BLACK_OR_WHITE if drawn else "")
+
+
+def _noisier(value: float) -> str:
+    return f"noisier than real images ({value:.2f} ×)" if value > 1.02 else ""
+
+
+@metric(
+    PerImage("noise", "prior"),
+    PerImage("noise", "test"),
+    PerImage("noise", "train"),
+    BlackOrWhite(),
+    unit="× real",
+    range=(0, math.inf),
+    told=_noisier,
+)
+def noise(samples: Tensor, real: Tensor, training: Tensor, drawn: bool) -> Score:
     """Mean pixel noise (Immerkaer's estimate) of prior samples, as a ratio to the real test images.
 
     Clean edges count a little, too: with `sharpness` near 1 and this well above, what looks sharp is noise.
     """
-    return ratio(noise_sigma(samples), noise_sigma(_pixels(images)))
+    return ratio(samples, real, training, drawn)
+
+
+def wasserstein(a: Tensor, b: Tensor) -> float:
+    """W1 between the laws of log sharpness: below the rounding of grey levels all count as equal."""
+    from scipy.stats import wasserstein_distance
+
+    logs = [x.clamp_min(ROUNDING).log().numpy() for x in (a, b)]
+    return float(wasserstein_distance(*logs))
+
+
+@metric(
+    PerImage("laplacian", "prior"),
+    PerImage("laplacian", "test"),
+    PerImage("laplacian", "train"),
+    unit="log ratio",
+    direction="lower",
+    range=(0, math.inf),
+    default=False,
+)
+def sharpness_w1(samples: Tensor, real: Tensor, training: Tensor) -> Score:
+    """Wasserstein-1 distance between the laws of log sharpness over prior samples and over real test images.
+
+    Samples that are all alike may have the real images' mean `sharpness`, and still not their spread. 0.1 is what all
+    images a tenth sharper would come to.
+    """
+    note = f"{len(training):,} real training images come to {wasserstein(training, real):.3f}"
+    return Score(wasserstein(samples, real), len(samples), note=note)
+
+
+@metric(
+    PerImage("laplacian", "prior"),
+    Judged("prior"),
+    PerImage("laplacian", "test"),
+    TestImages(),
+    unit="× real",
+    range=(0, math.inf),
+    default=False,
+)
+def sharpness_balanced(samples: Tensor, probabilities: Tensor, real: Tensor, images: Images) -> Score:
+    """`sharpness` with each class of samples, as the judge sees them, weighted by its share of the test split.
+
+    Trousers have fewer edges than shirts: what a wrong mix of classes does to `sharpness` is gone here.
+    """
+    labels, predicted = images.labels().cpu(), probabilities.argmax(1)
+    means, variances = [], []
+    for k in torch.bincount(labels).nonzero().flatten().tolist():
+        own, share = Score.of(samples[predicted == k]), (labels == k).double().mean().item()
+        if own.n < LEAST:
+            raise NotAvailable(f"{own.n} samples look like {images.classes[k]}: too few for a mean")
+        means.append(share * own.value)
+        variances.append((share * (own.se or 0.0)) ** 2)
+    reference = Score.of(real)
+    if reference.value == 0:
+        raise NotAvailable("the real images have none")
+    value = sum(means) / reference.value
+    se = math.sqrt(sum(variances) + (value * (reference.se or 0.0)) ** 2) / reference.value
+    return Score(value, len(samples), se)
 
 
 @metric(
@@ -116,6 +358,7 @@ def noise(samples: Tensor, images: Images) -> Score:
     BaselineScored("noise"),
     unit="× baseline",
     range=(0, math.inf),
+    told=lambda value: f"{value:.2f} of the baseline's sharpness",
 )
 def sharpness_vs_gan(own: Score, anchor: Score, modes: Score, noise: Score) -> Score:
     """`sharpness` as a ratio to the baseline's, where the baseline is fit to be an anchor.
