@@ -18,6 +18,7 @@ from bench.durable import TEMPORARY
 from bench.errors import StoreError
 from bench.hyperparameters import show
 from bench.measurement import Score
+from bench.methods import methods
 from bench.protocol import digest
 from bench.render import Format, render, safe
 from bench.row import Row
@@ -115,7 +116,7 @@ def write(folder: Path, rows: Iterable[Row]) -> None:
         "table.csv": _csv(table),
         "costs.csv": _csv(costs(ordered)),
         "table.parquet": parquet.getvalue(),
-        "table.md": render(ordered, "md").encode(),
+        "table.md": f"{render(ordered, 'md')}\n### How it was made\n\n{methods(ordered)}\n".encode(),
     }
     for name, content in files.items():
         _replace(folder / name, content)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.errors import UsageError
 from bench.options import Names
-from bench.verbs.common import THRESHOLD, print_json, print_rows
+from bench.verbs.common import THRESHOLD, UNFINISHED, print_json, print_rows
 
 if TYPE_CHECKING:
     from bench.row import Row
@@ -32,30 +33,109 @@ _all = click.option("--all", "every", is_flag=True, help="All columns. By defaul
 Examples:
   bench table results/monday
   bench table results/monday --metrics elbo,fd,sharpness
+  bench table results/monday --costs
+  bench table results/grid --select val:elbo
+  bench table results/monday --with published
   bench table results/a results/b --format latex"""
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @_metrics
 @_all
+@click.option(
+    "--select",
+    metavar="val:METRIC",
+    help="Of a run scored on validation images: the best setting of each variant by METRIC, scored on the test split.",
+)
+@click.option("--costs", is_flag=True, help="Seconds of training, and of each metric.")
+@click.option("--methods", is_flag=True, help="The paragraph that a paper has to have about the table.")
+@click.option("--with", "beside", type=click.Choice(["published"]), help="Published values below it, marked as such.")
 @click.option("--format", "form", type=click.Choice(["md", "csv", "latex"]), help="Text for other programs.")
 @click.option("--json", "as_json", is_flag=True, help="The rows as one JSON array.")
-def table(runs: tuple[str, ...], metrics: tuple[str, ...], every: bool, form: Any, as_json: bool) -> None:
+def table(
+    runs: tuple[str, ...],
+    metrics: tuple[str, ...],
+    every: bool,
+    select: str | None,
+    costs: bool,
+    methods: bool,
+    beside: str | None,
+    form: Any,
+    as_json: bool,
+) -> int:
     """Show the table of one run or several, over seeds.
 
     Where there are many columns, a screen shows the family of the headline metric and one merit of each other family;
     files have all.
     """
-    rows = _rows(runs)
-    if as_json:
+    tuning: tuple[str, ...] | None = None
+    unfinished = False
+    if select is None:
+        rows = _rows(runs)
+    else:
+        rows, tuning, unfinished = _selected(runs, select)
+    if methods or costs:
+        _print_about(rows, methods, form, as_json)
+    elif as_json:
         print_rows(rows, as_json)
     elif form is None:
         from bench import console
 
-        console.summary(rows, metrics=("all",) if every else metrics)
+        console.summary(rows, metrics=("all",) if every else metrics, tuning=tuning)
     else:
         from bench.render import render
 
-        click.echo(render(rows, form, None if every else metrics or None), nl=False)
+        click.echo(render(rows, form, None if every else metrics or None, tuning), nl=False)
+    if beside is not None and not as_json:
+        _print_published(rows, form)
+    return UNFINISHED if unfinished else 0
+
+
+def _selected(runs: Sequence[str], text: str) -> tuple[list[Row], tuple[str, ...], bool]:
+    from bench.console import Console
+    from bench.selection import selected
+    from bench.store import Run
+
+    with Console() as display:
+        chosen = [selected(Run(Path(path)), text, display) for path in runs]
+    rows = [row for one in chosen for row in one.rows]
+    return rows, tuple(note for one in chosen for note in one.notes), any(one.unfinished for one in chosen)
+
+
+def _print_about(rows: Sequence[Row], methods: bool, form: str | None, as_json: bool) -> None:
+    from bench import console
+    from bench import costs as costing
+    from bench.methods import methods as paragraph
+
+    if methods:
+        print_json(paragraph(rows)) if as_json else click.echo(paragraph(rows))
+    elif as_json:
+        print_json([cost.to_json() for cost in costing.costs(rows)])
+    elif form == "md":
+        click.echo(costing.markdown(rows), nl=False)
+    elif form is not None:
+        raise UsageError(
+            f"--costs isn't printed as {form}", fix="--format md, --json, or costs.csv in the run's folder."
+        )
+    else:
+        screen = console.out()
+        for part in costing.printed(rows, screen.width):
+            screen.print(part)
+
+
+def _print_published(rows: Sequence[Row], form: str | None) -> None:
+    from bench import console
+    from bench.published import as_markdown, as_renderables, published
+
+    entries = published(dict.fromkeys(row.dataset for row in rows))
+    if form not in (None, "md"):
+        raise UsageError(f"--with published isn't printed as {form}", fix="Leave out --format, or use --format md.")
+    if form == "md":
+        click.echo(as_markdown(entries), nl=False)
+    else:
+        for part in as_renderables(entries):
+            console.out().print(part)
+    if not entries:
+        click.echo("no published values are known for these datasets", err=True)
 
 
 @click.command(
@@ -92,7 +172,6 @@ def compare(
     """
     from bench import compare as comparing
     from bench import console
-    from bench.errors import UsageError
     from bench.threshold import Threshold
 
     if (b is None) == (between is None) or (between is not None and len(between) != 2):
