@@ -50,9 +50,11 @@ class Classifier(nn.Module):
         for before, after in pairwise((16, 32, 64, FEATURES)):
             stride = 2 if side > 7 else 1
             side = -(-side // stride)
-            layers += [nn.BatchNorm2d(before), nn.ReLU()]
+            layers += [nn.BatchNorm2d(before), nn.ReLU(inplace=True)]
             layers += [nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)]
-        self.body = nn.Sequential(*layers, nn.BatchNorm2d(FEATURES), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.body = nn.Sequential(
+            *layers, nn.BatchNorm2d(FEATURES), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
         self.head = nn.Linear(FEATURES, classes)
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("std", torch.ones(channels, 1, 1))
