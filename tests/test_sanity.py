@@ -227,13 +227,13 @@ def test_no_model_comes_closer_than_real_images(digits: Data) -> None:
 
 def test_they_join_a_run_with_its_first_seed_alone(tmp_path: Path) -> None:
     request = RunRequest(
-        ("vae",), ("digits",), seeds=(3, 4), steps=2, metrics=("elbo", "sharpness"), baseline=False, device="cpu",
+        ("gan",), ("digits",), seeds=(3, 4), steps=2, metrics=("elbo", "sharpness"), baseline=False, device="cpu",
         threads=1, in_process=True, out=str(tmp_path / "run"),
     )  # fmt: skip
     assert sanity() == ("mean", "ppca", "real")
     rows = runner.run(request)
     assert [(row.label, row.seed, row.sanity) for row in rows] == [
-        ("vae", 3, False), ("vae", 4, False), ("mean", 3, True), ("ppca", 3, True), ("real", 3, True),
+        ("gan", 3, False), ("gan", 4, False), ("mean", 3, True), ("ppca", 3, True), ("real", 3, True),
     ]  # fmt: skip
     assert {row.status for row in rows} == {"ok"}
     fit = rows[2:]
@@ -244,7 +244,7 @@ def test_they_join_a_run_with_its_first_seed_alone(tmp_path: Path) -> None:
     assert "a Gaussian model" in str(scores["ppca"]["elbo"])
     assert "no model" in str(scores["real"]["elbo"])
     table = pd.read_csv(tmp_path / "run" / "table.csv")
-    assert table["label"].tolist() == ["vae", "vae", "mean", "ppca", "real"]
+    assert table["label"].tolist() == ["gan", "gan", "mean", "ppca", "real"]
     markdown = (tmp_path / "run" / "table.md").read_text()
     assert "sanity row, never marked" in markdown
 
