@@ -91,7 +91,7 @@ def seconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-_HEADS = ("", "seeds", "parameters", "training s", "evidence s", "metrics s", "scoring/training", "peak MiB")
+_HEADS = ("", "seeds", "parameters", "training s", "evidence s", "metrics s", "scoring / training", "peak MiB")
 
 
 def _line(cost: Cost) -> list[str]:
@@ -161,7 +161,8 @@ def _parts(widths: Sequence[int], room: int) -> list[tuple[int, int]]:
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for i, head in enumerate(heads):
-        table.add_column(Text(head), justify="right" if i else "left", no_wrap=not i)
+        word = max(map(len, head.split()), default=0)
+        table.add_column(Text(head), justify="right" if i else "left", no_wrap=not i, min_width=word if i else None)
     for line in lines:
         table.add_row(*map(Text, line))
     return table
