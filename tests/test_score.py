@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -267,7 +268,7 @@ def test_it_stands_beside_others_in_a_block_of_its_own(copies: Path, bench: Benc
     assert (code, err) == (0, "")
     assert "mine" in out
     _, out, _ = bench("table", tmp_path / "ours", tmp_path / "mine", "--format", "csv")
-    lines = [line.split(",") for line in out.splitlines()]
+    lines = list(csv.reader(out.splitlines()))
     block, label = lines[0].index("block"), lines[0].index("label")
     assert {line[label] for line in lines[1:]} == {"mean", "mine"}
     assert len({line[block] for line in lines[1:]}) == 2
