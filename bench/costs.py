@@ -91,7 +91,7 @@ def seconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-_HEADS = ("", "seeds", "parameters", "training s", "evidence s", "metrics s", "scoring / training", "peak MiB")
+_HEADS = ("", "seeds", "parameters", "training s", "evidence s", "metrics s", "scoring share", "peak MiB")
 
 
 def _line(cost: Cost) -> list[str]:
