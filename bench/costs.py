@@ -16,6 +16,7 @@ SHARED = (
     "evidence that several metrics use counts at the first of them; evidence: what every trained cell keeps, drawn "
     "before the first metric"
 )
+TOTALS = "training, evidence and metrics in seconds; share: of scoring (evidence and metrics) in training time"
 MEMORY = "peak memory is the process's, on a GPU the device's"
 
 
@@ -91,7 +92,7 @@ def seconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-_HEADS = ("", "seeds", "parameters", "training s", "evidence s", "metrics s", "scoring share", "peak MiB")
+_HEADS = ("", "seeds", "parameters", "training", "evidence", "metrics", "share", "peak MiB")
 
 
 def _line(cost: Cost) -> list[str]:
@@ -144,7 +145,7 @@ def printed(rows: Iterable[Row], width: int = 100) -> list[Table | Text]:
         for start, end in _parts([len(label) for label in grid.labels], width - names):
             heads = ("seconds of", *grid.labels[start:end])
             out += [_table(heads, [[line[0], *line[1 + start : 1 + end]] for line in grid.metrics]), Text("")]
-    return [*out, Text(SHARED, "dim"), Text(MEMORY, "dim")]
+    return [*out, *(Text(line, "dim") for line in (TOTALS, SHARED, MEMORY))]
 
 
 def _parts(widths: Sequence[int], room: int) -> list[tuple[int, int]]:
@@ -161,8 +162,7 @@ def _parts(widths: Sequence[int], room: int) -> list[tuple[int, int]]:
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for i, head in enumerate(heads):
-        word = max(map(len, head.split()), default=0)
-        table.add_column(Text(head), justify="right" if i else "left", no_wrap=not i, min_width=word if i else None)
+        table.add_column(Text(head), justify="right" if i else "left", no_wrap=not i)
     for line in lines:
         table.add_row(*map(Text, line))
     return table
@@ -175,7 +175,7 @@ def markdown(rows: Iterable[Row]) -> str:
         out += [f"### {_safe(grid.title)}", ""]
         for heads, lines in ((_HEADS, grid.totals), (("seconds of", *grid.labels), grid.metrics)):
             out += [_pipes(heads), _pipes([":--", *["--:"] * (len(heads) - 1)]), *map(_pipes, lines), ""]
-    return "\n".join([*out, f"{SHARED}  ", MEMORY, ""])
+    return "\n".join([*out, f"{TOTALS}  ", f"{SHARED}  ", MEMORY, ""])
 
 
 def _pipes(cells: Iterable[str]) -> str:
