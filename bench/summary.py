@@ -261,7 +261,7 @@ def _unsaid(ranks: Iterable[Mapping[str, _Rank]], seeds: int) -> list[str]:
 
 def _untuned(rows: Sequence[Row]) -> bool:
     """Whether each variant has a single setting."""
-    own = {(row.variant, row.label) for row in rows if not row.anchor}
+    own = {(row.variant, row.label) for row in rows if not row.anchor and row.training}
     return bool(own) and len({variant for variant, _ in own}) == len(own)
 
 
@@ -399,6 +399,7 @@ def _rank(drafts: Sequence[_Draft], column: Column, places: int) -> _Rank:
 
 def _varied(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """The fields of the protocols and the data in which rows differ: (part, field)."""
+    rows = [row for row in rows if row.training]  # of samples from a file nothing is known
     parts = ("training", "scoring", "data")
     fields = [(part, key) for part in parts for row in rows for key in getattr(row, part)]
     return [
@@ -412,10 +413,15 @@ def _heading(row: Row, varied: Sequence[tuple[str, str]]) -> str:
     """What the lines of a block have in common."""
     h = row.hyperparameters
     words = ["untuned anchor, never marked"] if row.baseline else []
-    words += ["sanity row, never marked"] if row.sanity else []
-    backbone, *own = row.networks.split(", ")
-    words += [f"{backbone} backbone" if backbone else "its own network", *own]
-    words += [f"{h['latent_dim']} latent dimensions"] if h.get("latent_dim") is not None else []
+    if row.sanity:
+        words.append("what no model, or a trivial one, comes to; never marked")
+    elif not row.training:
+        words.append("samples from a file: training protocol unknown")
+    else:
+        backbone, *own = row.networks.split(", ")
+        words += [f"{backbone} backbone" if backbone else "its own network", *own]
+    if h.get("latent_dim") is not None and not row.sanity:
+        words.append(f"{h['latent_dim']} latent dimensions")
     words += [row.likelihood] if row.likelihood else []
     words += ["uses labels"] if row.uses_labels else []
     words += [f"limited to {row.training['limit']:,} training images"] if row.training.get("limit") else []
