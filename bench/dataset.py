@@ -139,7 +139,7 @@ def prepare(
         keep = order[validation:] if limit is None else order[validation : validation + limit]
         train = train.subset(keep.sort().values)
         if split == "validation":
-            test = splits.train.subset(order[:validation].sort().values)
+            test = _settled(splits.train.subset(order[:validation].sort().values))
     return Data(
         name,
         train,
@@ -153,6 +153,15 @@ def prepare(
         splits.outliers,
         splits.factors if split == "test" else None,
     )
+
+
+def _settled(images: Images) -> Images:
+    """Images to be scored: drawn once, by a fixed seed, where each presentation to a training draws them anew."""
+    if not images.redrawn:
+        return images
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Images(images.take(torch.arange(len(images)), "cpu"), images.labels(), images.classes)
 
 
 __all__ = ["DATASETS", "Data", "Dataset", "File", "Splits", "defaults", "prepare"]

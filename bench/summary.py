@@ -392,7 +392,10 @@ def _rank(drafts: Sequence[_Draft], column: Column, places: int) -> _Rank:
         else:
             tests.append((draft, paired([of_first[s] for s in both], [of_draft[s] for s in both])))
     corrected = holm([test.p or 0.0 for _, test in tests])
-    worse = [sign * test.mean < 0 and p <= LEVEL for (_, test), p in zip(tests, corrected, strict=True)]
+    worse = [
+        sign * test.mean < 0 and (p <= LEVEL or not test.sd)  # a share of classes may be the same at every seed
+        for (_, test), p in zip(tests, corrected, strict=True)
+    ]
     ties = tuple(draft for (draft, _), w in zip(tests, worse, strict=True) if not w)
     return _Rank(printed(best, places), ties, tuple(unsaid))
 

@@ -11,7 +11,7 @@ from bench.datasets.digits import Digits
 from safetensors.torch import load_file
 
 from bench import Images, UsageError
-from bench.dataset import Data, prepare
+from bench.dataset import Data, Splits, prepare
 from bench.errors import UnknownName
 from bench.evaluator import Evaluator
 from bench.evidence import FOLLOWED, BoundOn, EarlierBound, Terms, earlier
@@ -143,3 +143,19 @@ def test_redrawn_images_stay_so_and_are_named_so() -> None:
 def test_what_makes_no_sense_is_refused(wrong: dict[str, int], tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         plan(RunRequest(("vae",), steps=1, out=str(tmp_path / "x"), **wrong))  # type: ignore[arg-type]
+
+
+def test_redrawn_validation_images_are_drawn_once() -> None:
+    class Grey(Digits):
+        def load(self, root: Path) -> Splits:
+            found = super().load(root).train
+            pixels, labels = found.take(torch.arange(len(found))), found.labels()
+            return Splits(Images(pixels, labels, found.classes, redrawn=True), Images(pixels, labels, found.classes))
+
+    data = prepare("grey", Grey(), Grey().load(Path()), split="validation")
+    again = prepare("grey", Grey(), Grey().load(Path()), split="validation")
+    assert data.train.redrawn
+    assert not data.test.redrawn
+    assert set(data.test.take(torch.arange(len(data.test))).unique().tolist()) == {0, 255}
+    assert data.test.digest == again.test.digest
+    assert len(data.test) == len(data.source) // 6

@@ -47,7 +47,8 @@ def generalisation_gap(seen: Tensor, terms: BoundTerms, entropies: Entropies) ->
     slope = (e * h).sum() / spread if spread > 0 else 0.0
     a, b = Score.of(seen - slope * entropies.train), Score.of(unseen - slope * entropies.test)
     se = None if a.se is None or b.se is None else math.hypot(a.se, b.se)
-    return Score(a.value - b.value, a.n + b.n, se)
+    plain = (seen.mean() - unseen.mean()).item()
+    return Score(a.value - b.value, a.n + b.n, se, f"not adjusted: {plain:.2f}")
 
 
 @metric(FOLLOWED, EarlierBound(), unit="nats/image")
