@@ -1,16 +1,19 @@
-"""How far the codes of the test split are, as a whole, from the prior that samples are drawn from."""
+"""Codes of the test split: which dimensions are used, and how far all together are from the prior."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
 
 from bench import abilities
 from bench.abilities import require
+from bench.blocks.gaussian import gaussian_kl
 from bench.blocks.kernels import imq, mmd2
 from bench.errors import NotAvailable
 from bench.images import to_float
@@ -19,36 +22,116 @@ from bench.protocol import seed_for
 
 BATCH = 128  #: codes a side of each estimate: the resolution at which a training batch sees the discrepancy
 DRAWS = 1_000  #: of each side, behind the floor
+ACTIVE = 0.01  #: variance of a dimension's posterior mean, or nats of its KL, above which it's in use
+
+
+class Draws(NamedTuple):
+    """One code for each of N test images, in their order, and the diagonal Gaussians that it comes from, if any.
+
+    All (N, d) float64.
+    """
+
+    z: Tensor
+    mean: Tensor | None
+    std: Tensor | None
+
+
+class Posterior(NamedTuple):
+    """q(z|x) = N(mean, diag std^2) of each of N test images and a draw from it: all (N, d) float64."""
+
+    z: Tensor
+    mean: Tensor
+    std: Tensor
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class DrawnCodes(Request[Draws]):
+    """A draw from q(z|x), or the code where it is deterministic, for each test image: one pass for the whole family."""
+
+    def resolve(self, context: Context) -> Draws:
+        model, images = context.model, context.data.test
+        if isinstance(model, abilities.HasCodes):
+            raise NotAvailable("its codes are discrete: their prior is no N(0, I)")
+        able = require(model, abilities.Encodes)
+        found, normal = [], []
+        for part in context.chunks(len(images), "aggregate-posterior"):
+            index = torch.arange(part.start, part.stop)
+            x, y = to_float(images.take(index, context.device)), images.labels(index, context.device)
+            if isinstance(model, abilities.HasPosterior):
+                q = model.posterior(x, y)
+                found.append(q.sample().cpu().double())
+                normal.append(_moments(q))
+            else:
+                found.append(able.encode(x, y).cpu().double())
+        z, moments = torch.cat(found), [m for m in normal if m is not None]
+        if not bool(z.isfinite().all()):
+            raise NotAvailable("its codes aren't finite")
+        if len(moments) < len(found):
+            return Draws(z, None, None)
+        return Draws(z, *(torch.cat(parts).cpu().double() for parts in zip(*moments, strict=True)))
+
+
+def _moments(q: Distribution) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation of a diagonal Gaussian, (B, d); None of any other law."""
+    while isinstance(q, Independent):
+        q = q.base_dist
+    return (q.mean, q.stddev) if isinstance(q, Normal) and q.mean.ndim == 2 else None
 
 
 @dataclass(frozen=True)
 class AggregatePosterior(Request[Tensor]):
-    """A draw from q(z|x), or the code where it is deterministic, for each test image: (N, d) float64.
+    """`DrawnCodes` as draws from the aggregated posterior: (N, d) float64.
 
     In random order, since test splits have one of their own (MNIST's second half comes from other writers). n/a where
     the prior isn't N(0, I).
     """
 
     def resolve(self, context: Context) -> Tensor:
-        model, images = context.model, context.data.test
-        if isinstance(model, abilities.HasCodes):
-            raise NotAvailable("its codes are discrete: their prior is no N(0, I)")
-        able = require(model, abilities.Encodes)
-        found = []
-        for part in context.chunks(len(images), "aggregate-posterior"):
-            index = torch.arange(part.start, part.stop)
-            x, y = to_float(images.take(index, context.device)), images.labels(index, context.device)
-            if isinstance(model, abilities.HasPosterior):
-                found.append(model.posterior(x, y).sample().cpu().double())
-            else:
-                found.append(able.encode(x, y).cpu().double())
-        codes = torch.cat(found)
+        codes = context.get(DrawnCodes()).z
         if len(codes) < 2:
             raise NotAvailable("needs two test images")
-        if isinstance(model, abilities.HasPrior) and not _is_standard_normal(model, codes[:2], context.device):
-            raise NotAvailable("its prior isn't N(0, I)")
+        _require_standard_normal(context, codes)
         order = torch.Generator().manual_seed(seed_for("aggregate-posterior", "order"))
         return codes[torch.randperm(len(codes), generator=order)]
+
+
+@dataclass(frozen=True)
+class Posteriors(Request[Posterior]):
+    """The posterior of each test image. n/a unless it's a diagonal Gaussian with a density."""
+
+    def resolve(self, context: Context) -> Posterior:
+        model = context.model
+        if not isinstance(model, abilities.HasPosterior) and not isinstance(model, abilities.HasCodes):
+            own = getattr(model, "lacks", {}).get(abilities.Bound)
+            raise NotAvailable(own or abilities.why_not(model, abilities.HasPosterior) or "")
+        z, mean, std = context.get(DrawnCodes())
+        if mean is None or std is None:
+            raise NotAvailable("its posterior is no diagonal Gaussian")
+        if not bool(mean.isfinite().all() and std.isfinite().all()):
+            raise NotAvailable("its posterior isn't finite")
+        if not bool((std > 0).all()):
+            raise NotAvailable("its posterior has no density: a standard deviation of 0")
+        return Posterior(z, mean, std, "of q(z|x, y), given the label" if model.uses_labels else "")
+
+
+@dataclass(frozen=True)
+class PosteriorKL(Request[Tensor]):
+    """KL(q(z_j|x) || N(0, 1)) of each test image and dimension: (N, d) float64, in nats. n/a with another prior."""
+
+    def resolve(self, context: Context) -> Tensor:
+        z, mean, std, _ = context.get(Posteriors())
+        _require_standard_normal(context, z)
+        return gaussian_kl(mean, 2 * std.log())
+
+    def keep(self, value: Tensor) -> dict[str, Tensor]:
+        return {"kl_per_dimension": value.mean(0).float()}
+
+
+def _require_standard_normal(context: Context, codes: Tensor) -> None:
+    model: Any = context.model
+    if isinstance(model, abilities.HasPrior) and not _is_standard_normal(model, codes[:2], context.device):
+        raise NotAvailable("its prior isn't N(0, I)")
 
 
 def _is_standard_normal(model: abilities.HasPrior, z: Tensor, device: torch.device) -> bool:
@@ -91,3 +174,25 @@ def _floor(n: int, dim: int) -> float:
     centred = kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()
     square = centred.square().sum().item() / (DRAWS - 1) ** 2
     return math.sqrt(square * (4 / (n * (n - 1)) + 4 / n**2))
+
+
+@metric(Posteriors(), unit="dimensions", range=(0, math.inf))
+def active_units(posterior: Posterior) -> Score:
+    """Latent dimensions whose posterior mean varies over the test images, by a variance above .01.
+
+    Burda et al. 2016, section 5: Cov_x(E_q[z_j]) > .01, here over the whole test split, with N - 1. A dimension that
+    doesn't reach it says nothing of the image; how much the others say, it doesn't tell.
+    """
+    n, d = posterior.mean.shape
+    if n < 2:
+        raise NotAvailable("needs two test images")
+    return Score((posterior.mean.var(0, correction=1) > ACTIVE).sum().item(), n, note=f"of {d}")
+
+
+@metric(PosteriorKL(), unit="dimensions", range=(0, math.inf))
+def active_kl(kl: Tensor) -> Score:
+    """Latent dimensions that carry more than .01 nats: mean over test images of KL(q(z_j|x) || N(0, 1)).
+
+    Above `active_units`, the posterior leaves the prior without following the image.
+    """
+    return Score((kl.mean(0) > ACTIVE).sum().item(), len(kl), note=f"of {kl.shape[1]}")

@@ -1,0 +1,31 @@
+"""How close decoded codes come to their images, pixel by pixel."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from bench.errors import NotAvailable
+from bench.evidence import Reconstructions, TestImages, positions
+from bench.images import Images
+from bench.measurement import Score, metric
+
+IMAGES = 2_000
+
+
+@metric(Reconstructions(IMAGES), TestImages(), unit="dB")
+def psnr(decoded: Tensor, images: Images) -> Score:
+    """Peak signal-to-noise ratio of reconstructions, 10 log10(255^2 / MSE), on 2,000 test images quantised to uint8.
+
+    The MSE is over all pixels of all images: no mean of the images' own decibels, which an exact image would make
+    infinite. One half of rate and distortion, so a coordinate: a longer code buys more of it, and blur costs little.
+    """
+    if images.redrawn:
+        raise NotAvailable("its pixels are drawn anew at each look: there is no image to come close to")
+    real = images.take(positions(images, len(decoded)), "cpu")
+    mse = Score.of((decoded.double() - real.double()).square().flatten(1).mean(1))
+    if mse.value == 0:
+        raise NotAvailable("its reconstructions are exact: the ratio is infinite")
+    se = None if mse.se is None else 10 / math.log(10) * mse.se / mse.value
+    return Score(10 * math.log10(255**2 / mse.value), mse.n, se)
