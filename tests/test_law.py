@@ -119,3 +119,9 @@ def test_nothing_unpickles() -> None:
         assert "allow_pickle=True" not in text
         for call in re.findall(r"torch\.load\([^)]*\)", text):
             assert "weights_only=True" in call, path
+
+
+@pytest.mark.parametrize("name", sorted(POINTS["bench.metrics"]))
+def test_every_metric_has_its_page(name: str) -> None:
+    pages = [p.name for p in (ROOT / "docs" / "metrics").glob("*.md") if re.search(rf"`{name}`", p.read_text())]
+    assert pages
