@@ -405,7 +405,9 @@ def test_a_wrong_mix_of_classes_is_balanced_away() -> None:
     found = sharpness.sharpness_balanced(s[drawn] + wobble, nn.functional.one_hot(drawn, 2).double(), s[labels], images)
     assert found.value == pytest.approx(1, abs=0.01)
     assert sharpness.sharpness(s[drawn], s[labels], s[labels], False).value == pytest.approx(3.7 / 2.5)
-    assert found.se is not None
+    parts = [(0.5 * (s[k] + wobble)[drawn == k].std() / (drawn == k).sum().sqrt()).item() for k in range(2)]
+    whole = 2.5 * found.value * s[labels].std().item() / 2.5 / math.sqrt(200)
+    assert found.se == pytest.approx(math.hypot(*parts, whole) / 2.5)
     few = (torch.arange(200) < 3).long()
     with pytest.raises(NotAvailable, match="3 samples look like busy"):
         sharpness.sharpness_balanced(s[few], nn.functional.one_hot(few, 2).double(), s[labels], images)
@@ -475,13 +477,18 @@ def test_sharper_than_real_images_is_no_negative_blur() -> None:
     assert score.value == 0
     assert "sharper than real images" in score.note
     assert not blur.equivalent_blur(curve, Score(1.01, 10, 0.01), Score(0.9, 10, 0.01)).note
+    with pytest.raises(NotAvailable, match=r"noisier than real images \(1\.03 times"):
+        blur.equivalent_blur(curve, Score(0.9, 10, 0.01), Score(1.03, 10, 0.01))
+    assert blur.equivalent_blur(curve, Score(0.9, 10, 0.01), Score(1.03, 10, 0.02)).value > 0
     with pytest.raises(NotAvailable, match=r"blurred by 1 px, where calibration ends"):
         blur.equivalent_blur(curve, Score(0.09, 10, 0.01), Score(0.1, 10, 0.01))
 
 
 def test_calibration_ends_where_blur_stops_to_show() -> None:
     """Rounding to levels is all that is left of strong blur, and it is as sharp as any noise."""
-    curve = calibrate(uint8(200, 1, 28, 28), (0, 0.5, 1, 2, 4, 8, 16))
+    pixels = uint8(200, 1, 28, 28)
+    assert calibrate(pixels, (0, 1, 1.001, 2)).sigma.tolist() == [0, 1]  # less than a tenth: could be anything
+    curve = calibrate(pixels, (0, 0.5, 1, 2, 4, 8, 16))
     assert (np.diff(curve.sharpness) < 0).all()
     assert len(curve.sigma) < 7
     assert curve.sharpness[0] == curve.noise[0] == 1
