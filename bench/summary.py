@@ -223,7 +223,6 @@ def _group(
     numbered = len(notes.numbers)  # that pass gave the table's own footnotes the first numbers
     made = tuple(_block(m, shown, places, ranks[key], common, notes, varied) for key, m in blocks.items())
     heads = {name: notes(texts) for name, texts in common.items()}
-    lines = [line for block in made for line in block.lines]
     seeds = tuple(sorted({row.seed for row, _ in table}))
     remarks = [*_spread(len(seeds)), *_unsaid(ranks.values(), len(seeds)), *tuning]
     if repeated:
@@ -240,7 +239,7 @@ def _group(
         numbered,
         _hidden(empty, [s for draft in drafts for _, s in draft.ok]),
         () if set(metrics) - {"all"} else tuple(c.name for c in scored if c not in shown),
-        tuple(_sentences(lines, shown)),
+        tuple(_sentences([d for d in drafts if d.ok], shown if set(metrics) - {"all"} else scored)),
         tuple(remarks),
     )
 
@@ -265,8 +264,12 @@ def _untuned(rows: Sequence[Row]) -> bool:
     return bool(own) and len({variant for variant, _ in own}) == len(own)
 
 
-def _sentences(lines: Iterable[Line], shown: Sequence[Column]) -> list[str]:
-    found = [(line.label, [text for c in shown if (text := _said(c, line.cells[c.name].mean))]) for line in lines]
+def _sentences(drafts: Iterable[_Draft], asked: Sequence[Column]) -> list[str]:
+    """What metrics say of each line, those of columns that a screen leaves out among them."""
+    found = [
+        (d.row.label, [text for c in asked if (v := d.values(c.name)) and (text := _said(c, fmean(v)))])
+        for d in drafts
+    ]
     return [f"{label}: {'; '.join(texts)}" for label, texts in found if texts]
 
 
@@ -428,8 +431,12 @@ def _heading(row: Row, varied: Sequence[tuple[str, str]]) -> str:
     words += [row.likelihood] if row.likelihood else []
     words += ["uses labels"] if row.uses_labels else []
     words += [f"limited to {row.training['limit']:,} training images"] if row.training.get("limit") else []
-    words += [f"{row.training['validation']:,} images held out"] if row.training.get("validation") else []
-    told = {"limit", "validation"}
+    held = f"{row.training['validation']:,} images" if row.training.get("validation") else ""
+    if row.scoring.get("split") == "validation":
+        words.append(f"scored on {held} held out of training: not on the test split")
+    elif held:
+        words.append(f"{held} held out")
+    told = {"limit", "validation", "split"}
     words += [f"{key} {_short(getattr(row, part).get(key))}" for part, key in varied if key not in told]
     return " · ".join(words)
 

@@ -61,7 +61,12 @@ def _ratio(phase: Phase, batch: Batch) -> Tensor | None:
     return by_kl / by_rec
 
 
-@metric(KLWeight(), unit="weight")
+def _told(value: float) -> str:
+    other = f"trained with the KL weighed {value:.3g}: its elbo is lower by construction"
+    return "" if abs(value - 1) < 0.05 else other
+
+
+@metric(KLWeight(), unit="weight", told=_told)
 def beta_eff(weight: Weight) -> Score:
     """Effective weight of the KL against the reconstruction, both in nats per image, in what was descended.
 
