@@ -267,8 +267,7 @@ def _untuned(rows: Sequence[Row]) -> bool:
 def _sentences(drafts: Iterable[_Draft], asked: Sequence[Column]) -> list[str]:
     """What metrics say of each line, those of columns that a screen leaves out among them."""
     found = [
-        (d.row.label, [text for c in asked if (v := d.values(c.name)) and (text := _said(c, fmean(v)))])
-        for d in drafts
+        (d.row.label, [text for c in asked if (v := d.values(c.name)) and (text := _said(c, fmean(v)))]) for d in drafts
     ]
     return [f"{label}: {'; '.join(texts)}" for label, texts in found if texts]
 
