@@ -513,7 +513,7 @@ def patterns(n: int, sigma: float) -> Tensor:
     [
         (64, 24),
         pytest.param(192, 500, marks=pytest.mark.slow),
-        pytest.param(2_048, 40, marks=pytest.mark.slow),
+        pytest.param(2_048, 24, marks=pytest.mark.slow),
     ],
 )
 def test_fid_is_that_of_the_pytorch_fid_command_line(dims: int, n: int, stand_in: Path, tmp_path: Path) -> None:
