@@ -245,7 +245,7 @@ def linear_probe(task: Task, beside: str) -> Score:
 
 @metric(ProbedCodes(None), Beside("linear", None), unit="share right", direction="higher", range=(0, 1), default=False)
 def linear_probe_all(task: Task, beside: str) -> Score:
-    """`linear_probe` with all training labels, on all test images. Minutes, the first time on a dataset."""
+    """`linear_probe` with all training labels, on all test images. Half a minute, the first time on a dataset."""
     return Score.of(linear(task), beside)
 
 
