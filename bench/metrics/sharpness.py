@@ -338,9 +338,10 @@ def sharpness_balanced(samples: Tensor, probabilities: Tensor, real: Tensor, ima
     labels, predicted = images.labels().cpu(), probabilities.argmax(1)
     means, variances = [], []
     for k in torch.bincount(labels).nonzero().flatten().tolist():
-        own, share = Score.of(samples[predicted == k]), (labels == k).double().mean().item()
-        if own.n < LEAST:
-            raise NotAvailable(f"{own.n} samples look like {images.classes[k]}: too few for a mean")
+        found, share = samples[predicted == k], (labels == k).double().mean().item()
+        if len(found) < LEAST:
+            raise NotAvailable(f"{len(found)} samples look like {images.classes[k]}: too few for a mean")
+        own = Score.of(found)
         means.append(share * own.value)
         variances.append((share * (own.se or 0.0)) ** 2)
     reference = Score.of(real)
