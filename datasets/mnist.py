@@ -94,6 +94,7 @@ class MNIST(Dataset):
             "black or white by grey level: drawn once, by a seed of ours (not Larochelle's file), or each time anew",
         ] = "none",
         drop: Annotated[tuple[int, ...], "classes left out of train and test; their test images are outliers"] = (),
+        outliers: Annotated[Literal["none", "mnist", "fashion", "kmnist"], "whose test images are outliers"] = "none",
     ) -> None:
         unknown = sorted({c for c in drop if not 0 <= c < len(self.classes)})
         if unknown:
@@ -103,14 +104,23 @@ class MNIST(Dataset):
             )
         if len(set(drop)) == len(self.classes):
             raise UsageError(f"drop={'-'.join(map(str, drop))} leaves no class", fix="Keep one at least.")
+        if drop and outliers != "none":
+            raise UsageError("drop and outliers both say what the outliers are", fix="Leave out one of the two.")
         self.binary, self.drop = binary, drop
+        others: dict[str, type[MNIST]] = {"mnist": MNIST, "fashion": FashionMNIST, "kmnist": KMNIST}
+        self.others = others[outliers]() if outliers != "none" else None
+        if type(self.others) is type(self):
+            raise UsageError(f"the images of {outliers} are no outliers of their own set", fix="Name another set.")
+        if self.others is not None:
+            self.files = (*self.files, *self.others.files)  # type: ignore[misc]
 
     def ready(self, root: Path) -> bool:
-        return all(
+        own = all(
             self._place(root, _idx(f"{split}-{kind}")) is not None
             for split in self.splits
             for kind in ("images", "labels")
         )
+        return own and (self.others is None or self.others.ready(root))
 
     def load(self, root: Path) -> Splits:
         train, test = (self._split(root, split) for split in self.splits)
@@ -119,6 +129,8 @@ class MNIST(Dataset):
             gone = torch.isin(test.labels(), torch.tensor(self.drop))
             outliers = Images(_pixels(test)[gone])
             train, test = self._kept(train), self._kept(test)
+        elif self.others is not None:
+            outliers = Images(_pixels(self.others._split(root, self.others.splits[1])))
         if self.binary != "none":
             train = _redrawn(train) if self.binary == "dynamic" else _drawn(train, seed=0)
             test = _drawn(test, seed=1)

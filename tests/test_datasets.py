@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.data import load, parse
+from bench.data import data_root, load, parse
 from bench.dataset import DATASETS, Data, Dataset, Splits
 from bench.errors import BenchError, DataError, UsageError
 from bench.images import Images
@@ -216,6 +216,9 @@ def test_a_dropped_class_is_an_outlier_and_the_others_move_up(random: Random, tm
         ("mnist[drop=0-1-2-3-4-5-6-7-8-9]", "leaves no class"),
         ("mnist[drop=-1]", "isn't a value"),
         ("mnist[drop=three]", "isn't a value"),
+        ("mnist[outliers=mnist]", "no outliers of their own set"),
+        ("mnist[outliers=cifar10]", "isn't a value"),
+        ("mnist[outliers=fashion,drop=3]", "both say"),
         ("fashion[binary=larochelle]", "'none' or 'static' or 'dynamic'"),
     ],
 )
@@ -223,6 +226,15 @@ def test_what_cannot_be_dropped_or_drawn_is_refused(text: str, message: str) -> 
     with pytest.raises(UsageError) as refused:
         parse(text)
     assert message in screen(refused)
+
+
+def test_another_set_holds_the_outliers(mnist: Data, fashion: Data) -> None:
+    found = load("fashion[outliers=mnist]", data_root(), download=False)
+    assert found.outliers is not None
+    everything = torch.arange(len(mnist.test))
+    assert torch.equal(found.outliers.take(everything), mnist.test.take(everything))
+    assert (found.train.digest, found.test.digest) == (fashion.train.digest, fashion.test.digest)
+    assert {f.path.split("/")[0] for f in parse("fashion[outliers=mnist]").files} == {"FashionMNIST", "MNIST"}
 
 
 @pytest.mark.parametrize(
