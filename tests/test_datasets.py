@@ -217,7 +217,7 @@ def test_a_dropped_class_is_an_outlier_and_the_others_move_up(random: Random, tm
         ("mnist[drop=-1]", "isn't a value"),
         ("mnist[drop=three]", "isn't a value"),
         ("mnist[outliers=mnist]", "no outliers of their own set"),
-        ("mnist[outliers=cifar10]", "isn't a value"),
+        ("mnist[outliers=cifar10]", "wrong type"),
         ("mnist[outliers=fashion,drop=3]", "both say"),
         ("fashion[binary=larochelle]", "'none' or 'static' or 'dynamic'"),
     ],
