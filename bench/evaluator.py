@@ -53,10 +53,10 @@ class Evaluator(Context):
         if request not in self._known:
             try:
                 self._known[request] = request.resolve(self)
-            except NotAvailable as reason:
+            except Exception as reason:  # a request that failed isn't tried again by each metric that asks
                 self._known[request] = reason
         found = self._known[request]
-        if isinstance(found, NotAvailable):
+        if isinstance(found, Exception):
             raise found
         known: T = found
         return known

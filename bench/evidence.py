@@ -233,14 +233,17 @@ class Generated(Request[Tensor]):
 
         found = []
         for part in context.chunks(len(labels), f"samples-{self.sampler}"):
-            x = draw(part)
-            if not bool(((x >= 0) & (x <= 1)).all()):
-                raise NotAvailable("its samples aren't images in [0, 1]")
-            found.append(to_uint8(x).cpu())
+            found.append(to_uint8(_checked(draw(part), "samples")).cpu())
         return torch.cat(found)
 
     def keep(self, value: Tensor) -> dict[str, Tensor]:
         return {"samples" if self.sampler == "prior" else f"samples_{self.sampler}": value[:SHOWN]}
+
+
+def _checked(x: Tensor, what: str) -> Tensor:
+    if not bool(((x >= 0) & (x <= 1)).all()):
+        raise NotAvailable(f"its {what} aren't images in [0, 1]")
+    return x
 
 
 @dataclass(frozen=True)
@@ -277,7 +280,7 @@ class Reconstructions(Request[Tensor]):
         images = context.data.test
         found = []
         for x, y in _batches(context, images, positions(images, self.n), "reconstructions"):
-            found.append(to_uint8(decoder.decode(encoder.encode(x, y), y)).cpu())
+            found.append(to_uint8(_checked(decoder.decode(encoder.encode(x, y), y), "reconstructions")).cpu())
         return torch.cat(found)
 
     def keep(self, value: Tensor) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,7 +48,15 @@ def _fd(trained: Trained, images: Predictions, reference: Gaussian, other: Gauss
     return Score(frechet_distance(drawn, reference), n, note=f"{trained.note}; {_floor(reference, other, n)}")
 
 
-@metric(FeatureNetwork(), Predicted("prior"), Reference("test"), Reference("train"), unit="FD", direction="lower")
+@metric(
+    FeatureNetwork(),
+    Predicted("prior"),
+    Reference("test"),
+    Reference("train"),
+    unit="FD",
+    direction="lower",
+    range=(0, math.inf),
+)
 def fd(trained: Trained, samples: Predictions, test: Gaussian, train: Gaussian) -> Score:
     """Fréchet distance of prior samples to the test split, on 64 features of the dataset's classifier.
 
@@ -57,13 +66,29 @@ def fd(trained: Trained, samples: Predictions, test: Gaussian, train: Gaussian) 
     return _fd(trained, samples, test, train)
 
 
-@metric(FeatureNetwork(), Predicted("prior"), Reference("train"), Reference("test"), unit="FD", direction="lower")
+@metric(
+    FeatureNetwork(),
+    Predicted("prior"),
+    Reference("train"),
+    Reference("test"),
+    unit="FD",
+    direction="lower",
+    range=(0, math.inf),
+)
 def fd_train(trained: Trained, samples: Predictions, train: Gaussian, test: Gaussian) -> Score:
     """`fd` to the half of training that the classifier hasn't seen: well below `fd`, it hints at copying."""
     return _fd(trained, samples, train, test)
 
 
-@metric(FeatureNetwork(), Predicted("gmm"), Reference("test"), Reference("train"), unit="FD", direction="lower")
+@metric(
+    FeatureNetwork(),
+    Predicted("gmm"),
+    Reference("test"),
+    Reference("train"),
+    unit="FD",
+    direction="lower",
+    range=(0, math.inf),
+)
 def fd_gmm(trained: Trained, samples: Predictions, test: Gaussian, train: Gaussian) -> Score:
     """`fd` of samples whose codes come from a Gaussian mixture fitted on training codes."""
     return _fd(trained, samples, test, train)
@@ -75,6 +100,7 @@ def fd_gmm(trained: Trained, samples: Predictions, test: Gaussian, train: Gaussi
     Reference("test"),
     unit="FD",
     direction="lower",
+    range=(0, math.inf),
     default=False,
 )
 def fd_rec(trained: Trained, reconstructions: Predictions, test: Gaussian) -> Score:
@@ -87,7 +113,15 @@ def fd_rec(trained: Trained, reconstructions: Predictions, test: Gaussian) -> Sc
     return Score(frechet_distance(Gaussian.of(reconstructions.features), test), n, note=trained.note)
 
 
-@metric(FeatureNetwork(), Predicted("prior"), PredictedReal("test"), unit="FD", direction="lower", default=False)
+@metric(
+    FeatureNetwork(),
+    Predicted("prior"),
+    PredictedReal("test"),
+    unit="FD",
+    direction="lower",
+    range=(0, math.inf),
+    default=False,
+)
 def fd_inf(trained: Trained, samples: Predictions, test: Predictions) -> Score:
     """`fd` as it would be with infinitely many samples and test images, extrapolated along a line in 1/N.
 
@@ -115,6 +149,7 @@ def _fid(weights: Weights, images: Gaussian, reference: Gaussian, other: Gaussia
     KnownTraining(),
     unit="FID",
     direction="lower",
+    range=(0, math.inf),
     predicted=seconds("prior", "test"),
 )
 def fid(weights: Weights, samples: Gaussian, test: Gaussian, train: Gaussian | None) -> Score:
@@ -132,6 +167,7 @@ def fid(weights: Weights, samples: Gaussian, test: Gaussian, train: Gaussian | N
     InceptionGaussian("test"),
     unit="FID",
     direction="lower",
+    range=(0, math.inf),
     default=False,
     predicted=seconds("prior", "train", "test"),
 )
@@ -147,6 +183,7 @@ def fid_train(weights: Weights, samples: Gaussian, train: Gaussian, test: Gaussi
     KnownTraining(),
     unit="FID",
     direction="lower",
+    range=(0, math.inf),
     predicted=seconds("gmm"),
 )
 def fid_gmm(weights: Weights, samples: Gaussian, test: Gaussian, train: Gaussian | None) -> Score:
@@ -160,6 +197,7 @@ def fid_gmm(weights: Weights, samples: Gaussian, test: Gaussian, train: Gaussian
     InceptionGaussian("test"),
     unit="FID",
     direction="lower",
+    range=(0, math.inf),
     default=False,
     predicted=seconds("reconstructions"),
 )
