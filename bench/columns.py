@@ -27,6 +27,11 @@ class Column:
     problem: str = ""  #: why the metric can't be loaded
 
     @property
+    def usual(self) -> bool:
+        """Whether it's computed unasked; of a metric that isn't installed nobody knows."""
+        return self.metric is None or self.metric.default
+
+    @property
     def arrow(self) -> str:
         return {"higher": "↑", "lower": "↓", None: ""}[self.direction]
 

@@ -227,7 +227,7 @@ def _group(
     remarks = [*_spread(len(seeds)), *_unsaid(ranks.values(), len(seeds)), *tuning]
     if repeated:
         remarks.append(f"found more than once, counted once: {', '.join(repeated)}")
-    empty = [c for c in chosen(found, metrics) if c not in scored]
+    empty = [c for c in chosen(found, metrics) if c not in scored and (c.usual or c.name in metrics)]
     return Group(
         dataset,
         seeds,
@@ -404,7 +404,7 @@ def _rank(drafts: Sequence[_Draft], column: Column, places: int) -> _Rank:
 
 def _varied(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """The fields of the protocols and the data in which rows differ: (part, field)."""
-    rows = [row for row in rows if row.training]  # of samples from a file nothing is known
+    rows = [row for row in rows if row.training and row.scoring]  # of samples from a file nothing is known
     parts = ("training", "scoring", "data")
     fields = [(part, key) for part in parts for row in rows for key in getattr(row, part)]
     return [

@@ -138,7 +138,7 @@ def _samples(sigma: float) -> str:
 
 
 def _reconstructions(sigma: float) -> str:
-    return _samples(sigma).replace("samples", "reconstructions")
+    return f"reconstructions, as {f'those blurred by {sigma:.1f} px' if sigma >= 0.05 else 'those themselves'}"
 
 
 @metric(

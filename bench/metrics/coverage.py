@@ -145,7 +145,7 @@ def _score(
 ) -> Score:
     """Their mean, without a standard error: points share balls, so they scatter together, up to threefold."""
     note = (
-        f"{trained.note}; k = {k}; {len(found.recall):,} test images; {len(found.precision):,} samples; "
+        f"{trained.note}; k = {k}, {len(found.recall):,} test images, {len(found.precision):,} samples; "
         f"{real.drawn:,} unseen training images come to {real.others[which].item():.3f}{law}"
     )
     return Score(values.mean().item(), len(values), note=note)
