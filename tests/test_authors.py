@@ -82,7 +82,7 @@ def test_all_of_them_run_beside_the_built_ins(outside: tuple[Path, Outside]) -> 
         "--dataset",
         "bars,my-dataset",
         "--metrics",
-        "elbo,active_units,my-metric",
+        "elbo,effective_dimensions,my-metric",
     )
     done = run("-m", "bench.cli", "run", *names, *SHORT, "--out", str(home / "run"), "--json")
     rows = json.loads(done.stdout)
@@ -90,7 +90,7 @@ def test_all_of_them_run_beside_the_built_ins(outside: tuple[Path, Outside]) -> 
         (dataset, label, "ok") for dataset in ("bars", "my-dataset") for label in ("vae", "iwae", "my-variant")
     ]
     for row in rows:
-        assert all("value" in row["scores"][name] for name in ("elbo", "active_units", "my-metric"))
+        assert all("value" in row["scores"][name] for name in ("elbo", "effective_dimensions", "my-metric"))
     assert {row["plugin"]["distribution"] for row in rows} == {"vaebench", "vaebench-examples", "vaebench-my-variant"}
 
 
@@ -102,7 +102,7 @@ def test_the_tests_that_come_with_a_package_pass_as_it_stands(outside: tuple[Pat
     assert "-kl_is_not_negative" in run("-m", "pytest", "-q", "--collect-only", folders[0]).stdout
 
 
-@pytest.mark.parametrize("address", ["iwae.py:IWAE", "bars.py:Bars", "active_units.py:active_units"])
+@pytest.mark.parametrize("address", ["iwae.py:IWAE", "bars.py:Bars", "effective_dimensions.py:effective_dimensions"])
 def test_the_examples_keep_their_contracts(address: str) -> None:
     report = check(f"{ROOT / 'docs' / 'examples'}/{address}")
     assert [outcome for outcome in report.outcomes if outcome.status == "failed"] == []

@@ -160,7 +160,8 @@ def cluster_of_three(patch: Patch) -> Iterator[Any]:
 def a_job(run: Path, **settings: Any) -> Job:
     return Job(
         folder=str(run), cell="cell", attempt="attempt", variant="vae", hyperparameters={}, baseline=False,
-        dataset="digits", seed=0, metrics=(), request=REQUEST.to_json(), **{"device": "cpu", "threads": 1, **settings},
+        sanity=False, dataset="digits", seed=0, metrics=(),
+        request=REQUEST.to_json(), **{"device": "cpu", "threads": 1, **settings},
     )  # fmt: skip
 
 

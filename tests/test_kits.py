@@ -273,6 +273,12 @@ def test_a_metric_that_has_no_number_for_any_model_is_skipped_with_the_reason() 
 SLOW = ("fid", "fid_gmm")  # Inception features
 
 
-@pytest.mark.parametrize("name", [n for n in METRICS if n not in SLOW])
+def _costly(name: str) -> bool:
+    return not METRICS.load(name).default
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if _costly(n) else n for n in METRICS if n not in SLOW]
+)
 def test_the_suites_own_metrics_pass(name: str) -> None:
     assert failed(check(name)) == set()

@@ -107,8 +107,8 @@ def test_a_linear_autoencoder_is_pca(name: str, d: int, known: float) -> None:
 @pytest.mark.parametrize(
     ("name", "d", "known", "variance"),
     [
-        ("mnist", 20, 306.55, 0.02460), ("mnist", 8, 154.1, None),
-        ("fashion", 20, 396.70, 0.01919), ("fashion", 8, 285.4, None),
+        ("mnist", 20, 306.55, 0.02460), pytest.param("mnist", 8, 154.1, None, marks=pytest.mark.slow),
+        ("fashion", 20, 396.70, 0.01919), pytest.param("fashion", 8, 285.4, None, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_a_linear_gaussian_vae_is_probabilistic_pca(name: str, d: int, known: float, variance: float | None) -> None:
@@ -146,6 +146,7 @@ def test_the_reference_vae_on_mnist(mnist: Data, seed: int) -> None:
     assert found == pytest.approx(105.5, abs=0.4)
 
 
+@pytest.mark.slow
 def test_wae_at_8_dimensions_brings_its_codes_to_the_prior(mnist: Data) -> None:
     """Held-out MMD within twice that of N(0, I) against itself."""
     model = trained("wae[latent_dim=8]", mnist, 4690)

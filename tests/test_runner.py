@@ -32,7 +32,7 @@ def go(tmp_path: Path) -> Callable[..., list[Row]]:
     def go(*variants: str, **settings: object) -> list[Row]:
         request = RunRequest(
             variants=variants, datasets=("digits",), steps=6, baseline=False, sanity=False, metrics=QUICK,
-            out=str(tmp_path / "run"), device="cpu", in_process=True,
+            out=str(tmp_path / "run"), device="cpu", threads=1, in_process=True,
         )  # fmt: skip
         listener = settings.pop("listener", lambda _: None)
         return runner.run(replace(request, **settings), listener)  # type: ignore[arg-type]

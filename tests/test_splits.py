@@ -77,7 +77,7 @@ def test_metrics_are_chosen_by_name_beside_the_default_ones(monkeypatch: pytest.
 
 def test_the_bound_is_taken_at_four_fifths_and_changes_nothing(tmp_path: Path, digits: Data) -> None:
     run(RunRequest(("vae",), steps=50, metrics=("elbo",), baseline=False, sanity=False, out=str(tmp_path), device="cpu",
-                   in_process=True))  # fmt: skip
+                   threads=1, in_process=True))  # fmt: skip
     (done,) = tmp_path.glob("cells/*/done")
     model, states, turns = build("vae", digits), {}, 0
 

@@ -57,8 +57,11 @@ class CVAE(GaussianVAE):
         return super().elbo_terms(x, y)
 
     def log_weights(self, x: Tensor, y: Tensor, k: int) -> Tensor:
-        every = [super(CVAE, self).log_weights(x, torch.full_like(y, c), k) for c in range(self.spec.classes)]
-        return (self.log_py[:, None, None] + torch.stack(every)).logsumexp(0)
+        classes = torch.arange(self.spec.classes, device=y.device)
+        every = torch.stack([super(CVAE, self).log_weights(x, torch.full_like(y, c), k) for c in classes])  # (K, k, B)
+        known = (classes[:, None] == y).float().log()  # of a label that is given
+        log_py = torch.where(y < 0, self.log_py[:, None], known)  # (K, B)
+        return (log_py[:, None] + every).logsumexp(0)
 
     def elbo_terms(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         classes = self.spec.classes

@@ -157,7 +157,10 @@ def kl_is_not_negative(subject: Subject) -> None:
 
 
 def elbo_is_below_the_importance_weighted_bound(subject: Subject) -> None:
-    """The mean of the log-weights is the ELBO, and the bound of 50 draws isn't below it."""
+    """The mean of the log-weights is the ELBO, and the bound of 50 draws isn't below it.
+
+    Where a model sums labels out, each weight is a sum over them: the mean of its logarithm lies above the ELBO.
+    """
     model = subject.trained
     if not has(model, Weighs):
         raise Skipped("it has no importance weights")
@@ -177,7 +180,8 @@ def elbo_is_below_the_importance_weighted_bound(subject: Subject) -> None:
     weighed = draws(weigh, 10)
     elbo = Mean.of(draws(lambda: {"": (terms := call())["log_px"].mean() - terms["rate"].mean()}, 30)[""])
     mean, tighter = Mean.of(weighed["mean"]), Mean.of(weighed["bound"])
-    if not mean.agrees(elbo, 0.01):
+    summed = method == "elbo_terms" and getattr(model, "uses_labels", False)
+    if not mean.agrees(elbo, 0.01) and not (summed and mean.value > elbo.value):
         raise Failed(
             f"the mean of log_weights is {mean}, but the ELBO of {method} is {elbo}: "
             + _times(subject, mean.value, elbo.value),
