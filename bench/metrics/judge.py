@@ -188,19 +188,9 @@ class TheJudge(Request[TrainedJudge]):
     def resolve(self, context: Context) -> TrainedJudge:
         source = context.data.source
         _check(source)
-        try:
-            shipped = find(source, SHIPPED)
-        except ValueError as error:
-            raise NotAvailable(f"the shipped judge is damaged, reinstall the package: {error}") from None
-        if shipped is not None:
-            return shipped
         kept = context.cache / "networks"
-        try:
-            if (cached := find(source, kept)) is not None:
-                return cached
-        except ValueError:
-            for path in shelf.every(kept, _prefix(source)):
-                path.unlink(missing_ok=True)
+        if (found := shelf.found(_prefix(source), SHIPPED, kept, load)) is not None:
+            return found
         fresh = trained_on(source, alive=context.alive)
         try:
             return load(save(fresh, kept, source))

@@ -1,20 +1,12 @@
-"""Where trained classifiers are found: shipped ones beside this file, others trained once and cached.
-
-A file is named `fd-v<version>-<digest of the training split>-<sha256 of the file>.safetensors`, both
-shortened to 12 digits, so that a name stands for one network.
-"""
+"""Where trained classifiers are found: shipped ones beside this file, others trained once and cached."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bench.dataset import Data
@@ -22,9 +14,10 @@ from bench.errors import NotAvailable
 from bench.evidence import Generated, Reconstructions, Sampler
 from bench.images import Images
 from bench.measurement import Context, Request
-from bench.metrics.cache import remembered_tensors, save_tensors
+from bench.metrics import shelf
+from bench.metrics.cache import remembered_tensors
 from bench.metrics.classifier import VERSION, Classifier, accuracy, halves, predict, train
-from bench.protocol import canonical, seed_for
+from bench.protocol import seed_for
 
 SHIPPED = Path(__file__).parent / "networks"
 
@@ -62,12 +55,7 @@ def save(network: Classifier, folder: Path, source: Images, test_accuracy: float
         "classes": len(source.classes),
         "accuracy": round(test_accuracy, 6),
     }
-    draft = folder / f".fd-v{VERSION}-{source.digest[:12]}-{os.getpid()}"
-    # one entry: safetensors writes several in no fixed order, and equal networks shall have equal bytes
-    save_tensors(draft, network.state_dict(), {"about": canonical(about)})
-    path = folder / f"{_prefix(source)}{_sha256(draft)[:12]}.safetensors"
-    draft.replace(path)
-    return path
+    return shelf.put(folder, _prefix(source), network.state_dict(), about)
 
 
 def load(path: Path) -> Trained:
@@ -76,17 +64,14 @@ def load(path: Path) -> Trained:
     Raises:
         ValueError: the file isn't the one that it's named for.
     """
-    name = path.name.removesuffix(".safetensors")
-    if _sha256(path)[:12] != name.rpartition("-")[2]:
-        raise ValueError(f"{path} isn't the file that its name says")
+    weights, about = shelf.take(path)
     try:
-        with torch.inference_mode(False), safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["about"])
+        with torch.inference_mode(False):
             network = Classifier(tuple(about["shape"]), about["classes"])
-            network.load_state_dict({key: file.get_tensor(key) for key in list(file.keys())})
-    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
+            network.load_state_dict(weights)
+    except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} holds no network of this version: {error}") from error
-    return Trained(network.eval().requires_grad_(False), name, about["accuracy"])
+    return Trained(network.eval().requires_grad_(False), path.name.removesuffix(".safetensors"), about["accuracy"])
 
 
 def find(source: Images, folder: Path) -> Trained | None:
@@ -95,17 +80,12 @@ def find(source: Images, folder: Path) -> Trained | None:
     Raises:
         ValueError: it's damaged.
     """
-    found = sorted(folder.glob(f"{_prefix(source)}*.safetensors"))
+    found = shelf.every(folder, _prefix(source))
     return load(found[0]) if found else None
 
 
 def _prefix(source: Images) -> str:
-    return f"fd-v{VERSION}-{source.digest[:12]}-"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return f"fd-v{VERSION}-{source.digest[:12]}"
 
 
 @dataclass(frozen=True)
@@ -124,25 +104,15 @@ class FeatureNetwork(Request[Trained]):
         some = source.take(torch.arange(min(len(source), 1_000)), "cpu")
         if bool((some == some[:1]).all()):
             raise NotAvailable("the training images are all the same: no classifier tells them apart")
-        try:
-            shipped = find(source, SHIPPED)
-        except ValueError as error:
-            raise NotAvailable(f"the shipped network is damaged, reinstall the package: {error}") from None
-        if shipped is not None:
-            return shipped
         kept = context.cache / "networks"
-        try:
-            if (cached := find(source, kept)) is not None:
-                return cached
-        except ValueError:
-            for path in kept.glob(f"{_prefix(source)}*.safetensors"):
-                path.unlink(missing_ok=True)
+        if (found := shelf.found(_prefix(source), SHIPPED, kept, load)) is not None:
+            return found
         network = train(source, alive=context.alive)
         right = accuracy(network, test, context.device)
         try:
             return load(save(network, kept, source, right))
         except OSError:
-            return Trained(network, f"fd-v{VERSION}-{source.digest[:12]}-unsaved", right)
+            return Trained(network, f"{_prefix(source)}-unsaved", right)
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bench.errors import NotAvailable
 from bench.metrics.cache import save_tensors
 from bench.protocol import canonical
+
+T = TypeVar("T")
 
 
 def put(folder: Path, prefix: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:
@@ -54,6 +57,25 @@ def take(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def every(folder: Path, prefix: str) -> list[Path]:
     """What stands in `folder` under `prefix`, in a fixed order."""
     return sorted(folder.glob(f"{prefix}-*.safetensors"))
+
+
+def found(prefix: str, shipped: Path, kept: Path, load: Callable[[Path], T]) -> T | None:
+    """The network under `prefix` that came with the package, else the one that is kept; a damaged one is removed there.
+
+    Raises:
+        NotAvailable: the one that came with the package is damaged.
+    """
+    for path in every(shipped, prefix)[:1]:
+        try:
+            return load(path)
+        except ValueError as error:
+            raise NotAvailable(f"a network of the package is damaged, reinstall it: {error}") from None
+    for path in every(kept, prefix):
+        try:
+            return load(path)
+        except ValueError:
+            path.unlink(missing_ok=True)
+    return None
 
 
 def _sha256(path: Path) -> str:
