@@ -22,7 +22,7 @@ help:
 install: .venv/.installed
 
 demo: install
-	$(BIN)/bench run --seeds 2 --jobs 2 --steps 1250 --out results/demo
+	$(BIN)/bench run --seeds 2 --jobs 2 --steps 1000 --out results/demo
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .
