@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -147,7 +146,7 @@ def _train(
         log(f"goes on from step {resumed:,}")
     listener(CellStarted(c.name, c.config.label, c.data.name, c.seed, c.steps, resumed))
     last = time.monotonic()
-    followed = _Followed(model, c, store.work(c.name), resumed)
+    followed = _Followed(model, c, store.work(c.name), resumed, conduct.alive)
 
     def progress(step: int, stage: int, terms: dict[str, float]) -> None:
         listener(Step(c.name, step, stage, terms))
@@ -192,8 +191,8 @@ def _train(
 class _Followed:
     """Takes the bound once while the last stage is trained, and keeps it where a resumed training finds it."""
 
-    def __init__(self, model: Variant, c: Cell, work: Path, done: int) -> None:
-        self.model, self.cell, self.done = model, c, done
+    def __init__(self, model: Variant, c: Cell, work: Path, done: int, alive: Callable[[], None]) -> None:
+        self.model, self.cell, self.done, self.alive = model, c, done, alive
         self.path = work / "followed.json"
         able = why_not(model, Bound) is None and c.steps and c.steps[-1] > 1
         self.at = sum(c.steps[:-1]) + int(FOLLOWED_FROM * c.steps[-1]) if able else -1
@@ -203,13 +202,17 @@ class _Followed:
         if self.done != self.at:
             return
         modes = {module: module.training for module in self.model.modules()}
-        evaluator = Evaluator(self.model, self.cell.data, self.cell.scoring, cache_dir())
-        with torch.inference_mode(), seeded(0, evaluator.device), suppress(NotAvailable):
-            bound = evaluator.get(FOLLOWED).float()
+        evaluator = Evaluator(self.model, self.cell.data, self.cell.scoring, cache_dir(), self.alive)
+        try:
+            with torch.inference_mode(), seeded(0, evaluator.device):
+                bound = evaluator.get(FOLLOWED).float()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, {earlier(self.cell.data.test): bound.tolist()})
-        for module, training in modes.items():
-            module.training = training
+        except Exception:  # its scores will say why there is no bound, and checkpoints that the disk is full
+            return
+        finally:
+            for module, training in modes.items():
+                module.training = training
 
     def kept(self) -> dict[str, Tensor]:
         found = read_json_if_any(self.path) or {}

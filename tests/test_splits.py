@@ -9,6 +9,7 @@ import pytest
 import torch
 from bench.datasets.digits import Digits
 from safetensors.torch import load_file
+from torch import Tensor
 
 from bench import Images, UsageError
 from bench.dataset import Data, Splits, prepare
@@ -24,6 +25,7 @@ from bench.runner import run
 from bench.snapshot import seeded
 from bench.trainer import train
 from tests.conftest import build
+from tests.plugins import Mean, install
 
 
 def split(**settings: object) -> Data:
@@ -97,6 +99,22 @@ def test_the_bound_is_taken_at_four_fifths_and_changes_nothing(tmp_path: Path, d
         assert torch.equal(evaluator.get(EarlierBound()).float(), kept[earlier(digits.test)])
         with pytest.raises(NotAvailable, match="wasn't followed on these images"):
             Evaluator(model, split(split="validation"), Scoring(), tmp_path, kept=kept).get(EarlierBound())
+
+
+class Unbounded(Mean):
+    """It trains well, and its bound raises."""
+
+    def elbo_terms(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        raise ZeroDivisionError("no bound today")
+
+
+def test_a_bound_that_raises_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, unbounded="tests.test_splits:Unbounded")
+    (row,) = run(RunRequest(("unbounded",), steps=10, metrics=("elbo", "still_falling"), baseline=False, sanity=False,
+                            out=str(tmp_path), device="cpu", threads=1, in_process=True))  # fmt: skip
+    assert row.status == "ok"
+    assert "no bound today" in str(row.scores["elbo"])
+    assert isinstance(row.scores["still_falling"], NotAvailable)
 
 
 def test_a_bound_on_some_images_is_one_of_all(digits: Data, tmp_path: Path) -> None:
