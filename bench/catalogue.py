@@ -19,7 +19,6 @@ from rich.text import Text
 from bench import failures, unpublished
 from bench.entry import Entry
 from bench.errors import PluginError, UnknownName
-from bench.hyperparameters import hyperparameters, show
 from bench.registry import Registry, defaults, disabled
 
 KINDS = {
@@ -85,12 +84,12 @@ def checked() -> list[Listed]:
 def print_list(found: list[Listed], console: Console) -> None:
     """A table for each kind, and then what is wrong."""
     for kind in KINDS:
-        table = Table.grid(padding=(0, 3))
+        table = Table.grid()  # its own padding would take as long as all the rest
         for one in (one for one in found if one.kind == kind):
             mark = "untuned anchor, joins every run" if kind == "variant" else "default"
             words = Text("can't be used", "red") if one.problem else Text(mark if one.default else "", "italic")
-            where = f"{one.distribution} {one.version}"
-            table.add_row("", Text(shown(one.name)), Text(where, "dim"), words)
+            where = f"{one.distribution} {one.version}   "
+            table.add_row(Text(f"   {shown(one.name)}   "), Text(where, "dim"), words)
         console.print(Text(f"{kind}s", "bold"))
         console.print(table if table.row_count else Text("   none", "dim"))
     for one in found:
@@ -159,6 +158,8 @@ def registry_of(kind: str) -> Registry[Any]:
 
 
 def _describe(kind: str, registry: Registry[Any], name: str) -> Description:
+    from bench.hyperparameters import show
+
     entry, obj = registry.entry(name), registry.load(name)
     facts = {"from": f"{entry.distribution} {entry.version}".rstrip() + f", {entry.value}"}
     if kind == "metric":
@@ -189,6 +190,8 @@ def _describe(kind: str, registry: Registry[Any], name: str) -> Description:
 
 
 def _arguments(obj: type) -> list[Any]:
+    from bench.hyperparameters import hyperparameters
+
     return [] if inspect.isabstract(obj) or "__init__" not in dir(obj) else list(hyperparameters(obj).values())
 
 

@@ -10,12 +10,57 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 import click
 
 from bench.errors import BenchError
-from bench.verbs import data, pareto, plugins, results, run, score, upkeep
 from bench.verbs.common import INTERRUPTED, STOPPED
+
+VERBS = {
+    "run": ("run:run", "Train and score variants."),
+    "score": ("score:score", "Score samples of your own model."),
+    "list": ("plugins:list_", "Show the installed variants, datasets and metrics."),
+    "info": ("plugins:info", "Show what a plugin is, and its hyperparameters."),
+    "check": ("plugins:check", "Check whether a plugin keeps its contract."),
+    "new": ("plugins:new", "Write a package with a plugin of your own."),
+    "table": ("results:table", "Show the table of one run or several, over seeds."),
+    "compare": (
+        "results:compare",
+        "Show what differs from run A to run B, whether that is real, and in which direction.",
+    ),
+    "report": ("report:report", "Write one HTML file with the tables and the pictures of runs."),
+    "pareto": ("pareto:pareto", "Show which labels trade rate for distortion best, and draw them."),
+    "data": ("data:data", "Bring datasets to this machine, or see what is there."),
+    "explain": ("upkeep:explain", "Show what a cell is named after, and its state."),
+    "verify": ("upkeep:verify", "Check finished cells: their files, and their scores."),
+    "gc": ("upkeep:gc", "Remove what broken-off attempts left behind."),
+    "merge": ("upkeep:merge", "Join runs, such as the shards of one."),
+}
+"""Each verb's command, as MODULE:NAME in `bench.verbs`, and its help's first sentence."""
+
+
+class _Verb(click.Command):
+    """Stands for a verb whose module isn't imported yet."""
+
+    def __init__(self, name: str) -> None:
+        self.address, sentence = VERBS[name]
+        super().__init__(name, help=sentence)
+
+    def load(self) -> click.Command:
+        module, _, name = self.address.partition(":")
+        command: click.Command = getattr(import_module(f"bench.verbs.{module}"), name)
+        return command
+
+
+class _Verbs(click.Group):
+    """Imports a verb when it's called or completed, and none to list them."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, verb, rest = super().resolve_command(ctx, args)
+        return name, verb.load() if isinstance(verb, _Verb) else verb, rest
 
 
 def _debug(_: click.Context, __: click.Parameter, on: bool) -> None:
@@ -24,6 +69,8 @@ def _debug(_: click.Context, __: click.Parameter, on: bool) -> None:
 
 
 @click.group(
+    cls=_Verbs,
+    commands={name: _Verb(name) for name in VERBS},
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
 Examples:
@@ -37,13 +84,6 @@ Examples:
 @click.option("--debug", is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks (or BENCH_DEBUG=1).")
 def cli() -> None:
     """Train variational autoencoders by one protocol, score them with one evaluator, compare them honestly."""
-
-
-for verb in (
-    run.run, score.score, plugins.list_, plugins.info, plugins.check, plugins.new, results.table, results.compare,
-    pareto.pareto, data.data, upkeep.explain, upkeep.verify, upkeep.gc, upkeep.merge,
-):  # fmt: skip
-    cli.add_command(verb)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

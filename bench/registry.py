@@ -12,11 +12,11 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache, cached_property
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from bench import unpublished
@@ -46,14 +46,24 @@ def disabled() -> bool:
     return os.environ.get("BENCH_DISABLE_PLUGINS", "") not in ("", "0")
 
 
+@cache
+def installed() -> dict[str, list[tuple[EntryPoint, str, str]]]:
+    """By group, all entry points with distribution and version, each once. Metadata are read once a process."""
+    points, owner = entry_points(), cache(_owner)  # which parses a file
+    return {group: _sorted(points.select(group=group), owner) for group in points.groups if group.startswith("bench.")}
+
+
+def _sorted(points: Iterable[EntryPoint], owner: Callable[[Any], tuple[str, str]]) -> list[tuple[EntryPoint, str, str]]:
+    found = {(point.name, *owner(point.dist), point.value): point for point in points}
+    return [(point, name, version) for (_, name, version, _), point in sorted(found.items(), key=lambda p: p[0][:2])]
+
+
+def _owner(dist: Distribution | None) -> tuple[str, str]:
+    return ("unknown", "0") if dist is None else (dist.name, dist.version)
+
+
 def _points(group: str) -> list[tuple[EntryPoint, str, str]]:
-    """The group's entry points with distribution and version, each once."""
-    found: dict[tuple[str, str, str], tuple[EntryPoint, str, str]] = {}
-    for point in entry_points(group=group):
-        name, version = (point.dist.name, point.dist.version) if point.dist is not None else ("unknown", "0")
-        if name == OURS or not disabled():
-            found.setdefault((point.name, name, point.value), (point, name, version))
-    return sorted(found.values(), key=lambda p: (p[0].name, p[1]))
+    return [found for found in installed().get(group, []) if found[1] == OURS or not disabled()]
 
 
 def _wrong(point: EntryPoint) -> str | None:

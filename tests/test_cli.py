@@ -11,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from bench.cli import VERBS, cli
 from bench.errors import DataError, StoreError
 from bench.events import RunEnded, RunStarted
 from bench.options import Seeds, read_config
@@ -54,21 +56,40 @@ def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
 # what isn't imported
 
 
-@pytest.mark.parametrize(
-    ("argv", "absent"),
-    [
-        (["--help"], ["torch", "pandas", "numpy", "bench.measurement"]),
-        (["run", "-h"], ["torch", "pandas", "numpy"]),
-        (["--version"], ["torch", "pandas", "numpy"]),
-        (["run", "--stepz", "3"], ["torch", "pandas", "numpy"]),
-        (["list"], ["torch", "pandas"]),
-        (["list", "--json"], ["torch", "pandas"]),
-    ],
-    ids=" ".join,
+LIGHT = (
+    ["--help"],
+    ["--version"],
+    ["run", "-h"],
+    ["run", "--stepz", "3"],
+    ["list"],
+    ["list", "--json"],
+    ["COMPLETE", "bench ", "1"],
+    ["COMPLETE", "bench run --v", "2"],
 )
-def test_light_commands_import_nothing_heavy(argv: list[str], absent: list[str]) -> None:
-    code = f"import sys; from bench.cli import main; main({argv!r}); print([m for m in {absent!r} if m in sys.modules])"
-    assert python(code).stdout.splitlines()[-1] == "[]"
+HEAVY = ("torch", "pandas", "numpy", "scipy", "sklearn", "PIL", "bench.measurement")
+
+LOADED = f"""
+import json, os, sys
+from bench.cli import main
+for argv in {LIGHT!r}:
+    if argv[0] == "COMPLETE":
+        os.environ.update(_BENCH_COMPLETE="bash_complete", COMP_WORDS=argv[1], COMP_CWORD=argv[2])
+    try:
+        main(argv)
+    except SystemExit:  # of a completion
+        pass
+    verbs = [m for m in sys.modules if m.startswith("bench.verbs.")]
+    print("LOADED", json.dumps([[m for m in {HEAVY!r} if m in sys.modules], verbs]))
+"""
+
+
+def test_light_commands_import_nothing_heavy() -> None:
+    lines = python(LOADED).stdout.splitlines()
+    heavy, verbs = zip(*[json.loads(line[7:]) for line in lines if line.startswith("LOADED ")], strict=True)
+    assert list(heavy) == [[]] * len(LIGHT)
+    assert verbs[:2] == (["bench.verbs.common"],) * 2
+    assert set(verbs[-1]) == {"bench.verbs.common", "bench.verbs.run", "bench.verbs.plugins"}
+    assert {"plain,run", "plain,verify", "plain,--variants", "plain,--validation"} <= set(lines)
 
 
 # help
@@ -81,6 +102,16 @@ def test_help_has_examples(bench: Bench, verb: str) -> None:
         assert code == 0
         assert "Examples:" in out
         assert f"bench {verb}" in out
+
+
+def test_the_list_of_verbs_says_what_their_help_says() -> None:
+    assert VERBS.keys() == cli.commands.keys()
+    for name, (_, sentence) in VERBS.items():
+        command = cli.resolve_command(click.Context(cli), [name])[1]
+        assert command is not None
+        assert command.name == name
+        assert (command.help or "").split("\n\n")[0].replace("\n", " ").startswith(sentence)
+        assert command.get_short_help_str(45) == cli.commands[name].get_short_help_str(45)
 
 
 def test_version(bench: Bench) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from bench.catalogue import checked, listed
 from bench.errors import PluginError, UnknownName, UsageError
 from bench.grid import expand
 from bench.protocol import RunRequest
-from bench.registry import Registry
+from bench.registry import Registry, installed
 from bench.store import Run
 from bench.variant import VARIANTS, Variant, _is_variant
 
@@ -35,7 +35,7 @@ class Honest(GaussianVAE):
 
 
 @pytest.fixture
-def distribute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Distribute:
+def distribute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Distribute]:
     """Install a distribution: its modules, and the entry points of its variants."""
     site = tmp_path / "site"
     site.mkdir()
@@ -49,8 +49,10 @@ def distribute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Distribute:
         (info / "entry_points.txt").write_text("\n".join(["[bench.variants]", *lines, ""]), encoding="utf-8")
         for module, text in modules.items():
             (site / f"{module}.py").write_text(text)
+        installed.cache_clear()
 
-    return install
+    yield install
+    installed.cache_clear()
 
 
 def registry() -> Registry[type[Variant]]:
@@ -148,6 +150,7 @@ def test_a_stranger_sets_no_default(distribute: Distribute, tmp_path: Path) -> N
     distribute("aaa", {})
     text = "[bench.defaults]\ndataset = mine\nbaseline = mine\n"
     (tmp_path / "site" / "aaa-2.5.dist-info" / "entry_points.txt").write_text(text)
+    installed.cache_clear()
     assert public.registry.default("dataset") == "digits"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,4 +28,6 @@ def print_rows(rows: Sequence[Row], as_json: bool, folder: str = "") -> None:
 
 
 def print_json(document: Any) -> None:
+    import json
+
     click.echo(json.dumps(document, indent=1, ensure_ascii=False))
