@@ -13,7 +13,7 @@ import inspect
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPException
@@ -23,13 +23,11 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from bench.dataset import DATASETS, Data, Dataset, File, prepare
+from bench.dataset import DATASETS, Data, Dataset, File, Progress, prepare
 from bench.errors import DataError, UsageError
 from bench.hyperparameters import check, hyperparameters, selector
 from bench.places import cache_dir
 from bench.unpublished import ADDRESS
-
-Progress = Callable[[str, int, int], None]  #: a file's path under the root, bytes so far, bytes in all
 
 TIMEOUT = 30.0  #: seconds without an answer before the next address is tried
 _HERE = {"127.0.0.1", "localhost"}
@@ -290,4 +288,5 @@ def load(
                 fix=_by_hand(missing, root) if missing else "",
             )
         fetch(dataset, root, on_progress)
+    dataset.on_progress = on_progress
     return prepare(text, dataset, dataset.load(root), limit=limit, validation=validation, split=split)

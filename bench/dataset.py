@@ -10,6 +10,7 @@ argument is what the user types behind the colon (`folder:PATH`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -19,7 +20,10 @@ from torch import Tensor
 
 from bench.errors import UsageError
 from bench.images import Images
+from bench.places import cache_dir
 from bench.registry import Registry
+
+Progress = Callable[[str, int, int], None]  #: what is being done, bytes so far, bytes in all (0: not known)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,17 @@ class Dataset(ABC):
     files: ClassVar[tuple[File, ...]] = ()  #: what must be under the data root; () for embedded or the user's own
     latent_dim: ClassVar[int | None] = None  #: size of z for all variants; None: by image shape
     steps: ClassVar[int | None] = None  #: training budget; None: by image shape
+    on_progress: Progress | None = None  #: set by who calls `load` and wants to be told how far it is
+
+    def say(self, what: str, done: int = 0, total: int = 0) -> None:
+        """Tell who waits for `load` what it's at: `done` of `total` bytes, where that is known."""
+        if self.on_progress is not None:
+            self.on_progress(what, done, total)
+
+    @property
+    def cache(self) -> Path:
+        """Where `load` may keep what it can make again."""
+        return cache_dir()
 
     def ready(self, root: Path) -> bool:
         """Whether `load` will find all it needs under `root`, without a download."""
@@ -164,4 +179,4 @@ def _settled(images: Images) -> Images:
         return Images(images.take(torch.arange(len(images)), "cpu"), images.labels(), images.classes)
 
 
-__all__ = ["DATASETS", "Data", "Dataset", "File", "Splits", "defaults", "prepare"]
+__all__ = ["DATASETS", "Data", "Dataset", "File", "Progress", "Splits", "defaults", "prepare"]

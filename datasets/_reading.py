@@ -13,7 +13,7 @@ from bench import DataError, Images
 
 
 @contextmanager
-def reading(path: Path, fix: str) -> Iterator[None]:
+def reading(path: str | Path, fix: str) -> Iterator[None]:
     """Turns whatever a parser raises over the content of `path` into a `DataError` that names it."""
     try:
         yield

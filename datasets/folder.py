@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
+import PIL
 from PIL import Image, ImageOps
 
 from bench import DataError, Dataset, Images, Range, Splits
 
+from ._mapped import each, in_memory, mapped
 from ._reading import fixed_split, reading
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
-Found = list[tuple[Path, str | None]]  #: images, each with its class
+FEW, SMALL = 1_000, 2**24  # images, and bytes of files, below which they're decoded in about a second
+SEEN = 2_048  # headers that a process looks at at a time
+GOOD_COPY = "Replace the file by a good copy, or take it out of the folder."
+
+Found = list[tuple[str, str | None]]  #: images, each with its class
 
 
 class Folder(Dataset):
@@ -38,6 +45,20 @@ class Folder(Dataset):
         self.image_size = image_size
 
     def load(self, root: Path) -> Splits:
+        found, classes, splits = self._found()
+        train, test = splits if splits is not None else fixed_split(_labels(found, classes), every=10)
+        order = np.concatenate([train, test])  # as slices of one array, the splits need no copies
+        labels = _labels(found, classes)[order] if classes else None
+        pictures = _Pictures(self.path, [path for path, _ in found], order, self.image_size)
+
+        def split(pixels: np.ndarray) -> Splits:
+            halves = slice(0, len(train)), slice(len(train), None)
+            return Splits(*(Images(pixels[i], None if labels is None else labels[i], classes) for i in halves))
+
+        return in_memory(pictures, split) if pictures.few else mapped(pictures, split, self.cache, self.say)
+
+    def _found(self) -> tuple[Found, tuple[str, ...], tuple[np.ndarray, np.ndarray] | None]:
+        """All images, the classes, and the positions of either split where the folder has splits."""
         _, folders = _listing(self.path)
         named = {folder.name: folder for folder in folders if folder.name in ("train", "test")}
         if len(named) == 1:
@@ -47,47 +68,109 @@ class Folder(Dataset):
                 fix="Add the other one, or name the folder that holds the images.",
             )
         if named:
-            train, test = _images(named["train"]), _images(named["test"])
+            train, test = _images(named["train"].path), _images(named["test"].path)
             classes = _same_classes(self.path, train, test)
             found = train + test
-            at = np.arange(len(train)), np.arange(len(train), len(found))
-        else:
-            found = _images(self.path)
-            classes = _classes(found)
-            if len(found) < 2:
-                raise DataError(
-                    f"{str(self.path)!r} has one image: none is left to train on",
-                    fix="Add more images to it.",
-                )
-        pixels = _decode([path for path, _ in found], self.image_size)
-        labels = np.array([classes.index(name) if name is not None else 0 for _, name in found])
-        if not named:
-            at = fixed_split(labels, every=10)
-        split_train, split_test = (Images(pixels[i], labels[i] if classes else None, classes) for i in at)
-        return Splits(split_train, split_test)
+            return found, classes, (np.arange(len(train)), np.arange(len(train), len(found)))
+        found = _images(self.path)
+        if len(found) < 2:
+            raise DataError(
+                f"{str(self.path)!r} has one image: none is left to train on",
+                fix="Add more images to it.",
+            )
+        return found, _classes(found), None
 
 
-def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
+class _Pictures:
+    """The images of a folder, training images first, each decoded when it's asked for."""
+
+    def __init__(self, folder: Path, paths: list[str], order: np.ndarray, image_size: int | None) -> None:
+        self.folder, self.paths, self.order, self.image_size = folder, paths, order, image_size
+        self.name = f"{str(folder.resolve())!r}" + ("" if image_size is None else f" at image_size {image_size}")
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @property
+    def few(self) -> bool:
+        """Whether they're decoded in about a second, too little to be kept."""
+        return len(self) < FEW and sum(size for size, _ in self._stats()) < SMALL
+
+    def fingerprint(self) -> str:
+        """Names, sizes and times of the files, in the order of the copy; and who decodes them."""
+        sha = hashlib.sha256(f"{self.image_size} Pillow {PIL.__version__}\n".encode())
+        stats = list(self._stats())
+        skip = len(str(self.folder))
+        for i in self.order.tolist():
+            sha.update(os.fsencode(self.paths[i][skip:]) + b"\0%d %d\n" % stats[i])
+        return sha.hexdigest()
+
+    def _stats(self) -> Iterator[tuple[int, int]]:
+        for path in self.paths:
+            with reading(path, GOOD_COPY):
+                stat = os.stat(path)
+            yield stat.st_size, stat.st_mtime_ns
+
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W); C = 3 as soon as one image has colour.
+
+        Raises:
+            DataError: one can't be read, or they differ in size or colour and no `image_size` makes them equal.
+        """
+        first: dict[_Form, int] = {}
+        for _, forms in each(self._forms, range(-(-len(self.paths) // SEEN))):
+            first = {**forms, **first}
+        if self.image_size is not None:
+            return 1 if all(form.grey for form in first) else 3, self.image_size, self.image_size
+        other = min(first.values(), key=lambda at: at or len(self.paths))
+        shapes = [_read(path, None).shape for path in self.paths[max(other - 1, 0) : other + 1]]
+        if other:
+            raise _differ(self.paths[other - 1], shapes[0], f"{self.paths[other]!r} is", shapes[1])
+        c, h, w = shapes[0]
+        return c, h, w
+
+    def _forms(self, part: int) -> dict[_Form, int]:
+        """The forms of some of the images, and which is the first of each."""
+        found: dict[_Form, int] = {}
+        for i in range(part * SEEN, min((part + 1) * SEEN, len(self.paths))):
+            found.setdefault(_form_of(self.paths[i]), i)
+        return found
+
+    def decode(self, i: int, shape: tuple[int, int, int]) -> np.ndarray:
+        """Image `i` as (C, H, W) uint8 of this shape; a grey one may become one in colour if there's an `image_size`.
+
+        Raises:
+            DataError: it can't be read, or is of another shape.
+        """
+        path = self.paths[self.order[i]]
+        image = _read(path, self.image_size)
+        if image.shape != shape and (self.image_size is None or image.shape[0] != 1):
+            raise _differ(path, image.shape, "others are", shape)
+        return np.broadcast_to(image, shape)
+
+
+def _listing(folder: str | Path) -> tuple[list[str], list[os.DirEntry[str]]]:
     """The images and the sub-folders in `folder`, by name; hidden ones and other files are passed over."""
     fix = "A dataset is folder:PATH, where PATH is a folder that you may read."
     with reading(folder, fix):
-        if not folder.exists():
+        if not os.path.exists(folder):
             raise DataError(f"there is no folder {str(folder)!r}", fix=fix)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise DataError(f"{str(folder)!r} is a file, not a folder", fix=fix)
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    images = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file()]
-    return images, [entry for entry in entries if entry.is_dir()]
+        with os.scandir(os.fspath(folder)) as entries:
+            shown = sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
+        images = [e.path for e in shown if os.path.splitext(e.name)[1].lower() in SUFFIXES and e.is_file()]
+        return images, [entry for entry in shown if entry.is_dir()]
 
 
-def _images(folder: Path) -> Found:
+def _images(folder: str | Path) -> Found:
     """All images of a split."""
     own, folders = _listing(folder)
-    by_class: Found = [(path, sub.name) for sub in folders for path in _listing(sub)[0]]
+    by_class: Found = [(path, sub.name) for sub in folders for path in _listing(sub.path)[0]]
     if own and by_class:
         raise DataError(
             f"{str(folder)!r} has images in itself and in its sub-folders",
-            cause=f"For example {str(own[0])!r} and {str(by_class[0][0])!r}: have they classes, or not?",
+            cause=f"For example {own[0]!r} and {by_class[0][0]!r}: have they classes, or not?",
             fix="Keep either the ones or the others.",
         )
     if not own and not by_class:
@@ -101,6 +184,12 @@ def _images(folder: Path) -> Found:
 
 def _classes(found: Found) -> tuple[str, ...]:
     return tuple(sorted({name for _, name in found if name is not None}))
+
+
+def _labels(found: Found, classes: tuple[str, ...]) -> np.ndarray:
+    """Class indices; zeros where there are no classes."""
+    index = {name: i for i, name in enumerate(classes)}
+    return np.array([index[name] if name is not None else 0 for _, name in found])
 
 
 def _same_classes(folder: Path, train: Found, test: Found) -> tuple[str, ...]:
@@ -117,46 +206,48 @@ def _same_classes(folder: Path, train: Found, test: Found) -> tuple[str, ...]:
     return classes
 
 
-def _decode(paths: list[Path], image_size: int | None) -> np.ndarray:
-    """(N, C, H, W) uint8; C = 3 as soon as one image has colour.
+class _Form(NamedTuple):
+    """What an image's header says of it."""
 
-    Raises:
-        DataError: one can't be read, or they differ in size or colour and no `image_size` makes them equal.
-    """
-    images = [_read(path, image_size) for path in paths]
-    if image_size is not None and len({image.ndim for image in images}) > 1:
-        images = [image if image.ndim == 3 else np.stack([image] * 3, axis=-1) for image in images]
-    for (path, image), (other, another) in pairwise(zip(paths, images, strict=True)):
-        if image.shape != another.shape:
-            raise DataError(
-                "the images differ in size or colour",
-                cause=f"{str(path)!r} is {_form(image)}, {str(other)!r} is {_form(another)}.",
-                fix=f"`--image-size {min(image.shape[:2])}` (or another number) makes them all alike.",
-            )
-    stack = np.stack(images)
-    return np.ascontiguousarray(stack[:, None] if stack.ndim == 3 else stack.transpose(0, 3, 1, 2))
+    sides: tuple[int, ...]  #: the shorter first, because it may lie on its side
+    grey: bool
 
 
-def _form(image: np.ndarray) -> str:
-    height, width = image.shape[:2]
-    return f"{width} wide and {height} high, {'grey' if image.ndim == 2 else 'in colour'}"
+def _form_of(path: str) -> _Form:
+    with reading(path, GOOD_COPY), Image.open(path) as stored:
+        return _Form(tuple(sorted(stored.size)), _grey(stored.mode))
 
 
-def _read(path: Path, image_size: int | None) -> np.ndarray:
-    """(H, W) uint8 for a grey image, (H, W, 3) for the others."""
-    with (
-        reading(path, "Replace the file by a good copy, or take it out of the folder."),
-        Image.open(path) as stored,
-    ):
+def _grey(mode: str) -> bool:
+    return mode in ("1", "L", "LA", "La") or mode.startswith("I")
+
+
+def _differ(path: str, shape: tuple[int, ...], other: str, another: tuple[int, ...]) -> DataError:
+    return DataError(
+        "the images differ in size or colour",
+        cause=f"{path!r} is {_words(shape)}, {other} {_words(another)}.",
+        fix=f"`--image-size {min(shape[1:])}` (or another number) makes them all alike.",
+    )
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    channels, height, width = shape
+    return f"{width} wide and {height} high, {'grey' if channels == 1 else 'in colour'}"
+
+
+def _read(path: str, image_size: int | None) -> np.ndarray:
+    """(C, H, W) uint8: C = 1 for a grey image, 3 for the others."""
+    with reading(path, GOOD_COPY), Image.open(path) as stored:
         image: Image.Image = ImageOps.exif_transpose(stored)
         if image.mode.startswith("I"):
             image = _from_16_bits(image)
         elif image.mode == "F":
             raise ValueError("its pixels are floating-point numbers without a known range")
-        image = image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
+        image = image.convert("L" if _grey(image.mode) else "RGB")
         if image_size is not None:
             image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
-        return np.asarray(image).copy()
+        pixels = np.array(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:

@@ -712,10 +712,10 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_may_not_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def deny(self: Path) -> None:
-        raise PermissionError(13, "Permission denied", str(self))
+    def deny(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(Path, "iterdir", deny)  # the tests may run as root, whom no mode stops
+    monkeypatch.setattr(os, "scandir", deny)  # the tests may run as root, whom no mode stops
     with pytest.raises(DataError, match="can't be read") as refused:
         folder(tmp_path)
     assert "Permission denied" in screen(refused)
