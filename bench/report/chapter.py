@@ -1,0 +1,238 @@
+"""A dataset's part of the report: its tables, and every figure or why it's missing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench import abilities
+from bench import costs as costing
+from bench import ratedistortion as rd
+from bench.columns import Column
+from bench.dataset import Data
+from bench.errors import NotAvailable
+from bench.evidence import SHOWN, positions
+from bench.methods import methods
+from bench.report import curves, sharpness, tradeoff
+from bench.report.exhibit import Exhibit, Originals, Shown, attempt, exhibits
+from bench.report.sheet import Sheet, error_maps, sheet, square
+from bench.report.studio import Studio, studio
+from bench.row import Row
+from bench.store import Run
+from bench.summary import Group
+
+COMPARED = 10  #: test images whose reconstructions are shown
+REAL = "real images"
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """An exhibit with its pictures."""
+
+    exhibit: Exhibit
+    samples: Shown[Sheet]
+    mixture: Shown[Sheet]  #: samples by the second sampler
+    reconstructions: Shown[Sheet]
+    studio: Studio
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A dataset."""
+
+    key: str
+    dataset: str
+    protocol: str  #: in one line
+    methods: str  #: the paragraph
+    group: Group  #: the columns that a screen shows
+    full: Group  #: all of them
+    classes: tuple[str, ...]
+    real: Shown[Sheet]
+    originals: Shown[Sheet]
+    portraits: tuple[Portrait, ...]
+    ridges: tuple[sharpness.Ridge, ...]
+    ridge_axis: str
+    panels: tuple[curves.Panel, ...]
+    timed: bool  #: whether a panel has an axis of time
+    planes: tuple[str, ...]  #: rate-distortion planes, an SVG each
+    without: Mapping[str, str]
+    tradeoffs: tuple[tradeoff.Tradeoff, ...]
+    costs: tuple[costing.Cost, ...]
+
+
+def chapter(
+    key: str,
+    group: Group,
+    full: Group,
+    rows: Sequence[Row],
+    whence: Mapping[int, Run],
+    originals: Originals,
+    plugins: Sequence[str],
+    say: Callable[[str], None],
+) -> Chapter:
+    """All that the report says about one dataset. `whence` knows each row's run by the row's id()."""
+    shown = exhibits(group.lines, whence, key)
+    say(f"{group.dataset}: images")
+    data, why = _data(shown, originals)
+    names = data.test.classes if data is not None else ()
+    real = _real(data)
+    made = []
+    for i, exhibit in enumerate(shown, 1):
+        say(f"{group.dataset}: {exhibit.label} ({i} of {len(shown)})")
+        made.append(_portrait(exhibit, data, names, real, plugins, why))
+    panels = curves.panels(shown, whence)
+    rows_of = {id(run): (run, [r for r in rows if whence[id(r)] is run]) for run in whence.values()}
+    planes, without = rd.planes([pair for pair in rows_of.values() if pair[1]])
+    found, axis = _ridges(shown, real)
+    return Chapter(
+        key,
+        group.dataset,
+        _protocol(rows),
+        methods(rows),
+        group,
+        full,
+        tuple(names),
+        Shown(missing=why) if real is None else attempt(square, real, "Images of the test split"),
+        Shown(missing=why) if real is None else attempt(_row, real, "Test images"),
+        tuple(made),
+        tuple(found),
+        axis,
+        tuple(panels),
+        any("by-time" in panel.svg for panel in panels),
+        tuple(_recoloured(_own(rd.draw([p]), f"{key}p{i}"), p, shown) for i, p in enumerate(planes) if _worth(p)),
+        without | {p.points[0].label: _alone(p) for p in planes if not _worth(p)},
+        tuple(tradeoff.tradeoffs(shown, group.columns)),
+        tuple(costing.costs(rows)),
+    )
+
+
+def _protocol(rows: Sequence[Row]) -> str:
+    """How the rows were trained and scored, in one line; what differs between them is told where they stand."""
+    trained = [row for row in rows if row.status == "ok" and row.training and not row.sanity]
+    same = {
+        key: value
+        for key in ("steps", "batch_size", "optimizer", "lr", "precision", "limit")
+        if len(values := {row.training.get(key) for row in trained}) == 1 and (value := values.pop()) is not None
+    }
+    said = {
+        "steps": "{:,} steps a stage",
+        "batch_size": "batches of {}",
+        "optimizer": "{}",
+        "lr": "learning rate {:g}",
+        "precision": "{}",
+        "limit": "{:,} training images",
+    }
+    words = [text.format(same[key]) for key, text in said.items() if key in same]
+    seeds = len({row.seed for row in rows})
+    tested = {row.data.get("test_images") for row in trained} - {None}
+    words += [f"{seeds} seed{'' if seeds == 1 else 's'}"]
+    words += [f"scored on {tested.pop():,} images" for _ in range(len(tested) == 1)]
+    return " · ".join(words)
+
+
+def _data(shown: Sequence[Exhibit], originals: Originals) -> tuple[Data | None, str]:
+    """The dataset, or why it isn't at hand."""
+    if not shown:
+        return None, "no cell finished"
+    found = attempt(originals, shown[0].run, shown[0].row)
+    return found.figure, found.missing
+
+
+def _real(data: Data | None) -> Tensor | None:
+    """Test images, those that the cells' reconstructions belong to: (N, C, H, W) uint8."""
+    if data is None:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a split may be redrawn each time
+        return data.test.take(positions(data.test, SHOWN), "cpu")
+
+
+def _row(images: Tensor, alt: str) -> Sheet:
+    return sheet(images[:COMPARED], COMPARED, alt)
+
+
+def _portrait(
+    exhibit: Exhibit,
+    data: Data | None,
+    names: Sequence[str],
+    real: Tensor | None,
+    plugins: Sequence[str],
+    why: str,
+) -> Portrait:
+    studied = studio(exhibit, data, names, plugins, why)
+    return Portrait(
+        exhibit,
+        attempt(_sampled, exhibit, "samples", f"Samples of {exhibit.label}"),
+        attempt(_sampled, exhibit, "samples_gmm", f"Samples of {exhibit.label} by the second sampler"),
+        attempt(_reconstructed, exhibit, real),
+        studied,
+    )
+
+
+def _sampled(exhibit: Exhibit, name: str, alt: str) -> Sheet:
+    try:
+        return square(exhibit.images(name), alt)
+    except NotAvailable:
+        model, _ = exhibit.model()
+        wanted = abilities.Samples if name == "samples" else abilities.Encodes
+        if (reason := abilities.why_not(model, wanted)) is not None:
+            raise NotAvailable(reason) from None
+        raise
+
+
+def _reconstructed(exhibit: Exhibit, real: Tensor | None) -> Sheet:
+    """Reconstructions above their error maps; without originals, alone."""
+    found = exhibit.images("reconstructions")[:COMPARED]
+    alt = f"{exhibit.label}'s reconstructions of {len(found)} test images"
+    if real is None or real[: len(found)].shape != found.shape:
+        return sheet(found, COMPARED, alt)
+    colours = found if found.shape[1] == 3 else found[:, :1].expand(-1, 3, -1, -1)
+    return sheet(torch.cat([colours, error_maps(real[: len(found)], found)]), len(found), f"{alt}, above their errors")
+
+
+def _ridges(shown: Sequence[Exhibit], real: Tensor | None) -> tuple[list[sharpness.Ridge], str]:
+    sets = [] if real is None else [sharpness.Set(REAL, "ca", real)]
+    for exhibit in shown:
+        if (images := attempt(exhibit.images, "samples").figure) is not None:
+            sets.append(sharpness.Set(exhibit.label, exhibit.colour, images))
+    found = attempt(sharpness.ridges, sets, REAL)
+    return found.figure or ([], "")
+
+
+def _own(svg: str, key: str) -> str:
+    """A figure's ids as ids of this page, of which it may have several."""
+    return re.sub(r'\b(id|aria-labelledby)="(title|desc|title desc)"', lambda m: _prefixed(m, key), svg)
+
+
+def _worth(plane: rd.Plane) -> bool:
+    """Whether there are two labels in it to be held against each other."""
+    return len({point.label for point in plane.points}) > 1
+
+
+def _alone(plane: rd.Plane) -> str:
+    p = plane.points[0]
+    return f"rate {p.rate:.2f}, distortion {p.distortion:.2f}, alone in its plane ({plane.heading})"
+
+
+def _recoloured(svg: str, plane: rd.Plane, shown: Sequence[Exhibit]) -> str:
+    """The figure with each variant in the colour that its first label has on this page."""
+    own = {e.row.variant: int(e.colour[1:]) for e in reversed(shown) if not e.row.anchor}
+    variants = dict.fromkeys(p.variant for p in plane.points)
+    new = {
+        rd.COLOURS[i % len(rd.COLOURS)]: rd.COLOURS[own[name]] for i, name in enumerate(variants) if name in own
+    }  # fmt: skip
+    return re.sub(r'(fill|stroke)="(#\w{6})"', lambda m: f'{m[1]}="{new.get(m[2], m[2])}"', svg)
+
+
+def _prefixed(found: re.Match[str], key: str) -> str:
+    return f'{found[1]}="{" ".join(f"{key}-{word}" for word in found[2].split())}"'
+
+
+def described(column: Column) -> str:
+    """What a metric measures: the first paragraph of its documentation."""
+    doc = column.metric.doc if column.metric is not None else column.problem
+    return " ".join(doc.split("\n\n")[0].split())

@@ -1,0 +1,130 @@
+"""Whom a figure shows: of each label the first seed that came out, since pictures aren't averaged."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+
+from bench.api import load
+from bench.errors import BenchError, DataError, NotAvailable
+from bench.identity import data_of
+from bench.row import Row
+from bench.store import Run
+from bench.summary import Line
+from bench.variant import Variant
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shown(Generic[T]):
+    """A figure, or why there is none."""
+
+    figure: T | None = None
+    missing: str = ""
+
+
+def attempt(make: Callable[..., T], *arguments: Any) -> Shown[T]:
+    """What `make` gives; a model or a file that can't be asked costs its own figure, not the report."""
+    try:
+        return Shown(make(*arguments))
+    except NotAvailable as missing:
+        return Shown(missing=missing.reason)
+    except BenchError as error:
+        return Shown(missing=error.line)
+    except Exception as error:
+        return Shown(missing=" ".join(f"{type(error).__name__}: {error}".split())[:300])
+
+
+@dataclass
+class Exhibit:
+    """A label on a dataset, by the first of its seeds."""
+
+    key: str  #: unique in the page, and no name: names are never ids
+    label: str
+    colour: str  #: a class of the style sheet: c0 to c7, or ca for what is held against others
+    run: Run
+    row: Row
+    line: Line = field(repr=False)
+
+    @property
+    def seed(self) -> int:
+        return self.row.seed
+
+    @cached_property
+    def evidence(self) -> dict[str, Tensor]:
+        return self.run.evidence(self.row.cell)
+
+    def images(self, name: str) -> Tensor:
+        """Images (N, C, H, W) uint8 that the cell keeps.
+
+        Raises:
+            NotAvailable: it keeps none.
+        """
+        if not self.evidence:
+            raise NotAvailable("its evidence is missing or damaged")
+        if (found := self.evidence.get(name)) is None:
+            raise NotAvailable(f"the cell keeps no {name.replace('_', ' ')}")
+        if found.ndim != 4 or str(found.dtype) != "torch.uint8" or not len(found):
+            raise NotAvailable(f"its {name.replace('_', ' ')} are no images")
+        return found
+
+    def model(self, plugins: Sequence[str] = ()) -> tuple[Variant, tuple[str, ...]]:
+        """The trained model, and what was said about it on the way.
+
+        Raises:
+            BenchError: it can't be loaded.
+        """
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            model = load(self.run.cells / self.row.cell, plugins)
+        return model, tuple(dict.fromkeys(str(w.message) for w in said if issubclass(w.category, UserWarning)))
+
+
+def exhibits(lines: Sequence[Line], whence: Mapping[int, Run], first: str) -> list[Exhibit]:
+    """Those of `lines` that have a result and aren't sanity rows. `whence` knows each row's run by the row's id()."""
+    shown = [line for line in lines if line.rows and not line.rows[0].sanity]
+    made: list[Exhibit] = []
+    own = 0
+    for i, line in enumerate(shown):
+        row = min(line.rows, key=lambda r: r.seed)
+        colour = "ca" if line.anchor else f"c{own % 8}"
+        own += not line.anchor
+        made.append(Exhibit(f"{first}x{i}", line.label, colour, whence[id(row)], row, line))
+    return made
+
+
+@dataclass
+class Originals:
+    """The data of rows as they lie here, each set loaded once, and only if it's what was scored."""
+
+    data_root: str | None = None
+    _known: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
+
+    def __call__(self, run: Run, row: Row) -> Any:
+        """The row's `bench.Data`.
+
+        Raises:
+            NotAvailable: the dataset isn't at hand, or isn't the same.
+        """
+        request = run.request()
+        scored = row.scoring.get("test") or row.data.get("test")
+        how = (row.training.get("limit"), row.training.get("validation"), row.scoring.get("split"))
+        key = (row.dataset, request.image_size, *how)
+        if key not in self._known:
+            try:
+                self._known[key] = data_of(row, request, self.data_root)
+            except (BenchError, OSError) as error:
+                what = error.what if isinstance(error, BenchError) else str(error)
+                self._known[key] = DataError(f"the dataset isn't at hand: {what}")
+        found = self._known[key]
+        if isinstance(found, Exception):
+            raise NotAvailable(str(found))
+        if scored is not None and found.test.digest != scored:
+            raise NotAvailable(f"{row.dataset} holds other images here than those that were scored")
+        return found

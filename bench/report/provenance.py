@@ -1,0 +1,120 @@
+"""What a report was made of: the command that repeats a run, its settings, and each cell with its weights' digest."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from bench.durable import SUMS
+from bench.hyperparameters import show
+from bench.protocol import ONCE, RunRequest
+from bench.row import Row
+from bench.store import WEIGHTS, Run
+
+ELSEWHERE = (*ONCE, "data_root", "address")
+"""Settings that mean nothing on another machine, or another day."""
+PLURAL = {"variants": "--variants", "datasets": "--dataset"}
+
+
+@dataclass(frozen=True)
+class CellLine:
+    """A cell in the list of all."""
+
+    label: str
+    dataset: str
+    seed: int
+    status: str
+    weights: str  #: sha256, its beginning; '' where there are none
+    seconds: float | None
+    ended: str
+    cell: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A label with all its hyperparameters."""
+
+    label: str
+    hyperparameters: str
+    parameters: float | None
+    plugin: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A run."""
+
+    name: str
+    command: str
+    request: str  #: run.json
+    cells: tuple[CellLine, ...]
+
+
+def command(request: RunRequest) -> str:
+    """The command line that asks for the same run, without what belongs to a machine.
+
+    Seeds that no `--seeds` says are left to `--config run.json`.
+    """
+    plain, words = RunRequest(), ["bench", "run"]
+    seeds = request.seeds
+    if len(seeds) == 1 and seeds != (0,):
+        return "bench run --config run.json"
+    for f in fields(request):
+        value = getattr(request, f.name)
+        if f.name in ELSEWHERE or value == getattr(plain, f.name):
+            continue
+        words += _option(f.name, value)
+    return shlex.join(words)
+
+
+def _option(name: str, value: Any) -> list[str]:
+    flag = "--" + name.replace("_", "-")
+    if name in PLURAL:
+        return [PLURAL[name], ",".join(value)]
+    if name == "seeds":
+        counted = value == tuple(range(len(value)))
+        return [flag, str(len(value)) if counted else ",".join(map(str, value))]
+    if name == "metrics":
+        return [f"{flag}={','.join(value)}"]
+    if name == "set":
+        return [word for setting in value for word in (flag, setting)]
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{name}"]
+    return [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+
+
+def origin(run: Run, rows: Sequence[Row]) -> Origin:
+    """What there is to say about a run and its cells."""
+    request = run.request()
+    told = {name: value for name, value in request.lasting().to_json().items() if name not in ELSEWHERE}
+    return Origin(
+        run.path.resolve().name, command(request), json.dumps(told, indent=1), tuple(_cell(run, r) for r in rows)
+    )
+
+
+def _cell(run: Run, row: Row) -> CellLine:
+    digest = ""
+    if row.status == "ok":
+        try:
+            text = (run.cells / row.cell / "done" / SUMS).read_text(encoding="utf-8")
+            digest = next((line.split()[0][:16] for line in text.splitlines() if line.endswith(f"  {WEIGHTS}")), "")
+        except (OSError, ValueError):
+            digest = "unreadable"
+    ended = str(row.provenance.get("ended", ""))[:16].replace("T", " ")
+    seconds = row.costs.get("train_seconds")
+    return CellLine(row.label, row.dataset, row.seed, row.status, digest, seconds, ended, row.cell)
+
+
+def settings(rows: Sequence[Row]) -> list[Setting]:
+    """Each label once, with what it was made of."""
+    found: dict[tuple[str, str], Setting] = {}
+    for row in rows:
+        h = " ".join(f"{name}={show(value)}" for name, value in sorted(row.hyperparameters.items()))
+        plugin = " ".join(str(row.plugin[k]) for k in ("distribution", "version") if k in row.plugin)
+        key = row.label, h
+        if key not in found or found[key].parameters is None:
+            found[key] = Setting(row.label, h, row.costs.get("parameters"), plugin)
+    return list(found.values())
