@@ -110,12 +110,12 @@ def each(function: Callable[[int], Any], items: Sequence[int]) -> Iterator[tuple
         DataError, OSError: what the function raised; or a process was killed.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    alone = len(items) < 2 or multiprocessing.current_process().daemon
+    workers = 0 if multiprocessing.current_process().daemon else min(cores, len(items))
     loader = DataLoader(
         _Applied(function),
         batch_size=None,
         sampler=items,
-        num_workers=0 if alone else min(cores, len(items)),
+        num_workers=workers if workers > 1 else 0,
         generator=torch.Generator(),  # torch's own stays as it is
     )
     try:
@@ -124,9 +124,11 @@ def each(function: Callable[[int], Any], items: Sequence[int]) -> Iterator[tuple
                 raise result
             yield item, result
     except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
         raise DataError(
             "a process that decoded images was killed",
-            cause=f"Out of memory, usually. {str(error).splitlines()[0]}",
+            cause=f"The machine ran out of memory, usually. {str(error).splitlines()[0]}",
             fix="The same command goes on from where it was.",
         ) from error
 
@@ -146,28 +148,30 @@ class _Applied(Items[tuple[int, Any]]):
 
 def _kept(home: Path, split: Split) -> Splits | None:
     """The splits out of a complete copy; None where there is none. A damaged one is removed."""
-    pixels = home / "pixels"
-    try:
-        document = json.loads((home / "copy.json").read_text(encoding="utf-8"))
-        shape, digests, written = document["shape"], document["digests"], document["written"]
-        there = pixels.stat()
-        splits = split(_map(pixels, tuple(shape)))
-    except FileNotFoundError:
-        splits = None
-        if not home.exists():
-            return None
-    except (ValueError, KeyError, TypeError):
-        splits = None
-    if splits is not None and there.st_mtime_ns != written:  # touched, or changed
-        if _digests(splits) == digests:
-            with suppress(OSError):
-                _write(home / "copy.json", {**document, "written": there.st_mtime_ns})
-        else:
-            splits = None
+    if not home.exists():
+        return None
+    splits = _whole(home, split)
     if splits is None:
         shutil.rmtree(home)
+    return splits
+
+
+def _whole(home: Path, split: Split) -> Splits | None:
+    """The same, and None if it's damaged. The pixels are read only if somebody has touched them."""
+    try:
+        document = json.loads((home / "copy.json").read_text(encoding="utf-8"))
+        train, test = document["digests"]
+        pixels = home / "pixels"
+        written, known = pixels.stat().st_mtime_ns, document["written"]
+        splits = split(_map(pixels, tuple(document["shape"])))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    splits.train.digest, splits.test.digest = digests
+    if written != known:
+        if _digests(splits) != [train, test]:
+            return None
+        with suppress(OSError):
+            _write(home / "copy.json", {**document, "written": written})
+    splits.train.digest, splits.test.digest = train, test
     return splits
 
 
@@ -192,21 +196,16 @@ def _made(home: Path, pictures: Pictures, split: Split, say: Say) -> Splits:
     with _alone(home, lambda: say(f"waiting for another process that decodes {pictures.name}", 0, 0)):
         splits = _kept(home, split)
         if splits is None:
+            _supersede(home)
             part = home.with_suffix(".part")
             part.mkdir(exist_ok=True)
-            try:
-                splits = _make(part, pictures, split, say)
-                if _home(home.parent, pictures) != home:
-                    raise DataError(
-                        f"{pictures.name} changed while it was decoded", fix="Run it again when it's at rest."
-                    )
-            except DataError:
-                shutil.rmtree(part, ignore_errors=True)  # with the file that is to blame, all of it gets another name
-                raise
+            splits = _make(part, pictures, split, say)
+            if _home(home.parent, pictures) != home:
+                shutil.rmtree(part)
+                raise DataError(f"{pictures.name} changed while it was decoded", fix="Try again when it's at rest.")
             with suppress(FileNotFoundError):  # made by somebody whose lock we didn't see
                 part.rename(home)
             _sync(home.parent)
-            _supersede(home)
     return splits
 
 
@@ -320,8 +319,10 @@ def _alone(home: Path, waiting: Callable[[], None]) -> Iterator[None]:
         if not _locked(file):
             waiting()
             _locked(file, wait=True)
-        yield
-        lock.unlink(missing_ok=True)  # who waits for it still has it open
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # who waits for it still has it open
 
 
 def _locked(file: IO[bytes], *, wait: bool = False) -> bool:
