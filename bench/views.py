@@ -377,15 +377,16 @@ def _principal(codes: Tensor) -> tuple[Tensor, tuple[str, str]]:
 
     if len(codes) < 3:
         raise UsageError(
-            f"{len(codes)} code{'' if len(codes) == 1 else 's'} span no plane", fix="Ask for more images with --n."
+            f"{len(codes)} code{'' if len(codes) == 1 else 's'} span no plane",
+            fix="Ask for more images with --n.",
         )
+    first, second = names = ("principal component 1", "principal component 2")
+    if bool((codes == codes[0]).all()):
+        return torch.zeros(len(codes), 2), names
     found = PCA(2, random_state=0)
     points = torch.from_numpy(found.fit_transform(codes.double().numpy())).float()
-    first, second = (
-        f"principal component {i} ({100 * share:.0f} % of the variance)"
-        for i, share in enumerate(found.explained_variance_ratio_.tolist(), 1)
-    )
-    return points, (first, second)
+    a, b = (f"({share:.0%} of the variance)".replace("%", " %") for share in found.explained_variance_ratio_.tolist())
+    return points, (f"{first} {a}", f"{second} {b}")
 
 
 @dataclass(frozen=True)
