@@ -24,6 +24,7 @@ from bench.report.studio import Studio, studio
 from bench.row import Row
 from bench.store import Run
 from bench.summary import Group
+from bench.views import Trained
 
 COMPARED = 10  #: test images whose reconstructions are shown
 REAL = "real images"
@@ -163,25 +164,26 @@ def _portrait(
     plugins: Sequence[str],
     why: str,
 ) -> Portrait:
-    studied = studio(exhibit, data, names, plugins, why)
+    loaded = attempt(exhibit.trained, plugins)
     return Portrait(
         exhibit,
-        attempt(_sampled, exhibit, "samples", f"Samples of {exhibit.label}"),
-        attempt(_sampled, exhibit, "samples_gmm", f"Samples of {exhibit.label} by the second sampler"),
+        attempt(_sampled, exhibit, loaded, "samples", f"Samples of {exhibit.label}"),
+        attempt(_sampled, exhibit, loaded, "samples_gmm", f"Samples of {exhibit.label} by the second sampler"),
         attempt(_reconstructed, exhibit, real),
-        studied,
+        studio(exhibit, data, names, loaded, why),
     )
 
 
-def _sampled(exhibit: Exhibit, name: str, alt: str) -> Sheet:
-    try:
-        return square(exhibit.images(name), alt)
-    except NotAvailable:
-        model, _ = exhibit.model()
-        wanted = abilities.Samples if name == "samples" else abilities.Encodes
+def _sampled(exhibit: Exhibit, loaded: Shown[Trained], name: str, alt: str) -> Sheet:
+    """Samples that the cell keeps; where there are none, the model's own reason comes before that."""
+    wanted: type = abilities.Samples if name == "samples" else abilities.Encodes
+    model = loaded.figure.model if loaded.figure is not None else None
+    if name not in exhibit.evidence and model is not None:
         if (reason := abilities.why_not(model, wanted)) is not None:
-            raise NotAvailable(reason) from None
-        raise
+            raise NotAvailable(reason)
+        if isinstance(model, abilities.HasCodes):
+            raise NotAvailable("its codes are discrete: no mixture of Gaussians is fitted on them")
+    return square(exhibit.images(name), alt)
 
 
 def _reconstructed(exhibit: Exhibit, real: Tensor | None) -> Sheet:

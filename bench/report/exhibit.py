@@ -16,7 +16,7 @@ from bench.identity import data_of
 from bench.row import Row
 from bench.store import Run
 from bench.summary import Line
-from bench.variant import Variant
+from bench.views import Trained
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ def attempt(make: Callable[..., T], *arguments: Any) -> Shown[T]:
     except NotAvailable as missing:
         return Shown(missing=missing.reason)
     except BenchError as error:
-        return Shown(missing=error.line)
+        return Shown(missing=" ".join(f"{error.what}. {error.cause}".split()).rstrip("."))
     except Exception as error:
         return Shown(missing=" ".join(f"{type(error).__name__}: {error}".split())[:300])
 
@@ -51,6 +51,7 @@ class Exhibit:
     run: Run
     row: Row
     line: Line = field(repr=False)
+    said: tuple[str, ...] = ()  #: while its model was loaded
 
     @property
     def seed(self) -> int:
@@ -74,8 +75,8 @@ class Exhibit:
             raise NotAvailable(f"its {name.replace('_', ' ')} are no images")
         return found
 
-    def model(self, plugins: Sequence[str] = ()) -> tuple[Variant, tuple[str, ...]]:
-        """The trained model, and what was said about it on the way.
+    def trained(self, plugins: Sequence[str] = ()) -> Trained:
+        """The cell with its model, on the CPU.
 
         Raises:
             BenchError: it can't be loaded.
@@ -83,7 +84,8 @@ class Exhibit:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             model = load(self.run.cells / self.row.cell, plugins)
-        return model, tuple(dict.fromkeys(str(w.message) for w in said if issubclass(w.category, UserWarning)))
+        self.said = tuple(dict.fromkeys(str(w.message) for w in said if issubclass(w.category, UserWarning)))
+        return Trained(self.run, self.row, model)
 
 
 def exhibits(lines: Sequence[Line], whence: Mapping[int, Run], first: str) -> list[Exhibit]:

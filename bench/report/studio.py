@@ -8,32 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from bench import abilities
+from bench import abilities, views
 from bench.abilities import require
 from bench.dataset import Data
 from bench.errors import NotAvailable
-from bench.evidence import SHOWN, positions
-from bench.images import to_float, to_uint8
+from bench.images import to_uint8
 from bench.protocol import seed_for
 from bench.report import plane as planes
 from bench.report.codebook import Codebook, codebook
 from bench.report.exhibit import Exhibit, Shown, attempt
 from bench.report.sheet import Sheet, sheet
+from bench.snapshot import seeded
 from bench.variant import Variant
 
 LATTICE = 20  #: tiles to a side of the decoded plane
 COARSE = 14  #: of images larger than those that are kept to the bit
 BATCH = 100
-PAIRS, BETWEEN = 4, 7  #: interpolations, and images decoded in each
-STEPS = 9  #: images of a traversal
+PAIRS = 4  #: interpolations
 UNITS = 6  #: dimensions that are traversed
 DRAWN = 6  #: samples of a class
 CLASSES = 10  #: classes that are shown
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,6 @@ class Strips:
 class Studio:
     """A model's pictures, each or why not."""
 
-    said: tuple[str, ...]  #: while it was loaded
     explorer: Shown[Explorer]
     kl: Shown[str]
     traversals: Shown[Strips]
@@ -70,35 +69,33 @@ class Studio:
     codebook: Shown[Codebook]
 
 
-def studio(exhibit: Exhibit, data: Data | None, names: Sequence[str], plugins: Sequence[str], why: str) -> Studio:
-    """All that the exhibit's model has to show.
+def studio(exhibit: Exhibit, data: Data | None, names: Sequence[str], loaded: Shown[views.Trained], why: str) -> Studio:
+    """All that a model has to show.
 
     Args:
         data: the dataset, or None with the reason `why`.
         names: the classes'.
-        plugins: as `bench.load` takes them.
     """
-    loaded = attempt(exhibit.model, plugins)
-    model, said = loaded.figure or (None, ())
+    cell = loaded.figure
+    if cell is not None and data is not None:
+        vars(cell)["data"] = data  # what it would load for itself, once for all cells
 
-    def ask(make: Callable[..., Any], *arguments: Any) -> Shown[Any]:
-        if model is None:
+    def ask(make: Callable[..., T], *arguments: Any) -> Shown[T]:
+        if cell is None:
             return Shown(missing=loaded.missing)
-        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for("report", make.__name__))
-            return attempt(make, model, *arguments)
+        with torch.inference_mode(), seeded(seed_for("report", make.__name__), torch.device("cpu")):
+            return attempt(make, cell, *arguments)
 
-    def of_data(make: Callable[..., Any], *arguments: Any) -> Shown[Any]:
-        return Shown(missing=why) if data is None else ask(make, data, *arguments)
+    def of_data(make: Callable[..., T]) -> Shown[T]:
+        return Shown(missing=why) if data is None else ask(make)
 
     return Studio(
-        said,
         _explored(exhibit, names, ask),
         attempt(_kl, exhibit),
-        ask(_traversals, exhibit, names),
-        of_data(_interpolations, names),
-        ask(_classes, names, exhibit.label),
-        ask(codebook, exhibit, data),
+        of_data(_traversals),
+        of_data(_interpolations),
+        ask(_classes),
+        ask(_codebook, exhibit, data),
     )
 
 
@@ -142,7 +139,12 @@ def _explored(exhibit: Exhibit, names: Sequence[str], ask: Callable[..., Shown[A
     return attempt(explorer)
 
 
-def _tiles(model: Variant, exhibit: Exhibit, found: planes.Plane) -> Sheet:
+def _codebook(cell: views.Trained, exhibit: Exhibit, data: Data | None) -> Codebook:
+    return codebook(cell.model, exhibit, data)
+
+
+def _tiles(cell: views.Trained, exhibit: Exhibit, found: planes.Plane) -> Sheet:
+    model = cell.model
     side = LATTICE if max(model.spec.shape[1:]) <= 40 else COARSE
     z, rows = found.lattice(side)
     images = decoded(model, z, torch.zeros(len(z), dtype=torch.long))
@@ -156,81 +158,31 @@ def _kl(exhibit: Exhibit) -> str:
     return planes.bars(kl, f"KL of each of {len(kl)} latent dimensions of {exhibit.label}, the largest first, in nats")
 
 
-def _traversals(model: Variant, exhibit: Exhibit, names: Sequence[str]) -> Strips:
-    codes, labels = _codes(exhibit)
-    if isinstance(model, abilities.HasCodes) or not codes.is_floating_point():
-        raise NotAvailable("its codes are discrete: there is nothing between two of them")
-    z = codes[codes.isfinite().all(1)].float()
-    kl = exhibit.evidence.get("kl_per_dimension")
-    by_kl = kl is not None and len(kl) == z.shape[1]
-    active = kl if by_kl else z.var(0, correction=0)
-    assert active is not None
-    units = active.argsort(descending=True)[:UNITS].tolist()
-    base, y, rows, told = z[0], labels[:1].clamp(min=0), [], []
-    for unit in units:
-        low, high = (float(q) for q in z[:, unit].quantile(torch.tensor((0.01, 0.99))))
-        along = base.repeat(STEPS, 1)
-        along[:, unit] = torch.linspace(low, high, STEPS)
-        rows.append(along)
-        what = f"{active[unit]:.2g} nats" if by_kl else f"variance {active[unit]:.2g}"
-        told.append(f"z{unit + 1} from {low:.1f} to {high:.1f} ({what})".replace("-", "−"))
-    images = decoded(model, torch.cat(rows), y.expand(len(rows) * STEPS))
-    alt = (
-        f"One code of {exhibit.label} with a dimension at a time moved through its range, a row each: {'; '.join(told)}"
-    )
-    return Strips(sheet(images, STEPS, alt), tuple(told))
+def _traversals(cell: views.Trained) -> Strips:
+    found = views.traversals(cell, n=min(UNITS, _units(cell)))
+    rows = [row[[0, *range(1, len(row), 2)]] for row in found.rows]  # every second one says enough here
+    told = f"A test image and its code with one unit at a time moved: {'; '.join(found.labels)}"
+    return Strips(sheet(torch.cat(rows), len(rows[0]), told), tuple(found.labels))
 
 
-def pairs(labels: Tensor) -> list[tuple[int, int]]:
-    """Positions of images of two classes each: of the classes in order of their names; without labels, neighbours."""
-    first: dict[int, int] = {}
-    for i, label in enumerate(labels.tolist()):
-        first.setdefault(label, i)
-    where = [first[label] for label in sorted(first)] if len(first) > 1 else list(range(len(labels)))
-    return list(zip(where[::2], where[1::2], strict=False))[:PAIRS]
+def _units(cell: views.Trained) -> int:
+    codes = cell.run.evidence(cell.row.cell).get("codes")
+    return codes.shape[1] if codes is not None and codes.ndim == 2 else UNITS
 
 
-def _interpolations(model: Variant, data: Data, names: Sequence[str]) -> Strips:
-    encoder, index = require(model, abilities.Encodes), positions(data.test, SHOWN)
-    require(model, abilities.Decodes)
-    images, labels = data.test.take(index, "cpu"), data.test.labels(index, "cpu")
-    found = pairs(labels)
-    if not found:
-        raise NotAvailable("there are no two test images to go between")
-    ends = torch.tensor([i for pair in found for i in pair])
-    x, y = images[ends], labels[ends]
-    z = encoder.encode(to_float(x), y).float()
-    rows = []
-    for a in range(0, len(ends), 2):
-        at = torch.linspace(0, 1, BETWEEN)[:, None]
-        classes = torch.where(at[:, 0] < 0.5, y[a], y[a + 1])
-        strip = decoded(model, (1 - at) * z[a] + at * z[a + 1], classes)
-        rows.append(torch.cat([x[a : a + 1], strip, x[a + 1 : a + 2]]))
-    told = tuple(f"{_named(int(y[a]), names)} to {_named(int(y[a + 1]), names)}" for a in range(0, len(ends), 2))
-    alt = (
-        f"Interpolations between the codes of two test images, which stand at both ends, a row each: {'; '.join(told)}"
-    )
-    return Strips(sheet(torch.cat(rows), BETWEEN + 2, alt), told)
+def _interpolations(cell: views.Trained) -> Strips:
+    found = views.interpolations(cell, n=PAIRS)
+    told = f"Between the codes of two test images, which stand at both ends: {'; '.join(filter(None, found.labels))}"
+    return Strips(sheet(torch.cat(list(found.rows)), len(found.rows[0]), told), tuple(filter(None, found.labels)))
 
 
-def _classes(model: Variant, names: Sequence[str], label: str) -> Strips:
-    if not model.uses_labels or not model.spec.classes:
+def _classes(cell: views.Trained) -> Strips:
+    if not cell.conditional:
         raise NotAvailable("it isn't conditional: its samples aren't asked for by class")
-    able = require(model, abilities.Samples)
-    classes = min(model.spec.classes, CLASSES)
-    y = torch.arange(classes).repeat(DRAWN)
-    x = able.sample(y)
-    if not bool(((x >= 0) & (x <= 1)).all()):
-        raise NotAvailable("its samples aren't images in [0, 1]")
-    told = tuple(_named(c, names) for c in range(classes))
-    return Strips(
-        sheet(
-            to_uint8(x.float()),
-            classes,
-            f"Samples of {label}, a class in each column: {', '.join(told)}",
-        ),
-        told,
-    )
+    shown = tuple(map(str, range(min(cell.model.spec.classes, CLASSES))))
+    found = views.samples(cell, n=DRAWN * len(shown), classes=shown)
+    told = f"Samples of {cell.row.label}, a row for each class: {', '.join(found.labels)}"
+    return Strips(sheet(torch.cat(list(found.rows)), DRAWN, told), tuple(found.labels))
 
 
 def _named(label: int, names: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ class Tradeoff:
 
 def tradeoffs(shown: Sequence[Exhibit], columns: Sequence[Column]) -> list[Tradeoff]:
     """A figure for each of the first merits of `columns` that two labels have."""
-    made = []
+    made: list[Tradeoff] = []
     for column in columns:
         if column.direction is None or len(made) == MOST:
             continue
