@@ -60,7 +60,7 @@ class Chapter:
     panels: tuple[curves.Panel, ...]
     timed: bool  #: whether a panel has an axis of time
     planes: tuple[str, ...]  #: rate-distortion planes, an SVG each
-    without: Mapping[str, str]
+    without: Mapping[str, str]  #: why labels are in none, and which
     tradeoffs: tuple[tradeoff.Tradeoff, ...]
     costs: tuple[costing.Cost, ...]
 
@@ -105,7 +105,7 @@ def chapter(
         tuple(panels),
         any("by-time" in panel.svg for panel in panels),
         tuple(_recoloured(_own(rd.draw([p]), f"{key}p{i}"), p, shown) for i, p in enumerate(planes) if _worth(p)),
-        without | {p.points[0].label: _alone(p) for p in planes if not _worth(p)},
+        _by_reason(without | {p.points[0].label: _alone(p) for p in planes if not _worth(p)}),
         tuple(tradeoff.tradeoffs(shown, group.columns)),
         tuple(costing.costs(rows)),
     )
@@ -218,6 +218,14 @@ def _worth(plane: rd.Plane) -> bool:
 def _alone(plane: rd.Plane) -> str:
     p = plane.points[0]
     return f"rate {p.rate:.2f}, distortion {p.distortion:.2f}, alone in its plane ({plane.heading})"
+
+
+def _by_reason(without: Mapping[str, str]) -> dict[str, str]:
+    """Labels, joined, by why they aren't there."""
+    found: dict[str, list[str]] = {}
+    for label, why in without.items():
+        found.setdefault(why, []).append(label)
+    return {why: ", ".join(labels) for why, labels in found.items()}
 
 
 def _recoloured(svg: str, plane: rd.Plane, shown: Sequence[Exhibit]) -> str:

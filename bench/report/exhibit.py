@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 
 from bench.api import load
-from bench.errors import BenchError, DataError, NotAvailable
+from bench.errors import BenchError, DataError, NotAvailable, UsageError
 from bench.identity import data_of
 from bench.row import Row
 from bench.store import Run
@@ -35,6 +35,8 @@ def attempt(make: Callable[..., T], *arguments: Any) -> Shown[T]:
         return Shown(make(*arguments))
     except NotAvailable as missing:
         return Shown(missing=missing.reason)
+    except UsageError as error:  # of a model that can't: the cause is the reason
+        return Shown(missing=" ".join((error.cause or error.what).split()).rstrip("."))
     except BenchError as error:
         return Shown(missing=" ".join(f"{error.what}. {error.cause}".split()).rstrip("."))
     except Exception as error:

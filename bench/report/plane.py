@@ -94,14 +94,14 @@ def scatter(found: Plane, labels: Tensor, told: str) -> str:
         if 20 < x(value) < SIDE - 20:
             out += [
                 line((x(value), 0), (x(value), SIDE), "rule"),
-                text(words, x(value) + 3, SIDE - 5, kind="soft", size=10),
+                text(words, x(value) + 3, SIDE - 5, kind="soft", size=9),
             ]
     if not found.flat:
         for value, _ in y.ticks(5):
             if 20 < y(value) < SIDE - 20:
                 out += [
                     line((0, y(value)), (SIDE, y(value)), "rule"),
-                    text(number(value), 4, y(value) - 3, kind="soft", size=10),
+                    text(number(value), 4, y(value) - 3, kind="soft", size=9),
                 ]
     for label in sorted(set(labels.tolist())):
         spots = [(x(u), y(v)) for u, v in found.at[labels == label].tolist()]
@@ -129,9 +129,9 @@ def bars(values: Tensor, told: str, most: int = 64) -> str:
     step = (width - 40) / len(shown)
     out = [
         line((34, y(0)), (width - 4, y(0)), "axis"),
-        text(number(float(f"{shown[0]:.2g}")), 30, y(shown[0]) + 4, anchor="end", size=10),
+        text(number(float(f"{shown[0]:.2g}")), 30, y(shown[0]) + 4, anchor="end", size=9),
     ]
-    out.append(text("0", 30, y(0) + 3, anchor="end", size=10))
+    out.append(text("0", 30, y(0) + 3, anchor="end", size=9))
     for i, (value, unit) in enumerate(zip(shown, found.indices.tolist(), strict=False)):
         title = f"<title>{text_of(f'dimension {unit + 1}: {value:.3g}')}</title>"
         tall = max(y(0) - y(max(value, 0.0)), 0.5)

@@ -68,6 +68,22 @@ class Studio:
     classes: Shown[Strips]
     codebook: Shown[Codebook]
 
+    @property
+    def missing(self) -> list[tuple[str, str]]:
+        """What it has nothing to show of, and why: '' where nothing else is known."""
+        parts = {
+            "codes": self.codebook if self.codebook.figure else self.explorer,
+            "traversals": self.traversals,
+            "interpolations": self.interpolations,
+            "KL by dimension": self.kl,
+        }
+        why: dict[str, list[str]] = {}
+        for name, part in parts.items():
+            if part.figure is None:
+                reason = part.missing[:1].lower() + part.missing[1:]
+                why.setdefault(reason, []).append(name)
+        return [(", ".join(names), reason) for reason, names in why.items()]
+
 
 def studio(exhibit: Exhibit, data: Data | None, names: Sequence[str], loaded: Shown[views.Trained], why: str) -> Studio:
     """All that a model has to show.
@@ -91,7 +107,7 @@ def studio(exhibit: Exhibit, data: Data | None, names: Sequence[str], loaded: Sh
 
     return Studio(
         _explored(exhibit, names, ask),
-        attempt(_kl, exhibit),
+        ask(_kl, exhibit),
         of_data(_traversals),
         of_data(_interpolations),
         ask(_classes),
@@ -152,8 +168,9 @@ def _tiles(cell: views.Trained, exhibit: Exhibit, found: planes.Plane) -> Sheet:
     return sheet(images, side, alt, gap=0)
 
 
-def _kl(exhibit: Exhibit) -> str:
+def _kl(cell: views.Trained, exhibit: Exhibit) -> str:
     if (kl := exhibit.evidence.get("kl_per_dimension")) is None or not len(kl):
+        require(cell.model, abilities.HasPosterior)
         raise NotAvailable("the cell keeps no KL by dimension")
     return planes.bars(kl, f"KL of each of {len(kl)} latent dimensions of {exhibit.label}, the largest first, in nats")
 
