@@ -43,6 +43,7 @@ def run(
     """
     from bench import runner, tables
     from bench.console import Console
+    from bench.logger import logged
 
     request = RunRequest.from_json(
         {
@@ -53,7 +54,9 @@ def run(
             **settings,
         }
     )
-    rows = runner.run(request, Console() if progress else lambda _: None)
+    display = Console(quiet=not progress)
+    with display, logged(request.logger, display, display.warn) as listener:
+        rows = runner.run(request, listener)
     return tables.frame(rows)
 
 

@@ -65,6 +65,13 @@ class Console:
             self._live.stop()
             self._live = None
 
+    def warn(self, text: str) -> None:
+        """Say what must not be missed, even where there is no progress to be shown."""
+        if self.console.quiet:
+            RichConsole(stderr=True, highlight=False, markup=False).print(Text(text, "yellow"), soft_wrap=True)
+        else:
+            self._say(Text(text, "yellow"))
+
     def _say(self, text: Text) -> None:
         (self._live.console if self._live else self.console).print(text, soft_wrap=True)
 

@@ -60,7 +60,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[A
     return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)}
 
 
-ONCE = ("out", "in_process", "fail_fast", "retry_failed", "force", "shard")
+ONCE = ("out", "in_process", "fail_fast", "retry_failed", "force", "shard", "logger")
 """Settings that aren't repeated by `--config run.json`."""
 
 HOW = (
@@ -107,6 +107,7 @@ class RunRequest:
     baseline: bool = True
     sanity: bool = True  #: whether rows join that show what no model, or a trivial one, comes to
     metrics: tuple[str, ...] = ()  #: () is the default ones; ('-fid',) all but that; ('+nll',) that besides; ('all',)
+    logger: tuple[str, ...] = ()  #: who else hears what the runner says: names in the group bench.loggers
     out: str | None = None  #: the run's folder; None: a new one under results/
 
     @property

@@ -84,6 +84,9 @@ A run that was interrupted is finished by the same command; more variants, seeds
 )
 @click.option("--nll-samples", type=int, default=100, show_default=True, help="Importance samples an image.")
 @click.option("--nll-images", type=int, default=1_000, show_default=True, help="Images that `nll` is estimated on.")
+@click.option(
+    "--logger", type=Names(), default=(), help="Also log to: tensorboard, mlflow, ...; into the run's folder."
+)
 @click.option("--out", metavar="DIR", help="The run's folder. By default one under results/, named by the request.")
 @click.option(
     "--config",
@@ -118,6 +121,7 @@ def run(
         local.warm()  # while we load the same
     from bench import planning, runner
     from bench.console import Console, print_plan
+    from bench.logger import logged
     from bench.protocol import RunRequest
     from bench.threshold import Threshold
 
@@ -128,9 +132,9 @@ def run(
         return 0
     thresholds = [Threshold.parse(text) for text in fail_if]
     stopped = 0
-    with Console(quiet=quiet) as display:
+    with Console(quiet=quiet) as display, logged(request.logger, display, display.warn) as listener:
         try:
-            rows = runner.run(request, display, local)
+            rows = runner.run(request, listener, local)
         except runner.Interrupted as stop:
             rows, stopped = stop.rows, stop.exit_code
     print_rows(rows, as_json, display.folder)

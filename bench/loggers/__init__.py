@@ -1,0 +1,1 @@
+"""Loggers, each registered by name in the group `bench.loggers`."""
