@@ -67,7 +67,7 @@ class Evaluator(Context):
     def chunks(self, n: int, purpose: str) -> Iterator[slice]:
         for i, start in enumerate(range(0, n, self.scoring.chunk)):
             self.alive()
-            torch.manual_seed(seed_for("score", purpose, i))
+            _seed(seed_for("score", purpose, i), self.device)
             yield slice(start, min(start + self.scoring.chunk, n))
 
     def keep(self, requests: tuple[Request[Any], ...]) -> dict[str, Tensor]:
@@ -113,6 +113,14 @@ class Evaluator(Context):
             except (Exception, SystemExit) as error:
                 score = NotAvailable(f"the metric raised {type(error).__name__}: {error}", retry=True)
         return score, time.perf_counter() - began
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """`torch.manual_seed`, for the generators that a model on `device` draws from: its notes for others take time."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        accelerator = torch.get_device_module(device)
+        getattr(accelerator, "manual_seed_all", accelerator.manual_seed)(seed)
 
 
 def keepers(metrics: Mapping[str, Metric]) -> tuple[Request[Any], ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -101,7 +102,9 @@ def run(request: RunRequest, listener: Listener = lambda _: None, local: Local |
             request = replace(request, in_process=True)
         with _Signals(impatient=request.in_process) as signals:
             broken, dead = ({}, set()) if request.in_process else _vetted(request, local)
+            before = set(sys.modules)
             planned = plan(request, listener, broken, dead)
+            local.preload([*_modules(planned), *(name for name in list(sys.modules) if name not in before)])
             request = replace(planned.request, out=str(planned.folder))
             store = Run(planned.folder)
             store.create(planned.request)
@@ -221,9 +224,7 @@ def _rows(
     if not work:
         return
     executor: Executor = local
-    if request.executor in (None, default("executor")):
-        local.preload(_modules(planned))
-    else:
+    if request.executor not in (None, default("executor")):
         local.close()
         executor = EXECUTORS.load(str(request.executor))(request.jobs, address=request.address)
     try:

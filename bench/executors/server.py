@@ -20,24 +20,31 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from bench.executor import Job
+from bench.registry import installed
 from bench.worker import detach, send, work
 
-PRELOAD = (
-    "torch", "torch._dynamo",  # an optimiser's first step asks for it
+FIRST = ("torch", "bench.job", "bench.grid", "bench.data")
+LATER = (
+    "torch._dynamo",  # an optimiser's first step asks for it
     "numpy", "PIL.PngImagePlugin", "safetensors.torch", "sklearn.datasets", "sklearn.mixture", "pandas",
-    "bench.job", "bench.grid", "bench.data",
 )  # fmt: skip
+PRELOAD = (*FIRST, *LATER)
 
 
 class Server:
-    """The children by the number that they were started under."""
+    """The children by the number that they were started under.
 
-    def __init__(self, orders: int, answers: int) -> None:
-        self.orders, self.answers = orders, answers
+    Args:
+        ahead: modules to import while there is nothing else to do; before a job, whatever is left of them.
+    """
+
+    def __init__(self, orders: int, answers: int, ahead: Iterable[str] = ()) -> None:
+        self.orders, self.answers, self.ahead = orders, answers, list(ahead)
         self.children: dict[int, int] = {}  # pid: id
         self.wake, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
@@ -50,7 +57,7 @@ class Server:
         """Until the supervisor is gone."""
         buffer = b""
         while True:
-            ready, _, _ = select.select([self.orders, self.wake], [], [])
+            ready, _, _ = select.select([self.orders, self.wake], [], [], 0 if self.ahead else None)
             if self.wake in ready:
                 os.read(self.wake, 4096)
                 self._reap()
@@ -62,21 +69,34 @@ class Server:
                 *lines, buffer = buffer.split(b"\n")
                 for line in lines:
                     self._obey(json.loads(line))
+            if not ready:
+                self._preload([self.ahead.pop(0)])
         for pid in self.children:
             send(pid, signal.SIGKILL)
 
     def _obey(self, order: dict[str, Any]) -> None:
         if "preload" in order:
-            preload(order["preload"])
+            self._preload([*self.ahead, *order["preload"]])
+            self.ahead = []
         elif "signal" in order:
             for pid, number in self.children.items():
                 if number == order["to"]:
                     send(pid, order["signal"])
         else:
+            if "start" in order:
+                self._preload(self.ahead)
+                self.ahead = []
             pid = os.fork()
             if pid == 0:
                 self._child(order)
             self.children[pid] = order["start"] if "start" in order else order["call"]
+
+    def _preload(self, modules: Iterable[str]) -> None:
+        """Import modules, and meanwhile say what ends."""
+        signal.signal(signal.SIGCHLD, lambda *_: self._reap())
+        preload(modules)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._reap()
 
     def _child(self, order: dict[str, Any]) -> NoReturn:
         code = 1
@@ -115,7 +135,7 @@ class Server:
                 os.write(self.answers, (json.dumps({"exit": number, **how}) + "\n").encode())
 
 
-def preload(modules: list[str] | tuple[str, ...]) -> None:
+def preload(modules: Iterable[str]) -> None:
     """Import what children will need; what can't be imported, a child will say."""
     for name in modules:
         with contextlib.suppress(BaseException):
@@ -128,9 +148,10 @@ def main() -> None:
         os.set_inheritable(descriptor, False)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # nobody prints between the answers
-    preload(PRELOAD)
+    preload(FIRST)
+    installed()  # read here, a child needn't
     os.write(answers, b'{"ready": true}\n')
-    Server(orders, answers).serve()
+    Server(orders, answers, LATER).serve()
 
 
 if __name__ == "__main__":
