@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 
 from bench.api import load
-from bench.errors import BenchError, DataError, NotAvailable, UsageError
+from bench.errors import BenchError, NotAvailable, StoreError, UsageError
 from bench.identity import data_of
 from bench.row import Row
 from bench.store import Run
@@ -81,11 +81,14 @@ class Exhibit:
         """The cell with its model, on the CPU.
 
         Raises:
-            BenchError: it can't be loaded.
+            NotAvailable, BenchError: it can't be loaded.
         """
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            model = load(self.run.cells / self.row.cell, plugins)
+            try:
+                model = load(self.run.cells / self.row.cell, plugins)
+            except StoreError:  # which would tell a path of this machine
+                raise NotAvailable("its weights are missing or damaged, or its variant's code has changed") from None
         self.said = tuple(dict.fromkeys(str(w.message) for w in said if issubclass(w.category, UserWarning)))
         return Trained(self.run, self.row, model)
 
@@ -123,12 +126,10 @@ class Originals:
         if key not in self._known:
             try:
                 self._known[key] = data_of(row, request, self.data_root)
-            except (BenchError, OSError) as error:
-                what = error.what if isinstance(error, BenchError) else str(error)
-                self._known[key] = DataError(f"the dataset isn't at hand: {what}")
-        found = self._known[key]
-        if isinstance(found, Exception):
-            raise NotAvailable(str(found))
+            except (BenchError, OSError):  # which would tell a path of this machine
+                self._known[key] = None
+        if (found := self._known[key]) is None:
+            raise NotAvailable(f"{row.dataset} isn't at hand: `bench data` shows what is")
         if scored is not None and found.test.digest != scored:
             raise NotAvailable(f"{row.dataset} holds other images here than those that were scored")
         return found

@@ -32,7 +32,7 @@ def gathered(run: Run) -> tuple[list[Row], list[Failure]]:
         try:
             row = run.row(name)
         except StoreError as error:
-            failures.append(Failure(name, "", "", "damaged", error.line, ""))
+            failures.append(Failure(name, "", "", "damaged", f"its row can't be read. {error.cause}".strip(), ""))
             continue
         if row is None:
             failures.append(Failure(name, "", "", "unfinished", "at work still, or broken off: it has no result", ""))

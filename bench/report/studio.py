@@ -106,7 +106,7 @@ def studio(exhibit: Exhibit, data: Data | None, names: Sequence[str], loaded: Sh
         return Shown(missing=why) if data is None else ask(make)
 
     return Studio(
-        _explored(exhibit, names, ask),
+        _explored(exhibit, names, cell, ask),
         ask(_kl, exhibit),
         of_data(_traversals),
         of_data(_interpolations),
@@ -131,18 +131,22 @@ def decoded(model: Variant, z: Tensor, y: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def _codes(exhibit: Exhibit) -> tuple[Tensor, Tensor]:
+def _codes(exhibit: Exhibit, cell: views.Trained | None) -> tuple[Tensor, Tensor]:
     """Codes of test images (N, d), and labels (N,), as the cell keeps them."""
     if not exhibit.evidence:
         raise NotAvailable("its evidence is missing or damaged")
     if (codes := exhibit.evidence.get("codes")) is None:
+        if cell is not None:
+            require(cell.model, abilities.Encodes)
         raise NotAvailable("it keeps no codes")
     return codes, exhibit.evidence.get("labels", torch.full((len(codes),), -1))
 
 
-def _explored(exhibit: Exhibit, names: Sequence[str], ask: Callable[..., Shown[Any]]) -> Shown[Explorer]:
+def _explored(
+    exhibit: Exhibit, names: Sequence[str], cell: views.Trained | None, ask: Callable[..., Shown[Any]]
+) -> Shown[Explorer]:
     def explorer() -> Explorer:
-        codes, labels = _codes(exhibit)
+        codes, labels = _codes(exhibit, cell)
         found = planes.plane(codes, labels)
         kept = labels[codes.isfinite().all(1)]
         told = f"{len(kept):,} codes of test images by {exhibit.label}, coloured by class"
