@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
+
+from bench.figures import shortened
 
 if TYPE_CHECKING:
     from bench.events import CellEnded, CellStarted, Event, Preparing, RunEnded, RunStarted, Scoring, Step
 
 QUARTERS = 4  # lines a cell gets while it trains, where there are no bars
+FRAMES = 4  # times a second that bars are drawn
+LABEL = 10  # letters of a label that are shown before its dataset is
 
 
 class Console:
-    """A listener: shows events as they come. One bar for the run, one for each cell that is at work."""
+    """A listener: shows events as they come. One bar for the run, one for each cell that is at work.
+
+    A cell that ended leaves its line to the next one that begins, so that lines neither jump nor change their number.
+    """
 
     def __init__(self, console: RichConsole | None = None, *, quiet: bool = False) -> None:
         self.console = console or RichConsole(stderr=True, highlight=False, markup=False, quiet=quiet)
@@ -25,6 +33,8 @@ class Console:
         self._live: Progress | None = None
         self._run: TaskID | None = None
         self._bars: dict[str, TaskID] = {}
+        self._free: list[TaskID] = []  # lines of cells that have ended
+        self._lines: _Lines | None = None
         self._at: dict[str, CellStarted] = {}
         self._seen: dict[str, int] = {}
         self._cells = self._ended = self._reused = self._failed = 0
@@ -94,16 +104,10 @@ class Console:
         self._say(Text(f"{todo}, in {event.folder}"))
         for note in event.notes:
             self._say(Text(note, "dim"))
-        if self.console.is_terminal:
-            self._live = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=20),
-                TextColumn("{task.fields[where]}", markup=False),
-                TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[terms]}", style="dim", markup=False),
-                console=self.console,
-                transient=True,
-            )
+        if self.console.is_terminal and not self.console.quiet:
+            self._lines = _Lines(self.console.width)
+            self._live = self._lines.progress(self.console)
+            self._bars, self._free = {}, []
             where = f"0/{event.cells}"
             self._run = self._live.add_task("all cells", total=max(event.steps, 1), where=where, terms="")
             self._live.start()
@@ -111,11 +115,16 @@ class Console:
     def _cell_started(self, event: CellStarted) -> None:
         before = self._seen.get(event.cell, 0)
         self._at[event.cell], self._seen[event.cell] = event, event.resumed
-        if self._live and self._run is not None:
+        if self._live and self._lines and self._run is not None:
             total, where = sum(event.steps), f"{event.resumed:,}/{sum(event.steps):,}"
             if event.cell not in self._bars:  # otherwise it's another try
-                self._bars[event.cell] = self._live.add_task(_name(event), total=total, where=where, terms="")
-            self._live.update(self._bars[event.cell], completed=event.resumed, where=where)
+                self._bars[event.cell] = (
+                    self._free.pop(0) if self._free else self._live.add_task("", where="", terms="")
+                )
+            name, bar = self._lines.name(event), self._bars[event.cell]
+            self._live.reset(
+                bar, total=total, completed=event.resumed, description=name, where=where, terms="", over=False
+            )
             self._live.advance(self._run, event.resumed - before)
         else:
             steps = "+".join(f"{s:,}" for s in event.steps)
@@ -128,9 +137,10 @@ class Console:
             return
         total, before = sum(started.steps), self._seen[event.cell]
         self._seen[event.cell] = event.step
-        if self._live and self._run is not None:
+        if self._live and self._lines and self._run is not None:
             bar, where = self._bars[event.cell], f"{event.step:,}/{total:,}"
-            self._live.update(bar, completed=event.step, where=where, terms=_terms(event.terms))
+            terms = self._lines.terms(event.terms)
+            self._live.update(bar, completed=event.step, where=where, terms=terms)
             self._live.advance(self._run, max(event.step - before, 0))
         elif event.step < total and event.step * QUARTERS // total > before * QUARTERS // total:
             at = f"{self._place()} {_name(started)}: step {event.step:,}"
@@ -139,7 +149,7 @@ class Console:
     def _scoring(self, event: Scoring) -> None:
         self._foretell(event)
         if self._live and event.cell in self._bars:
-            self._live.update(self._bars[event.cell], where=f"scoring {event.metric}", terms="")
+            self._live.update(self._bars[event.cell], terms=f"scoring {event.metric}")
 
     def _foretell(self, event: Scoring) -> None:
         """Say how long a metric will take, once for all seeds of a label."""
@@ -156,7 +166,8 @@ class Console:
         started = self._at.pop(event.cell, None)
         if self._live and self._run is not None:
             if event.cell in self._bars:
-                self._live.remove_task(self._bars.pop(event.cell))
+                self._free.append(bar := self._bars.pop(event.cell))
+                self._live.update(bar, terms=event.row.status, over=True)
             missed = sum(started.steps) - self._seen[event.cell] if started else 0
             self._live.update(self._run, advance=max(missed, 0), where=f"{self._ended}/{self._cells}")
         row = event.row
@@ -216,6 +227,67 @@ def working() -> Iterator[Callable[[str], None]]:
     ) as live:
         task = live.add_task("")
         yield lambda what: live.update(task, description=what)
+
+
+class _Lines:
+    """Lines of a terminal `width` wide: each column as wide as it'll ever be, so that nothing moves or wraps.
+
+    A line is a name, a bar, where it is, the time that is left, and terms as far as there's room.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.bar = 20 if width >= 110 else 12 if width >= 70 else 6
+        self.where, self.left = 13, 7
+        rest = max(width - self.bar - self.where - self.left - 5, 20)  # a space behind each column
+        self.widest_name = min(max(rest * 3 // 5, 16), 50)
+        self.widest_terms = min(max(rest - self.widest_name, 0), 60)
+
+    def progress(self, console: RichConsole) -> Progress:
+        def column(width: int, **rest: Any) -> Column:
+            return Column(width=width, no_wrap=True, overflow="ellipsis", **rest)
+
+        columns: list[ProgressColumn] = [
+            TextColumn("{task.description}", markup=False, table_column=column(self.widest_name)),
+            BarColumn(bar_width=self.bar, table_column=column(self.bar)),
+            TextColumn("{task.fields[where]}", markup=False, justify="right", table_column=column(self.where)),
+            _Left(table_column=column(self.left, justify="right")),
+        ]
+        if self.widest_terms:
+            shown = column(self.widest_terms)
+            columns.append(TextColumn("{task.fields[terms]}", style="dim", markup=False, table_column=shown))
+        return Progress(*columns, console=console, transient=True, refresh_per_second=FRAMES)
+
+    def name(self, event: CellStarted) -> str:
+        """A cell's name, as much of it as there's room for: its seed whole, its dataset if enough of its label is."""
+        if len(whole := _name(event)) <= self.widest_name:
+            return whole
+        for behind in (f" · {event.dataset} · s{event.seed}", f" · s{event.seed}"):
+            room = self.widest_name - len(behind)
+            if room >= min(len(event.label), LABEL):
+                break
+        return shortened(event.label, max(room, 3)) + behind
+
+    def terms(self, terms: Mapping[str, float]) -> str:
+        """The first terms, as many as are shown whole."""
+        shown = ""
+        for name, value in terms.items():
+            longer = f"{shown}  {name} {value:.4g}".lstrip()
+            if len(longer) > self.widest_terms:
+                break
+            shown = longer
+        return shown
+
+
+class _Left(ProgressColumn):
+    """The time that is left: 12:34, or 1:23:45; nothing before it's known, and nothing at the end."""
+
+    def render(self, task: Task) -> Text:
+        if task.finished or task.fields.get("over") or task.time_remaining is None:
+            return Text("")
+        minutes, seconds = divmod(int(task.time_remaining), 60)
+        hours, minutes = divmod(minutes, 60)
+        clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+        return Text(clock if hours < 100 else f"{hours} h", "dim")
 
 
 def _name(event: CellStarted) -> str:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console as RichConsole
 from scipy import stats
 
-from bench import console
+from bench import console, progress
 from bench.compare import compare
 from bench.errors import UsageError
 from bench.events import CellEnded, CellStarted, Event, RunEnded, RunStarted, Scoring, Step, Stopping
@@ -274,3 +274,72 @@ def test_an_interrupted_display_is_closed_and_knows_the_folder() -> None:
         interrupted(listener)
     assert listener.folder == "results/x"
     assert "\x1b[?25h" in text(made)
+
+
+def grid_of_cells(jobs: int = 3) -> list[Event]:
+    """What a run of 20 cells says, `jobs` of them at once."""
+    labels = ("vae", "beta[beta=10,latent_dim=8]", "a_long_name_of_a_plugin[first=1,second=2,third=3]", "cvae")
+    waiting = [(f"{label}-{seed}", label, seed) for label in labels for seed in range(5)]
+    told: list[Event] = [RunStarted(len(waiting), 20 * 9380, "results/x")]
+    working: dict[tuple[str, str, int], int] = {}
+    for turn in range(1000):
+        while waiting and len(working) < jobs:
+            cell, label, seed = waiting[0]
+            told.append(CellStarted(cell, label, "fashion", seed, (4690, 4690)))
+            working[waiting.pop(0)] = 0
+        for key in list(working):
+            working[key] = min(working[key] + 700 + 61 * key[2] + 13 * len(key[1]), 9380)
+            terms = {"loss": 10.0 ** (turn % 7), "rec": 3.14159, "kl": -1e-7, "commitment": 1.0}
+            told.append(Step(key[0], working[key], 0, terms))
+            if working[key] == 9380:
+                told.append(Scoring(key[0], "linear_probe_all_of_it"))
+                told.append(CellEnded(key[0], row(key[1], seed=key[2])))
+                del working[key]
+        if not working:
+            break
+    return told
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_bars_stay_where_they_are(width: int) -> None:
+    made = screen(width, force_terminal=True)
+    tall, places, seen = 0, dict[str, int](), 0
+    with console.Console(made) as listener:
+        for event in grid_of_cells():
+            listener(event)
+            assert listener._live is not None
+            probe = screen(width)
+            probe.print(listener._live.get_renderable())
+            lines = text(probe).splitlines()
+            assert max(map(len, lines)) < width  # else a terminal wraps
+            assert tall <= len(lines) <= 4
+            tall = len(lines)
+            assert lines[0].startswith("all cells")
+            ends = {line.index("/9,380") for line in lines if "/9,380" in line}
+            assert len(ends) <= 1
+            if isinstance(event, Step):  # its line is the same from its first step to its last
+                name = f"{event.step:,}/9,380"
+                (at,) = [i for i, line in enumerate(lines) if name in line][-1:]
+                if sum(name in line for line in lines) == 1:
+                    assert places.setdefault(event.cell, at) == at
+                    seen += 1
+    assert seen > 50
+
+
+def test_a_line_says_as_much_as_there_is_room_for() -> None:
+    made = screen(80, force_terminal=True)
+    with console.Console(made) as listener:
+        for event in grid_of_cells()[:8]:
+            listener(event)
+        assert listener._live is not None
+        probe = screen(80)
+        probe.print(listener._live.get_renderable())
+    _, first, *_ = text(probe).splitlines()
+    assert first.startswith("vae · fashion · seed 0 ")
+    assert "/9,380" in first
+    assert first.rstrip().endswith(("loss 1", "loss 10", "loss 1  rec 3.142", "loss 10  rec 3.142"))
+    lines = progress._Lines(80)
+    long = CellStarted("c", "beta[beta=10,latent_dim=8]", "fashion", 4, (10,))
+    assert len(lines.name(long)) <= lines.widest_name
+    assert lines.name(long).startswith("beta")
+    assert lines.name(long).endswith(" · s4")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -32,6 +33,7 @@ class MLflow:
             import sqlalchemy  # noqa: F401  # which mlflow-skinny lacks
         except ImportError as error:
             raise needs("mlflow", "mlflow", error) from None
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # or it tells of its database's tables
         self._mlflow: Any = mlflow
         self._client: Any = None
         self._experiment = ""
