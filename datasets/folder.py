@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -46,14 +46,15 @@ class Folder(Dataset):
 
     def load(self, root: Path) -> Splits:
         found, classes, splits = self._found()
-        train, test = splits if splits is not None else fixed_split(_labels(found, classes), every=10)
+        labels = _labels(found, classes)
+        train, test = splits if splits is not None else fixed_split(labels, every=10)
         order = np.concatenate([train, test])  # as slices of one array, the splits need no copies
-        labels = _labels(found, classes)[order] if classes else None
+        labels = labels[order]
         pictures = _Pictures(self.path, [path for path, _ in found], order, self.image_size)
 
         def split(pixels: np.ndarray) -> Splits:
             halves = slice(0, len(train)), slice(len(train), None)
-            return Splits(*(Images(pixels[i], None if labels is None else labels[i], classes) for i in halves))
+            return Splits(*(Images(pixels[i], labels[i] if classes else None, classes) for i in halves))
 
         return in_memory(pictures, split) if pictures.few else mapped(pictures, split, self.cache, self.say)
 
@@ -94,22 +95,24 @@ class _Pictures:
     @property
     def few(self) -> bool:
         """Whether they're decoded in about a second, too little to be kept."""
-        return len(self) < FEW and sum(size for size, _ in self._stats()) < SMALL
+        return len(self) < FEW and int(self._stats()[:, 0].sum()) < SMALL
 
     def fingerprint(self) -> str:
         """Names, sizes and times of the files, in the order of the copy; and who decodes them."""
-        sha = hashlib.sha256(f"{self.image_size} Pillow {PIL.__version__}\n".encode())
-        stats = list(self._stats())
         skip = len(str(self.folder))
-        for i in self.order.tolist():
-            sha.update(os.fsencode(self.paths[i][skip:]) + b"\0%d %d\n" % stats[i])
+        names = "\0".join([self.paths[i][skip:] for i in self.order.tolist()])
+        sha = hashlib.sha256(f"{self.image_size} Pillow {PIL.__version__} {len(self)}\n".encode())
+        sha.update(self._stats()[self.order].astype("<i8").tobytes())
+        sha.update(os.fsencode(names))
         return sha.hexdigest()
 
-    def _stats(self) -> Iterator[tuple[int, int]]:
-        for path in self.paths:
-            with reading(path, GOOD_COPY):
-                stat = os.stat(path)
-            yield stat.st_size, stat.st_mtime_ns
+    def _stats(self) -> np.ndarray:
+        """(N, 2) int64: size in bytes, time of the last change in nanoseconds."""
+        try:
+            return np.array([(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, self.paths)])
+        except OSError as error:
+            with reading(str(error.filename), GOOD_COPY):
+                raise
 
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W); C = 3 as soon as one image has colour.
@@ -158,8 +161,8 @@ def _listing(folder: str | Path) -> tuple[list[str], list[os.DirEntry[str]]]:
         if not os.path.isdir(folder):
             raise DataError(f"{str(folder)!r} is a file, not a folder", fix=fix)
         with os.scandir(os.fspath(folder)) as entries:
-            shown = sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
-        images = [e.path for e in shown if os.path.splitext(e.name)[1].lower() in SUFFIXES and e.is_file()]
+            shown = sorted((e for e in entries if not e.name.startswith(".")), key=attrgetter("name"))
+        images = [e.path for e in shown if e.name[e.name.rfind(".") :].lower() in SUFFIXES and e.is_file()]
         return images, [entry for entry in shown if entry.is_dir()]
 
 
