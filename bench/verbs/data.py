@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from bench import completion
 from bench.verbs.common import data_root as _root
 
 
@@ -13,7 +14,7 @@ def data() -> None:
 
 
 @data.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=completion.datasets)
 @_root
 def fetch(names: tuple[str, ...], data_root: str | None) -> None:
     """Download what is missing, checked by size and sha256."""
@@ -29,7 +30,7 @@ def fetch(names: tuple[str, ...], data_root: str | None) -> None:
 
 
 @data.command()
-@click.argument("names", nargs=-1, metavar="[NAME...]")
+@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=completion.datasets)
 @_root
 def status(names: tuple[str, ...], data_root: str | None) -> None:
     """Show which datasets are there."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from bench import completion
 from bench.verbs.common import print_json
 
 
@@ -15,7 +16,7 @@ Examples:
   bench pareto results/monday
   bench pareto results/a results/b --out both.svg"""
 )
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=completion.runs)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench import completion
 from bench.options import Names
 from bench.verbs.common import data_root
 
@@ -25,8 +26,10 @@ def _verb(name: str, about: str, n: str, seed: str, classes: str, out: str, exam
 
     def decorate(function: Any) -> Any:
         options = [
-            click.argument("cell", metavar="CELL"),
-            click.option("--variant", metavar="LABEL", help="Which variant of a run."),
+            click.argument("cell", metavar="CELL", shell_complete=completion.cells),
+            click.option(
+                "--variant", metavar="LABEL", shell_complete=completion.labels, help="Which variant of a run."
+            ),
             click.option("--cell-seed", type=int, metavar="N", help="The cell that was trained with this seed."),
             click.option("--class", "classes", type=Names(), default=(), metavar="NAME,...", help=classes),
             click.option("--n", type=click.IntRange(1), metavar="N", help=n),

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from bench import completion
 from bench.options import Names
 from bench.verbs.common import INTEGRITY, print_json
 
@@ -29,7 +30,7 @@ def list_(check: bool, as_json: bool) -> int:
 
 
 @click.command(epilog="\b\nExamples:\n  bench info vqvae\n  bench info fashion\n  bench info fd")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.plugins)
 def info(name: str) -> None:
     """Show what a plugin is, and its hyperparameters."""
     from bench import catalogue, console
@@ -46,7 +47,7 @@ Examples:
   bench check fashion
   bench check folder:./my-images --only splits_are_disjoint"""
 )
-@click.argument("name")
+@click.argument("name", shell_complete=completion.plugins)
 @click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="A hyperparameter, or an option.")
 @click.option("--only", type=Names(), default=(), help="Those checks alone, by commas.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")

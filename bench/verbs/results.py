@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench import completion
 from bench.errors import UsageError
 from bench.options import Names
 from bench.verbs.common import THRESHOLD, UNFINISHED, print_json, print_rows
@@ -23,7 +24,11 @@ def _rows(paths: Sequence[str]) -> list[Row]:
 
 
 _metrics = click.option(
-    "--metrics", type=Names(), default=(), help="Those columns; or more or fewer than usual: --metrics=+kl,-fd."
+    "--metrics",
+    type=Names(),
+    default=(),
+    help="Those columns; or more or fewer than usual: --metrics=+kl,-fd.",
+    shell_complete=completion.metrics,
 )
 _all = click.option("--all", "every", is_flag=True, help="All columns. By default the most important of many.")
 
@@ -38,7 +43,7 @@ Examples:
   bench table results/monday --with published
   bench table results/a results/b --format latex"""
 )
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=completion.runs)
 @_metrics
 @_all
 @click.option(
@@ -145,9 +150,15 @@ Examples:
   bench compare results/monday --between vae,beta
   bench compare results/monday results/tuesday --fail-if 'elbo<-0.5nat' --fail-if 'fd>5%'"""
 )
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="[B]", required=False)
-@click.option("--between", type=Names(), metavar="LABEL,LABEL", help="Two labels of the one run A, instead of B.")
+@click.argument("a", metavar="A", shell_complete=completion.runs)
+@click.argument("b", metavar="[B]", required=False, shell_complete=completion.runs)
+@click.option(
+    "--between",
+    type=Names(),
+    metavar="LABEL,LABEL",
+    shell_complete=completion.labels,
+    help="Two labels of the one run A, instead of B.",
+)
 @_metrics
 @_all
 @click.option(

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from bench import completion
 from bench.options import Duration, Names, Seeds, Shard, read_config
 from bench.verbs.common import INTEGRITY, STOPPED, THRESHOLD, UNFINISHED, print_json, print_rows
 
@@ -30,14 +31,31 @@ Examples:
 
 A run that was interrupted is finished by the same command; more variants, seeds or metrics extend it."""
 )
-@click.option("--variants", type=Names(), default=(), help="Names or selectors, by commas. All by default.")
-@click.option("--dataset", "datasets", type=Names(), default=(), help="Names, folder:PATH or npz:PATH, by commas.")
+@click.option(
+    "--variants",
+    type=Names(),
+    default=(),
+    help="Names or selectors, by commas. All by default.",
+    shell_complete=completion.variants,
+)
+@click.option(
+    "--dataset",
+    "datasets",
+    type=Names(),
+    default=(),
+    help="Names, folder:PATH or npz:PATH, by commas.",
+    shell_complete=completion.datasets,
+)
 @click.option("--seeds", type=Seeds(), default="1", help="3 means 0,1,2.  [default: 1]")
 @click.option("--steps", type=int, help="Optimiser steps of a stage. By default the dataset's budget.")
 @click.option("--epochs", type=float, help="The budget in passes over the training split, instead of --steps.")
 @click.option("--batch-size", type=int, default=128, show_default=True)
 @click.option("--set", multiple=True, metavar="VARIANT.NAME=VALUE", help="A hyperparameter; '*' is all variants.")
-@click.option("--backbone", help="The networks of all variants that take one, such as mlp or conv.")
+@click.option(
+    "--backbone",
+    help="The networks of all variants that take one, such as mlp or conv.",
+    shell_complete=completion.backbones,
+)
 @click.option("--likelihood", help="p(x|z) for all variants. By default bernoulli for grey, logistic for colour.")
 @click.option("--limit", type=int, help="Train on a random subset of this size; marked in every row.")
 @click.option(
@@ -60,7 +78,9 @@ A run that was interrupted is finished by the same command; more variants, seeds
 @click.option("--retry-failed", is_flag=True, help="Try cells again that failed or diverged.")
 @click.option("--force", is_flag=True, help="Train and score anew what is there already.")
 @click.option("--shard", type=Shard(), metavar="I/N", help="Only the I-th of N parts of the cells, for job arrays.")
-@click.option("--executor", help="Who runs the cells: local (the default), ray, ...")
+@click.option(
+    "--executor", help="Who runs the cells: local (the default), ray, ...", shell_complete=completion.executors
+)
 @click.option("--address", help="The cluster of an executor that has one.")
 @click.option("--gpus-per-cell", type=float, default=0.0, help="The share of a GPU that an executor reserves.")
 @click.option("--in-process", is_flag=True, help="Without processes of their own, one by one: for debugging.")
@@ -76,6 +96,7 @@ A run that was interrupted is finished by the same command; more variants, seeds
     type=Names(),
     default=(),
     help="Those alone; or the default ones and more or fewer: --metrics=+linear_probe,-fid; or all.",
+    shell_complete=completion.metrics,
 )
 @click.option(
     "--eval-split",
@@ -85,7 +106,11 @@ A run that was interrupted is finished by the same command; more variants, seeds
 @click.option("--nll-samples", type=int, default=100, show_default=True, help="Importance samples an image.")
 @click.option("--nll-images", type=int, default=1_000, show_default=True, help="Images that `nll` is estimated on.")
 @click.option(
-    "--logger", type=Names(), default=(), help="Also log to: tensorboard, mlflow, ...; into the run's folder."
+    "--logger",
+    type=Names(),
+    default=(),
+    help="Also log to: tensorboard, mlflow, ...; into the run's folder.",
+    shell_complete=completion.loggers,
 )
 @click.option("--out", metavar="DIR", help="The run's folder. By default one under results/, named by the request.")
 @click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from bench import completion
 from bench.verbs.common import UNFINISHED, print_json
 from bench.verbs.common import data_root as _root
 
@@ -33,7 +34,7 @@ Examples:
   bench explain results/monday/cells/vae-digits-s0-0123456789ab
   bench explain results/monday/beta --json"""
 )
-@click.argument("cell")
+@click.argument("cell", shell_complete=completion.cells)
 @_plugins
 @_root
 @click.option("--json", "as_json", is_flag=True, help="All of it as one JSON object.")
@@ -60,7 +61,7 @@ Examples:
   bench verify results/monday/cells/vae-digits-s0-0123456789ab --retrain
   bench verify results/reference --only-sums"""
 )
-@click.argument("paths", nargs=-1, required=True, metavar="CELL|RUN...")
+@click.argument("paths", nargs=-1, required=True, metavar="CELL|RUN...", shell_complete=completion.cells)
 @click.option("--only-sums", is_flag=True, help="Only whether the files are as they were made.")
 @click.option("--retrain", is_flag=True, help="Train each cell again too, and compare the weights to the bit.")
 @click.option(
@@ -98,7 +99,7 @@ def verify(paths: tuple[str, ...], only_sums: bool, retrain: bool, tolerance: fl
 
 
 @click.command(epilog="\b\nExamples:\n  bench gc results/monday --dry-run\n  bench gc results/*")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=completion.runs)
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
 def gc(runs: tuple[str, ...], dry_run: bool) -> None:
     """Remove what broken-off attempts left behind.
@@ -123,8 +124,8 @@ Examples:
   bench merge results/all results/shard-1 results/shard-2
   bench merge results/all results/shard-*"""
 )
-@click.argument("out", metavar="OUT")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("out", metavar="OUT", shell_complete=completion.runs)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=completion.runs)
 def merge(out: str, runs: tuple[str, ...]) -> None:
     """Join runs, such as the shards of one.
 
