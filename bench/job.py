@@ -27,6 +27,7 @@ from bench.grid import Cell, blank
 from bench.measurement import METRICS, Metric, Score
 from bench.pictures import grid, paired
 from bench.places import cache_dir
+from bench.profiling import FOLDER, Profiler
 from bench.provenance import Log, costs, now, provenance
 from bench.row import Status
 from bench.snapshot import Snapshot, seeded
@@ -54,6 +55,7 @@ class Conduct:
     alive: Callable[[], None] = lambda: None  #: called at every step, and at every chunk of a metric
     stop: Callable[[], bool] = lambda: False  #: asked as often
     said: Callable[[], str] = lambda: ""  #: what the process has printed so far
+    profile: bool = False  #: whether some steps are traced
 
 
 def missing(c: Cell, metrics: Mapping[str, Metric], store: Run) -> dict[str, Metric]:
@@ -146,6 +148,8 @@ def _train(
         log(f"goes on from step {resumed:,}")
     listener(CellStarted(c.name, c.config.label, c.data.name, c.seed, c.steps, resumed))
     last = time.monotonic()
+    images = c.data.train.to(device)
+    profiler = Profiler(store.cells / c.name / FOLDER, images, sum(c.steps) - resumed) if conduct.profile else None
     followed = _Followed(model, c, store.work(c.name), resumed, conduct.alive)
 
     def progress(step: int, stage: int, terms: dict[str, float]) -> None:
@@ -155,6 +159,8 @@ def _train(
         nonlocal last
         conduct.alive()
         followed.turn()
+        if profiler is not None:
+            profiler.turn()
         stop = conduct.stop()
         if stop or time.monotonic() - last >= conduct.checkpoint:
             checkpoints.save(take())
@@ -162,9 +168,9 @@ def _train(
         if stop:
             raise Stopped
 
-    history = train(
-        model, c.data.train.to(device), c.training, seed=c.seed, on_progress=progress, on_turn=turn, resume=snapshot
-    )
+    history = train(model, images, c.training, seed=c.seed, on_progress=progress, on_turn=turn, resume=snapshot)
+    if profiler is not None:
+        profiler.finish()
     log(f"trained {sum(c.steps):,} steps in {history.seconds:.1f} s")
     listener(ScoringEvent(c.name, "evidence"))
     evaluator = Evaluator(model, c.data, c.scoring, cache_dir(), conduct.alive, kept=followed.kept())

@@ -60,7 +60,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[A
     return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)}
 
 
-ONCE = ("out", "in_process", "fail_fast", "retry_failed", "force", "shard", "logger")
+ONCE = ("out", "in_process", "fail_fast", "retry_failed", "force", "shard", "logger", "profile")
 """Settings that aren't repeated by `--config run.json`."""
 
 HOW = (
@@ -102,6 +102,7 @@ class RunRequest:
     fail_fast: bool = False
     retry_failed: bool = False
     force: bool = False
+    profile: bool = False  #: whether some steps of each cell are traced
     shard: tuple[int, int] | None = None  #: (i, n): the i-th of n parts of the cells
     data_root: str | None = None
     baseline: bool = True

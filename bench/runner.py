@@ -276,7 +276,13 @@ def _here(
     cells: list[PlannedCell], planned: Plan, request: RunRequest, store: Run, listener: Listener, signals: _Signals
 ) -> Iterator[Row]:
     """Cells in this process, one after the other."""
-    conduct = Conduct(planned.device, threads_for(request), request.checkpoint, stop=lambda: bool(signals.seen))
+    conduct = Conduct(
+        planned.device,
+        threads_for(request),
+        request.checkpoint,
+        stop=lambda: bool(signals.seen),
+        profile=request.profile,
+    )
     for c in cells:
         if signals.seen:
             return

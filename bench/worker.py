@@ -133,6 +133,7 @@ def _work(job: Job, home: Path, stopping: list[int]) -> int:
         alive=alive,
         stop=lambda: bool(stopping),
         said=lambda: clip(home / "log.txt"),
+        profile=request.profile,
     )
     metrics = {METRICS.take(name): METRICS.load(name) for name in job.metrics}
     try:

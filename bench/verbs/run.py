@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -12,6 +13,9 @@ from click.core import ParameterSource
 from bench import completion
 from bench.options import Duration, Names, Seeds, Shard, read_config
 from bench.verbs.common import INTEGRITY, STOPPED, THRESHOLD, UNFINISHED, print_json, print_rows
+
+if TYPE_CHECKING:
+    from bench.row import Row
 
 
 def _config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
@@ -120,6 +124,7 @@ A run that was interrupted is finished by the same command; more variants, seeds
     callback=_config,
     help="Settings from a JSON or YAML file; what is typed beside it wins.",
 )
+@click.option("--profile", is_flag=True, help="Trace some steps of each cell that is trained; say where time went.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done; train nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON to stdout, and nothing else there.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -163,6 +168,8 @@ def run(
         except runner.Interrupted as stop:
             rows, stopped = stop.rows, stop.exit_code
     print_rows(rows, as_json, display.folder)
+    if request.profile:
+        _print_profiles(Path(display.folder), rows)
     if stopped:
         click.echo(STOPPED, err=True)
         return stopped
@@ -174,6 +181,20 @@ def run(
     for line in crossed:
         click.echo(line, err=True)
     return THRESHOLD if crossed else 0
+
+
+def _print_profiles(folder: Path, rows: Sequence[Row]) -> None:
+    from bench import console
+    from bench.profiling import printed, profiles
+
+    named = {row.cell: f"{row.label} {row.dataset} s{row.seed}" for row in rows}
+    found = profiles(folder / "cells", list(named.items()))
+    for one in found:
+        for part in printed(one):
+            console.err().print(part, soft_wrap=isinstance(part, str))
+    if len(found) < len(rows):
+        missing = f"{len(rows) - len(found)} of {len(rows)} cells have no profile"
+        click.echo(f"{missing}: what isn't trained, or for too few steps, has none (--force trains anew)", err=True)
 
 
 def _settle(ctx: click.Context, settings: dict[str, Any]) -> dict[str, Any]:
