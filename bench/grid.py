@@ -23,7 +23,7 @@ from bench.registry import OURS, Registry, default, defaults
 from bench.row import Row, Status
 from bench.snapshot import seeded
 from bench.trainer import stage_steps
-from bench.variant import VARIANTS, Spec, Variant
+from bench.variant import VARIANTS, Spec, Variant, lay_out
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,7 @@ def fresh(cls: type[Variant], spec: Spec, seed: int = 0, **hyperparameters: Any)
     """A model as every cell gets it, on the CPU; raises what its constructor raises."""
     with seeded(seed_for("init", seed), torch.device("cpu")):
         model = cls(spec, **hyperparameters)
-    for p in model.parameters():
-        if p.ndim == 4:  # the layout of the faster convolutions; a loaded model has it too
-            p.data = p.data.contiguous(memory_format=torch.channels_last)
+    lay_out(model)
     return model
 
 
@@ -339,5 +337,6 @@ def engine() -> str:
 
 @cache
 def _engine() -> tuple[Path, ...]:
-    files = [source.OURS / f"{name}.py" for name in ("images", "likelihood", "snapshot", "trainer", "variant")]
+    names = ("images", "likelihood", "snapshot", "stacking", "trainer", "variant")
+    files = [source.OURS / f"{name}.py" for name in names]
     return (*files, *sorted((source.OURS / "blocks").rglob("*.py")))

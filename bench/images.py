@@ -48,6 +48,11 @@ class Images:
         return c, h, w
 
     @property
+    def device(self) -> torch.device:
+        """Where the pixels are."""
+        return self._pixels.device
+
+    @property
     def labelled(self) -> bool:
         return self._labels is not None
 

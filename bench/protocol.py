@@ -37,6 +37,7 @@ class Training:
     optimizer: str = "adam"
     lr: float = 1e-3
     precision: str = "fp32"
+    compile: bool = False
     limit: int | None = None
     validation: int = 0
 

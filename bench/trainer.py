@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from bench.errors import Diverged, PluginError
 from bench.images import Images, to_float
 from bench.protocol import Training, seed_for
-from bench.snapshot import Snapshot, fill, generators, number, seeded, set_generators, state, under
-from bench.variant import Batch, Optimizer, Phase, Stage, Variant
+from bench.snapshot import Snapshot, generators, number, seeded, set_generators, under
+from bench.stacking import Alone, Stack, Subject, compiled
+from bench.variant import Batch, Loss, Optimizer, Phase, Stage, Variant
 
 Progress = Callable[[int, int, dict[str, float]], None]  # step of the whole cell, stage, mean terms since the last call
 
@@ -26,6 +28,7 @@ class History:
 
     rows: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    compiling: float = 0.0  #: seconds of them in the first step of each stage, where losses are compiled
     images: int = 0
 
 
@@ -38,15 +41,15 @@ class Order:
     (seed, k) alone: resuming needs no state but k.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int) -> None:
-        self.n, self.batch_size, self.seed = n, batch_size, seed
+    def __init__(self, n: int, batch_size: int, seed: int, device: torch.device | str = "cpu") -> None:
+        self.n, self.batch_size, self.seed, self.device = n, batch_size, seed, device
         self._epochs: dict[int, Tensor] = {}
 
     def _epoch(self, e: int) -> Tensor:
         if e not in self._epochs:
             self._epochs = {k: v for k, v in self._epochs.items() if k == e - 1}
             generator = torch.Generator().manual_seed(seed_for("order", self.seed, e))
-            self._epochs[e] = torch.randperm(self.n, generator=generator)
+            self._epochs[e] = torch.randperm(self.n, generator=generator).to(self.device)
         return self._epochs[e]
 
     def batch(self, k: int) -> Tensor:
@@ -74,16 +77,18 @@ def device_of(model: nn.Module) -> torch.device:
 class _Player:
     """A phase made ready: its parameters, their names, and an optimiser."""
 
-    def __init__(self, model: Variant, phase: Phase, default: Optimizer) -> None:
-        self.phase = phase
+    def __init__(self, subject: Subject, phase: Phase, default: Optimizer, training: Training) -> None:
+        self.subject, self.phase = subject, phase
         self.optimizer = phase.optimizer or default
+        model = subject.models[0]
         moved = phase.moves or (model,)
         members = [p for m in moved for p in (m.parameters() if isinstance(m, nn.Module) else (m,))]
         self.modules = [m for m in moved if isinstance(m, nn.Module)]
         names = {id(p): name for name, p in model.named_parameters()}
         unique = {id(p): p for p in members if p.requires_grad}
-        self.params = list(unique.values())
         self.names = [names.get(i, "a parameter outside of the model") for i in unique]
+        self.owners = set(unique)
+        self.params = [subject.parameter(name, p) for name, p in zip(self.names, unique.values(), strict=True)]
         if not self.params:
             raise PluginError(
                 f"{type(model).__name__}: the phase of {_name(phase)} moves nothing",
@@ -92,9 +97,15 @@ class _Player:
         self.steps = _build(self.optimizer, self.params)
         self.averages = [p.detach().clone() for p in self.params] if self.optimizer.ema is not None else []
         self.checked = False
+        device = device_of(model)
+        self.evaluate = subject.every(phase.loss)
+        if training.compile:
+            self.evaluate = compiled(self.evaluate, device)
+        self.precision = precision(training.precision, device)
 
-    def descend(self, batch: Batch, lr_factor: float) -> tuple[Tensor, dict[str, Tensor]]:
-        returned = self.phase.loss(batch)
+    def descend(self, batch: Batch, lr_factor: float) -> Loss:
+        with self.precision:
+            returned = self.evaluate(batch)
         if not isinstance(returned, tuple) or len(returned) != 2:
             raise PluginError(
                 f"{_name(self.phase)} returned {type(returned).__name__}",
@@ -102,18 +113,18 @@ class _Player:
                 fix='return loss, {"rec": rec}',
             )
         loss, terms = returned
-        if loss.ndim != 0:
+        if loss.shape != self.subject.shape:
             raise PluginError(
                 f"{_name(self.phase)} returned a loss of shape {tuple(loss.shape)}",
                 cause="A loss is one number: the mean over the images of the batch.",
             )
-        grads = torch.autograd.grad(loss, self.params, allow_unused=True)
+        grads = torch.autograd.grad(loss.sum() if loss.ndim else loss, self.params, allow_unused=True)
         if not self.checked:
             self._check(grads)
         for p, g in zip(self.params, grads, strict=True):
-            p.grad = g
+            p.grad = g if g is None or g.stride() == p.stride() else torch.empty_like(p).copy_(g)  # as fused steps do
         if self.optimizer.clip is not None:
-            nn.utils.clip_grad_norm_(self.params, self.optimizer.clip)
+            self.subject.clip(self.params, self.optimizer.clip)
         if self.optimizer.schedule != "constant":
             for group in self.steps.param_groups:
                 group["lr"] = self.optimizer.lr * lr_factor
@@ -160,7 +171,12 @@ def _name(phase: Phase) -> str:
     return getattr(phase.loss, "__qualname__", repr(phase.loss))
 
 
-def _build(o: Optimizer, params: list[nn.Parameter]) -> torch.optim.Optimizer:
+def precision(name: str, device: torch.device) -> AbstractContextManager[object]:
+    """The context that losses are computed in: fp32 as it is, or bf16 for the products of matrices (autocast)."""
+    return torch.autocast(device.type, torch.bfloat16) if name == "bf16" else nullcontext()
+
+
+def _build(o: Optimizer, params: list[Tensor]) -> torch.optim.Optimizer:
     if o.name == "sgd":
         return torch.optim.SGD(params, o.lr, momentum=o.betas[0], weight_decay=o.weight_decay, fused=True)
     cls = torch.optim.AdamW if o.name == "adamw" else torch.optim.Adam
@@ -181,9 +197,8 @@ def _set_modes(model: Variant, players: list[_Player]) -> None:
             module.train()
         if not player.phase.moves:
             model.train()
-        owners = {id(p) for p in player.params}
         for module in model.modules():  # the owner of a parameter that is moved by itself
-            if any(id(p) in owners for p in module.parameters(recurse=False)):
+            if any(id(p) in player.owners for p in module.parameters(recurse=False)):
                 module.training = True
 
 
@@ -194,55 +209,105 @@ OnTurn = Callable[[Callable[[], Snapshot]], None]
 class _Training:
     """A training under way: all that changes from turn to turn."""
 
-    def __init__(self, model: Variant, images: Images, training: Training, seed: int) -> None:
-        self.model, self.images = model, images
-        self.device = device_of(model)
+    def __init__(self, models: Sequence[Variant], images: Images, training: Training, seeds: Sequence[int]) -> None:
+        self.subject: Subject = Alone(*models) if len(models) == 1 else Stack(models)
+        self.images, self.training = images, training
+        self.device = device_of(models[0])
         self.default = Optimizer(training.optimizer, lr=training.lr)  # type: ignore[arg-type]
-        self.order = Order(len(images), training.batch_size, seed)
-        self.extra = Order(len(images), training.batch_size, seed_for("repeats", seed))
-        self.stages = model.stages()
-        self.plan = stage_steps(self.stages, training.steps)
+        size, at = training.batch_size, images.device
+        self.orders = [Order(len(images), size, seed, at) for seed in seeds]
+        self.extras = [Order(len(images), size, seed_for("repeats", seed), at) for seed in seeds]
+        self.stages = [model.stages() for model in models]
+        self.plan = stage_steps(self.stages[0], training.steps)
         self.interval = max(1, sum(self.plan) // 200)
-        self.history = History()
+        self.histories = [History() for _ in models]
+        self.last: list[float | None] = [None for _ in models]
+        self.diverged: list[Diverged | None] = [None for _ in models]
         self.number = self.step = self.done = self.repeats = 0  # stage, step in it, turns, batches of repeats
-        self.last: float | None = None
         self.losses: list[Tensor] = []
         self.sums: dict[str, list[Tensor]] = {}
         self.players: list[_Player] = []
 
+    def start(self) -> None:
+        """What the running stage does with the training data before its first step."""
+        for model, stages in zip(self.subject.models, self.stages, strict=True):
+            begin = stages[self.number].start
+            if begin is not None:
+                model.eval()
+                begin(self.images)
+
     def enter(self) -> None:
         """Make ready the players of the running stage."""
-        self.players = [_Player(self.model, phase, self.default) for phase in self.stages[self.number].phases]
-        _set_modes(self.model, self.players)
+        self.subject.gather()
+        phases = self.stages[0][self.number].phases
+        self.players = [_Player(self.subject, phase, self.default, self.training) for phase in phases]
+        for model in self.subject.models:
+            _set_modes(model, self.players)
 
     def turn(self) -> dict[str, float] | None:
-        """One step: each phase once. Mean terms where an interval ends."""
+        """One step: each phase once. Mean terms of the first model where an interval ends."""
         steps = self.plan[self.number]
-        progress = torch.tensor(self.step / steps, device=self.device)
-        losses: list[Tensor] = []
-        first = _batch(self.images, self.order.batch(self.done), progress)
+        progress = torch.full((), self.step / steps, device=self.device)
+        total: Tensor | None = None
+        first = self._batch(self.orders, self.done, progress)
         for player in self.players:
             factor = _lr_factor(player.optimizer.schedule, self.step / steps)
             for again in range(player.phase.repeat):
-                batch = first if not again else _batch(self.images, self.extra.batch(self.repeats), progress)
+                batch = self._batch(self.extras, self.repeats, progress) if again else first
                 self.repeats += again > 0
                 loss, terms = player.descend(batch, factor)
-                losses.append(loss)
+                total = loss if total is None else total + loss
                 for name, value in terms.items():
-                    self.sums.setdefault(name, []).append(value.detach())
-        self.losses.append(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
+                    self.sums.setdefault(name, []).append(self._kept(value))
+        if total is not None:
+            self.losses.append(self._kept(total))
         self.step += 1
         self.done += 1
-        return self._row() if self.done % self.interval == 0 or self.step == steps else None
+        return self._rows() if self.done % self.interval == 0 or self.step == steps else None
 
-    def _row(self) -> dict[str, float]:
-        values = torch.stack(self.losses).cpu().double().tolist()
-        self.last = _finite(values, self.done, self.last)
-        row = {name: torch.stack(v).cpu().double().mean().item() for name, v in self.sums.items()}
-        row = {"stage": self.number, "step": self.done, "loss": sum(values) / len(values), **row}
-        self.history.rows.append(row)
+    def _batch(self, orders: Sequence[Order], k: int, progress: Tensor) -> Batch:
+        found = [order.batch(k) for order in orders]
+        index = found[0] if len(found) == 1 else torch.cat(found)
+        x = to_float(self.images.take(index, self.device))
+        y, index = self.images.labels(index, self.device), index.to(self.device)
+        if self.subject.shape:
+            x, y, index = (t.view(len(orders), -1, *t.shape[1:]) for t in (x, y, index))
+        return Batch(x, y, index, progress)
+
+    def _kept(self, value: Tensor) -> Tensor:
+        """A term until its interval ends: what a CUDA graph returns is gone at its next call."""
+        return value.detach().clone() if self.training.compile else value.detach()
+
+    def _rows(self) -> dict[str, float]:
+        losses = self._columns(self.losses)
+        terms = {name: self._columns(values) for name, values in self.sums.items()}
+        for i, history in enumerate(self.histories):
+            if self.diverged[i] is None:
+                self._check(i, losses[i])
+                means = {name: sum(columns[i]) / len(columns[i]) for name, columns in terms.items()}
+                loss = sum(losses[i]) / len(losses[i])
+                history.rows.append({"stage": self.number, "step": self.done, "loss": loss, **means})
         self.losses, self.sums = [], {}
-        return row
+        return next(history for i, history in enumerate(self.histories) if self.diverged[i] is None).rows[-1]
+
+    def _columns(self, values: list[Tensor]) -> list[list[float]]:
+        """A term's values in this interval, for each model."""
+        found = torch.stack(values).cpu().double().view(len(values), len(self.histories), -1)
+        columns: list[list[float]] = found.mean(-1).T.tolist()
+        return columns
+
+    def _check(self, i: int, losses: list[float]) -> None:
+        for turn, value in enumerate(losses, self.done - len(losses) + 1):
+            if not math.isfinite(value):
+                self.fail(i, turn)
+                return
+            self.last[i] = value
+
+    def fail(self, i: int, turn: int) -> None:
+        """One of the models is lost; the training ends with the last."""
+        self.diverged[i] = Diverged(turn, self.last[i])
+        if None not in self.diverged:
+            raise self.diverged[0] or Diverged(turn, None)
 
     def leave(self) -> None:
         """End the running stage."""
@@ -251,7 +316,7 @@ class _Training:
         self.number, self.step = self.number + 1, 0
 
     def snapshot(self) -> Snapshot:
-        tensors = {f"model.{name}": t for name, t in state(self.model).items()}
+        tensors = {f"model.{name}": t for name, t in self.subject.state().items()}
         for i, player in enumerate(self.players):
             tensors |= {f"player.{i}.{name}": t for name, t in player.state().items()}
         if self.losses:
@@ -264,8 +329,10 @@ class _Training:
             "done": self.done,
             "repeats": self.repeats,
             "last": self.last,
-            "seconds": self.history.seconds,
-            "rows": [{k: repr(v) for k, v in row.items()} for row in self.history.rows],  # exact, and NaN may be there
+            "diverged": [None if lost is None else (lost.step, lost.last) for lost in self.diverged],
+            "seconds": self.histories[0].seconds,
+            "compiling": self.histories[0].compiling,
+            "rows": [_exact(history.rows) for history in self.histories],
             "generators": rest,
         }
         return Snapshot(tensors | streams, position)
@@ -278,16 +345,23 @@ class _Training:
         """
         at, tensors = snapshot.position, snapshot.tensors
         self.number, self.step, self.done, self.repeats = (int(at[k]) for k in ("stage", "step", "done", "repeats"))
-        self.last = at["last"]
-        self.history.seconds = at["seconds"]
-        self.history.rows = [{k: number(v) for k, v in row.items()} for row in at["rows"]]
-        fill(self.model, under("model.", tensors))
+        self.last = list(at["last"])
+        self.diverged = [None if lost is None else Diverged(*lost) for lost in at["diverged"]]
+        for history, rows in zip(self.histories, at["rows"], strict=True):
+            history.seconds, history.compiling = at["seconds"], at["compiling"]
+            history.rows = [{k: number(v) for k, v in row.items()} for row in rows]
+        self.subject.fill(under("model.", tensors))
         self.enter()
         for i, player in enumerate(self.players):
             player.restore(under(f"player.{i}.", tensors))
         self.losses = list(tensors["pending"].unbind()) if "pending" in tensors else []
         self.sums = {name: list(values.unbind()) for name, values in under("pending.", tensors).items()}
         set_generators(self.device, tensors, at["generators"])
+
+
+def _exact(rows: list[dict[str, float]]) -> list[dict[str, str]]:
+    """As text that JSON takes: NaN may be there."""
+    return [{k: repr(v) for k, v in row.items()} for row in rows]
 
 
 def train(
@@ -310,48 +384,88 @@ def train(
         PluginError: a phase moves nothing, or something that its loss doesn't depend on.
         Unsuitable: a stage found no way to start on this data.
     """
-    course = _Training(model, images, training, seed)
-    history = course.history
-    with seeded(seed_for("train", seed), course.device):
+    (history,) = train_together([model], images, training, [seed], on_progress, on_turn, resume)
+    if isinstance(history, Diverged):
+        raise history
+    return history
+
+
+def train_together(
+    models: Sequence[Variant],
+    images: Images,
+    training: Training,
+    seeds: Sequence[int],
+    on_progress: Progress | None = None,
+    on_turn: OnTurn | None = None,
+    resume: Snapshot | None = None,
+) -> list[History | Diverged]:
+    """Train several seeds of a variant in one pass, each on batches of its own order, as `train` does with one.
+
+    Their noise comes from one generator, so a seed's weights depend on which others are there; its distribution
+    doesn't. What is timed is shared out evenly.
+
+    Returns:
+        For each model its history, or how it diverged while the others went on.
+
+    Raises:
+        PluginError, Unsuitable: as `train`.
+    """
+    course = _Training(models, images, training, seeds)
+    with seeded(seed_for("train", *seeds), course.device):
         if resume is not None:
             course.restore(resume)
-        began, before = time.perf_counter(), history.seconds
-        while course.number < len(course.stages):
-            stage = course.stages[course.number]
+        began, before = time.perf_counter(), course.histories[0].seconds
+        while course.number < len(course.plan):
             if course.step == 0:
-                if stage.start is not None:
-                    model.eval()
-                    stage.start(images)
+                course.start()
                 course.enter()
             while course.step < course.plan[course.number]:
                 row = course.turn()
                 if row is not None and on_progress is not None:
                     terms = {k: v for k, v in row.items() if k not in ("stage", "step")}
                     on_progress(course.done, course.number, terms)
-                history.seconds = before + time.perf_counter() - began
+                now = before + (time.perf_counter() - began) / len(models)
+                for history in course.histories:
+                    if course.step == 1 and training.compile:
+                        history.compiling += now - history.seconds
+                    history.seconds = now
                 if on_turn is not None:
                     on_turn(course.snapshot)
             course.leave()
-        model.eval()
-        if not all(bool(p.isfinite().all()) for p in model.parameters()):
-            raise Diverged(course.done, course.last)
-    history.seconds = before + time.perf_counter() - began
-    history.images = (course.done + course.repeats) * training.batch_size
-    return history
+        for i, model in enumerate(models):
+            model.eval()
+            if course.diverged[i] is None and not all(bool(p.isfinite().all()) for p in model.parameters()):
+                course.fail(i, course.done)
+        course.subject.release()
+    for history in course.histories:
+        history.seconds = before + (time.perf_counter() - began) / len(models)
+        history.images = (course.done + course.repeats) * training.batch_size
+    return [lost or history for lost, history in zip(course.diverged, course.histories, strict=True)]
 
 
-def _batch(images: Images, index: Tensor, progress: Tensor) -> Batch:
-    device = progress.device
-    x = to_float(images.take(index, device))
-    return Batch(x, images.labels(index, device), index.to(device), progress)
+def why_not_together(build: Callable[[int], Variant], images: Images, training: Training) -> str:
+    """Why seeds of a variant can't be trained in one pass; empty if they can. Two are, for a turn of each stage.
 
-
-def _finite(values: list[float], done: int, last: float | None) -> float | None:
-    for i, value in enumerate(values):
-        if not math.isfinite(value):
-            raise Diverged(done - len(values) + i + 1, last)
-        last = value
-    return last
+    Args:
+        build: a fresh model for a seed.
+    """
+    once = replace(training, steps=1, compile=False)
+    try:
+        with seeded(0, torch.device("cpu")):
+            course = _Training([build(0)], images, once, [0])
+            for _ in course.plan:
+                course.start()
+                course.enter()
+                held = {name: id(t) for name, t in course.subject.state().items()}
+                if course.plan[course.number]:
+                    course.turn()
+                if moved := [name for name, t in course.subject.state().items() if held.get(name) != id(t)]:
+                    return f"its loss puts another tensor in the place of {moved[0]}, instead of changing it in place"
+                course.leave()
+        train_together([build(0), build(1)], images, once, [0, 1])
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return ""
 
 
 def probe(build: Callable[[], Variant], images: Images, training: Training) -> float:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from bench.images import Images
@@ -107,6 +108,13 @@ class Variant(nn.Module):
     def loss(self, batch: Batch) -> Loss:
         """The objective of the default stage: a mean over images, and terms to report."""
         raise NotImplementedError(f"{type(self).__name__} defines neither loss() nor stages()")
+
+
+def lay_out(model: nn.Module) -> None:
+    """Keep weights of convolutions in the layout of the faster ones, channels last; no value changes."""
+    for p in model.parameters():
+        if p.ndim == 4:
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
 
 
 def _is_variant(obj: object) -> str | None:

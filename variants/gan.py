@@ -12,10 +12,9 @@ from typing import Annotated, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from bench import Batch, Bound, Encodes, Loss, Optimizer, Phase, Range, Spec, Stage, Tensor, Variant
-from bench.blocks import ConvDecoder, ConvEncoder
+from bench.blocks import ConvDecoder, ConvEncoder, spectral_norm
 
 
 class GAN(Variant):

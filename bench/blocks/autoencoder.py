@@ -71,4 +71,4 @@ class Autoencoder(Variant):
 
 def _through(network: nn.Module, value: Tensor, context: Tensor | None) -> Tensor:
     out: Tensor = network(value) if context is None else network(value, context)
-    return out
+    return out.to(value.dtype)  # networks may compute in bf16; what follows doesn't

@@ -83,7 +83,7 @@ class ConvEncoder(nn.Module):
         if c is not None:
             planes = c[:, :, None, None].expand(-1, -1, *x.shape[-2:])
             x = torch.cat([x, planes], 1)
-        out: Tensor = self.dense(self.down(x).flatten(1))
+        out: Tensor = self.dense(self.down(x).movedim(1, -1).flatten(1))  # in the order that it lies in memory
         return out
 
 
@@ -98,7 +98,8 @@ class ConvDecoder(nn.Module):
 
     def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         h = self.dense(z if c is None else torch.cat([z, c], 1))
-        out: Tensor = self.up(h.unflatten(1, self.up.grid))
+        channels, height, width = self.up.grid
+        out: Tensor = self.up(h.unflatten(1, (height, width, channels)).movedim(-1, 1))
         return out
 
 
