@@ -4,15 +4,19 @@ data_root       --data-root, else BENCH_DATA, else the user's cache directory
 parse           'fashion', 'mnist[option=value]', 'folder:PATH': the dataset that the text asks for
 fetch, status   bring a dataset's files under the root; say what lies there
 load            all of it: a dataset as a run uses it
+copies, clear   decoded images that are kept to save time
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import os
 import re
 import secrets
+import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
@@ -290,3 +294,45 @@ def load(
         fetch(dataset, root, on_progress)
     dataset.on_progress = on_progress
     return prepare(text, dataset, dataset.load(root), limit=limit, validation=validation, split=split)
+
+
+UNTOUCHED = 60.0  #: seconds after which nobody is still at a copy that isn't complete
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Decoded images that are kept: where, what `of`, their bytes on disk, and whether somebody is making them."""
+
+    path: Path
+    of: str
+    size: int
+    busy: bool
+
+
+def copies() -> list[Copy]:
+    """What datasets keep of decoded images (`Dataset.cache`), on this machine."""
+    home = cache_dir() / "decoded"
+    return [_copy(path) for path in sorted(home.iterdir()) if path.is_dir()] if home.is_dir() else []
+
+
+def _copy(path: Path) -> Copy:
+    found = [entry.stat() for entry in path.iterdir()]
+    try:
+        of = str(json.loads((path / "copy.json").read_text(encoding="utf-8"))["of"])
+    except (OSError, ValueError, KeyError, TypeError):
+        of = ""
+    young = any(time.time() - stat.st_mtime < UNTOUCHED for stat in found)
+    return Copy(path, of or "not complete", sum(stat.st_blocks * 512 for stat in found), not of and young)
+
+
+def clear(copy: Copy) -> None:
+    """Remove decoded images: they're made again when they're needed. A run that uses them keeps them till its end.
+
+    Raises:
+        DataError: they may not be removed.
+    """
+    try:
+        shutil.rmtree(copy.path)
+        copy.path.with_suffix(".lock").unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{str(copy.path)!r} can't be removed", cause=f"{error.strerror or error}.") from error

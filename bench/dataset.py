@@ -67,8 +67,8 @@ class Dataset(ABC):
 
     @property
     def cache(self) -> Path:
-        """Where `load` may keep what it can make again."""
-        return cache_dir()
+        """Where `load` may keep decoded images: a folder each, whose copy.json says in `of` what they are of."""
+        return cache_dir() / "decoded"
 
     def ready(self, root: Path) -> bool:
         """Whether `load` will find all it needs under `root`, without a download."""

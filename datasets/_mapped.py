@@ -1,6 +1,6 @@
 """Decoded images in one memory-mapped file: made once by several processes, gone on with after an interruption.
 
-A copy is a folder under `decoded` in the cache, named after its source and after all that its pixels depend on:
+A copy is a folder in the cache, named after its source and after all that its pixels depend on:
 
     pixels     (N, C, H, W) uint8, row-major
     copy.json  what it is of, its shape, the splits' digests, and when `pixels` was last written
@@ -91,7 +91,7 @@ def mapped(pictures: Pictures, split: Split, cache: Path, say: Say) -> Splits:
     Raises:
         DataError: an image can't be decoded, one changed meanwhile, or there is no room.
     """
-    home = _home(cache / "decoded", pictures)
+    home = _home(cache, pictures)
     try:
         return _kept(home, split) or _made(home, pictures, split, say)
     except OSError as error:

@@ -19,6 +19,7 @@ from bench.data import load
 from bench.dataset import Data
 from bench.errors import BenchError, DataError
 from bench.places import cache_dir
+from tests.conftest import Bench
 
 COUNT, SIZE = 12, 16 * 16 * 3  # images in two classes, and bytes of each
 
@@ -349,3 +350,24 @@ def test_a_limit_and_a_validation_split_are_the_same_out_of_a_copy(home: Path) -
     options = {"limit": 4, "validation": 3}
     expected = in_memory(home, **options)
     assert digests(read(home, **options)) == digests(read(home, **options)) == digests(expected)
+
+
+def test_copies_are_listed_and_removed_but_not_those_that_are_being_made(home: Path, bench: Bench) -> None:
+    expected = digests(read(home))
+    read(home, image_size=8)
+    with pytest.raises(KeyboardInterrupt):
+        read(home, stopping_at(0, interrupt), image_size=4)
+    *_, made = sorted(cache_dir().rglob("*.part"))
+    code, out, _ = bench("data", "clear", "--dry-run")
+    assert code == 0
+    assert f"{str(home)!r}\n" in out
+    assert f"{str(home)!r} at image_size 8\n" in out
+    assert out.count("being made") == 1
+    assert len(copies()) == 3
+    bench("data", "clear")
+    assert copies() == [made.name]
+    for path in made.iterdir():
+        os.utime(path, (0, 0))
+    assert "not complete" in bench("data", "clear")[1]
+    assert copies() == []
+    assert digests(read(home)) == expected

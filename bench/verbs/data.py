@@ -8,7 +8,9 @@ from bench import completion
 from bench.verbs.common import data_root as _root
 
 
-@click.group(epilog="\b\nExamples:\n  bench data status\n  bench data fetch mnist fashion")
+@click.group(
+    epilog="\b\nExamples:\n  bench data status\n  bench data fetch mnist fashion\n  bench data clear --dry-run"
+)
 def data() -> None:
     """Bring datasets to this machine, or see what is there."""
 
@@ -38,3 +40,24 @@ def status(names: tuple[str, ...], data_root: str | None) -> None:
     from bench import data as datasets
 
     console.print_data(names, datasets.data_root(data_root))
+
+
+@data.command()
+@click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
+def clear(dry_run: bool) -> None:
+    """Remove decoded images, which are made again when they're needed.
+
+    A large folder of images is decoded once, and kept in the user's cache (or BENCH_CACHE). What a process is just
+    making stays.
+    """
+    from bench import data as datasets
+    from bench.gc import bytes_in_words
+
+    total = 0
+    for copy in datasets.copies():
+        click.echo(f"{copy.path}  {bytes_in_words(copy.size)}  {'being made' if copy.busy else copy.of}")
+        if not copy.busy:
+            total += copy.size
+            if not dry_run:
+                datasets.clear(copy)
+    click.echo(f"{bytes_in_words(total)} {'would be removed' if dry_run else 'removed'}")
