@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ def run(
 ) -> pd.DataFrame:
     """Train and score variants on datasets, as `bench run` does; one line of the table a cell.
 
+    A notebook shows it as a table of means over seeds, with samples below.
+
     Args:
         variants: selectors such as 'vae' or 'beta[beta=1|4]', files ('./mine.py:Mine'), or classes; all that are
             installed by default. A class of a notebook runs in this process.
@@ -41,9 +44,10 @@ def run(
     Raises:
         BenchError: what `bench run` would print.
     """
-    from bench import runner, tables
+    from bench import runner
     from bench.console import Console
     from bench.logger import logged
+    from bench.notebook import Results
 
     request = RunRequest.from_json(
         {
@@ -57,7 +61,7 @@ def run(
     display = Console(quiet=not progress)
     with display, logged(request.logger, display, display.warn) as listener:
         rows = runner.run(request, listener)
-    return tables.frame(rows)
+    return Results.of(rows, display.folder)
 
 
 def _texts(value: str | type | Iterable[str | type]) -> tuple[str, ...]:
@@ -82,6 +86,7 @@ def load(cell: str | Path, plugins: Iterable[str | type] = ()) -> Variant:
     """The trained model of a finished cell, on the CPU, in eval mode.
 
     It samples, encodes and decodes by the abilities it has (`bench.abilities`). Only safetensors and JSON are read.
+    A notebook shows its hyperparameters and the pictures that its cell keeps.
 
     Args:
         cell: its folder.
@@ -127,4 +132,11 @@ def load(cell: str | Path, plugins: Iterable[str | type] = ()) -> Variant:
             cause=f"{type(error).__name__}: {str(error).splitlines()[0]}",
             fix="The variant's code has changed since, or the file is damaged.",
         ) from None
+    model.__dict__["_repr_html_"] = partial(_html, str(done.parent))
     return model.eval()
+
+
+def _html(cell: str) -> str:
+    from bench.notebook import model_html
+
+    return model_html(cell)
