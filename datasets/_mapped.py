@@ -212,7 +212,7 @@ def _make(part: Path, pictures: Pictures, split: Split, say: Say) -> Splits:
     shape = _settled(part / "shape.json", pictures, say)
     writer = _Writer(pictures, shape, part / "pixels")
     total = len(pictures) * writer.size
-    _reserve(writer.path, total)
+    _reserve(part, total)
     with _Marks(part, writer.blocks) as marks:
         say(f"decoding {pictures.name}", marks.count * writer.bytes, total)
         for block, _ in each(writer, marks.missing()):
@@ -296,16 +296,18 @@ class _Marks:
         self.settle()
 
 
-def _reserve(path: Path, total: int) -> None:
-    """A file of `total` bytes, empty where nothing is written yet.
+def _reserve(part: Path, total: int) -> None:
+    """Pixels of `total` bytes, zeros where nothing is written yet; of another size they'd be nobody's, and none is done.
 
     Raises:
         OSError: there isn't that much room.
     """
-    with open(path, "ab") as file:
-        used = os.fstat(file.fileno()).st_blocks * 512
-        if shutil.disk_usage(path.parent).free < total - used:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    with open(part / "pixels", "ab") as file:
+        stat = os.fstat(file.fileno())
+        if stat.st_size != total:
+            (part / "done").unlink(missing_ok=True)
+        if shutil.disk_usage(part).free < total - stat.st_blocks * 512:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
         file.truncate(total)
 
 

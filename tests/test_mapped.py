@@ -171,6 +171,16 @@ def test_an_interrupted_copy_is_gone_on_with(home: Path) -> None:
     assert digests(found) == expected
 
 
+@pytest.mark.parametrize("name", ["pixels", "done", "shape.json"])
+def test_what_an_interrupted_copy_lost_is_decoded_again(home: Path, name: str) -> None:
+    expected = digests(in_memory(home))
+    with pytest.raises(KeyboardInterrupt):
+        read(home, stopping_at(6, interrupt))
+    (path,) = cache_dir().rglob(name)
+    path.unlink()
+    assert digests(read(home)) == expected
+
+
 def forked(work: Callable[[], object]) -> int:
     """A process that does it, and then goes."""
     child = os.fork()
