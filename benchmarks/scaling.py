@@ -37,21 +37,21 @@ class Axis:
 
 
 def axes(folder: Path, quick: bool) -> list[Axis]:
-    """Cells and steps on the embedded digits; images of MNIST in files of several sizes, each seen twice."""
+    """Cells and steps on the embedded digits; images of MNIST in files of several sizes."""
     digits, data = (*ELBO, "--dataset", "digits"), ours.mnist()
     scale = 4 if quick else 1
-    cells = {n: (*digits, "--steps", 400 // scale, "--seeds", n) for n in (1, 2, 4, 8)}
-    steps = {n: (*digits, "--steps", n) for n in (500 // scale, 1000 // scale, 2000 // scale, 4000 // scale)}
+    cells = {n: (*digits, "--steps", 1000 // scale, "--seeds", n) for n in (1, 2, 4, 8)}
+    steps = {n: (*digits, "--steps", n) for n in (1000 // scale, 2000 // scale, 4000 // scale, 8000 // scale)}
     images = {}
     for n in (7_500 // scale, 15_000 // scale, 30_000 // scale, 60_000 // scale):
         path, tenth = folder / f"{n}.npz", n // 10
         train, test = data.train.take(torch.arange(n)), data.test.take(torch.arange(tenth) % len(data.test))
         np.savez(path, x_train=train.squeeze(1).numpy(), x_test=test.squeeze(1).numpy())
-        images[n] = (*ELBO, "--dataset", f"npz:{path}", "--epochs", 2)
+        images[n] = (*ELBO, "--dataset", f"npz:{path}", "--epochs", 4)
     return [
-        Axis("cells", f"seeds of vae on digits, {400 // scale} steps each", cells),
+        Axis("cells", f"seeds of vae on digits, {1000 // scale:,} steps each", cells),
         Axis("steps", "one cell of vae on digits", steps),
-        Axis("images", f"one cell of vae on {data.name}, 2 epochs, a tenth more to score", images),
+        Axis("images", f"one cell of vae on {data.name}, 4 epochs, a tenth more to score", images),
     ]
 
 
