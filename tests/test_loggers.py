@@ -231,3 +231,15 @@ def test_mlflow_reads_terms_scores_and_parameters(tmp_path: Path, monkeypatch: p
     assert math.isclose(found.data.metrics["cost/train_seconds"], 2.5)
     history = client.get_metric_history(found.info.run_id, "train/rec")
     assert sorted((m.step, m.value) for m in history) == [(s, 100.0 - s) for s in range(10, 101, 10)]
+
+
+def test_the_logger_of_the_page_works(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "loggers.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/loggers.md", "exec"), names)
+    logger = names["Lines"]()
+    for event in events(tmp_path):
+        logger(event)
+    logger.close()
+    assert (tmp_path / "logs" / "lines.txt").read_text() == "vae 0 ok\n"
