@@ -297,7 +297,7 @@ class _Marks:
 
 
 def _reserve(part: Path, total: int) -> None:
-    """Pixels of `total` bytes, zeros where nothing is written yet; of another size they'd be nobody's, and none is done.
+    """Pixels of `total` bytes, zeros where nothing is written yet. Of another size they'd be new, and none is done.
 
     Raises:
         OSError: there isn't that much room.
