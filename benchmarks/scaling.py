@@ -51,7 +51,7 @@ def axes(folder: Path, quick: bool) -> list[Axis]:
     return [
         Axis("cells", f"seeds of vae on digits, {1000 // scale:,} steps each", cells),
         Axis("steps", "one cell of vae on digits", steps),
-        Axis("images", f"one cell of vae on {data.name}, 4 epochs, a tenth more to score", images),
+        Axis("images", f"one cell of vae on {data.name}, 4 epochs", images),
     ]
 
 
@@ -61,6 +61,10 @@ STYLE = (
     "@media (prefers-color-scheme:dark){.bg{fill:#0d1117}.t{fill:#e6edf3}.d{fill:#9da7b3}.g{stroke:#30363d}"
     ".f{stroke:#58a6ff}.p{fill:#58a6ff}}"
 )
+
+
+def _each(slope: float) -> str:
+    return f"{slope:.2f} s" if slope >= 1 else f"{1000 * slope:.3g} ms"
 
 
 def panel(axis: Axis, seconds: list[float], left: float, width: float) -> str:
@@ -84,7 +88,7 @@ def panel(axis: Axis, seconds: list[float], left: float, width: float) -> str:
     dots = [element("circle", cx=x(n), cy=y(s), r=4.0, class_="p") for n, s in zip(axis.points, seconds, strict=True)]
     heads = [
         text(axis.name, (left, 20), "t", 14, "start"),
-        text(f"{intercept:.2f} s + {slope * 1000:.3g} ms each, R² {fit:.4f}", (left, 38), anchor="start"),
+        text(f"CPU: {intercept:.1f} s + {_each(slope)} each, R² {fit:.4f}", (left, 38), anchor="start"),
         text(axis.told, (left, BOTTOM + 38), size=10, anchor="start"),
     ]
     return element("g", *grid, line, *dots, *heads)
@@ -128,8 +132,8 @@ def main(rounds: int, quick: bool, path: Path, markdown: bool) -> None:
     for axis, seconds in measured:
         intercept, slope, fit = axis.fitted(seconds)
         points = ", ".join(f"{n:,}: {s:.1f}" for n, s in zip(axis.points, seconds, strict=True))
-        lines.append([axis.name, f"{intercept:.2f}", f"{1000 * slope:.3g}", f"{fit:.4f}", points])
-    heads = ["", "intercept s", "ms each", "R²", "CPU s"]
+        lines.append([axis.name, f"{intercept:.2f}", _each(slope), f"{fit:.4f}", points])
+    heads = ["", "intercept s", "each", "R²", "CPU s"]
     show(f"CPU seconds of whole runs · {machine(torch.device('cpu'), 1)}", heads, lines, markdown)
     path.write_text(figure(measured), encoding="utf-8")
     click.echo(f"figure in {path}")
