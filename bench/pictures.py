@@ -356,7 +356,7 @@ class Scatter:
         deep = max(1, (height - 8) // 18)  # lines of the legend in one of its columns
         column = 30 + math.ceil(beside)
         legend = 0 if self.bands or not shown else 16 + column * math.ceil(len(shown) / deep)
-        wide = left + width + legend + edge
+        wide = left + width + max(legend, 16) + edge  # an axis' last number may reach beyond it
         lines = wrapped(self.title, wide - 2 * edge, 14)
         top = edge + 20 * len(lines) + 6
         drawing = Drawing(wide, top + height + 52, self.title)
@@ -415,4 +415,4 @@ def _mark(x: float, y: float, radius: float, c: int) -> Mark:
 
 
 def _number(value: float) -> str:
-    return f"{value:g}".replace("-", "\u2212")
+    return f"{value:.10g}".replace("-", "\u2212")

@@ -82,8 +82,10 @@ class Console:
         else:
             self._say(Text(text, "yellow"))
 
-    def _say(self, text: Text) -> None:
-        (self._live.console if self._live else self.console).print(text, soft_wrap=True)
+    def _say(self, text: Text, *, whole: bool = True) -> None:
+        """A line; if it isn't to be kept `whole`, for somebody to copy, a terminal's is broken between words."""
+        soft_wrap = whole or not self.console.is_terminal
+        (self._live.console if self._live else self.console).print(text, soft_wrap=soft_wrap)
 
     def _preparing(self, event: Preparing) -> None:
         if event.what != self._what:
@@ -103,7 +105,7 @@ class Console:
         todo = f"{_count(event.cells, 'cell')}, {_count(event.steps, 'step')} to train"
         self._say(Text(f"{todo}, in {event.folder}"))
         for note in event.notes:
-            self._say(Text(note, "dim"))
+            self._say(Text(note, "dim"), whole=False)
         if self.console.is_terminal and not self.console.quiet:
             self._lines = _Lines(self.console.width)
             self._live = self._lines.progress(self.console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import pytest
@@ -343,3 +344,13 @@ def test_a_line_says_as_much_as_there_is_room_for() -> None:
     assert len(lines.name(long)) <= lines.widest_name
     assert lines.name(long).startswith("beta")
     assert lines.name(long).endswith(" · s4")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_long_note_is_broken_between_words_on_a_screen_and_whole_in_a_log(terminal: bool) -> None:
+    note = " ".join(["scored", "on", "images"] * 20)
+    out = played([RunStarted(1, 10, "x", (note,))], force_terminal=terminal)
+    lines = [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out).splitlines() if "scored" in line]
+    assert " ".join(" ".join(lines).split()) == note
+    assert (max(map(len, lines)) <= 100) == terminal
+    assert {word for line in lines for word in line.split()} == {"scored", "on", "images"}

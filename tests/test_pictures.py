@@ -326,11 +326,14 @@ def drawings() -> list[Drawing]:
         Sheet("small", [grey[:1]]).drawing(),
         Scatter(long, points, labels, names, (long, "z[1]")).drawing(),
         Scatter(long, points, labels % 3, names, ("z[0]", ""), bands=True).drawing(),
+        Scatter(
+            "far", torch.tensor([[7000.0, -123.4561], [7001.0, -123.4562]]), -torch.ones(2), (), ("a", "b")
+        ).drawing(),
         Scatter("one point", torch.zeros(1, 2), torch.tensor([-1]), (), ("z[0]", "z[1]")).drawing(),
     ]
 
 
-@pytest.mark.parametrize("i", range(5))
+@pytest.mark.parametrize("i", range(6))
 def test_no_text_is_cut_and_none_lies_on_an_image(i: int) -> None:
     drawing = drawings()[i]
     tiles = [p for p in drawing.parts if isinstance(p, Tile)]
