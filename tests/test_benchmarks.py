@@ -70,6 +70,15 @@ def peer(name: str, x: Tensor) -> tuple[float, Tensor]:
     return outcome(model({"data": x}).loss, first_layer(heads.trunk))
 
 
+def last_channels(plain: Tensor, shape: torch.Size) -> Tensor:
+    """Dense weights between a vector and the convolutions' 128 x 7 x 7, in the suite's order: channels last."""
+    assert plain.shape == shape
+    if 6272 not in shape or plain.ndim > 2:
+        return plain
+    axis = shape.index(6272)
+    return plain.unflatten(axis, (128, 7, 7)).movedim(axis, axis + 2).flatten(axis, axis + 2)
+
+
 def ours(name: str, x: Tensor) -> tuple[float, Tensor]:
     """The suite's own variant, with the weights of the plain network."""
     from baselines.networks import LATENT, NETWORKS
@@ -86,7 +95,7 @@ def ours(name: str, x: Tensor) -> tuple[float, Tensor]:
     mine = [*model.encoder.parameters(), *dense.parameters(), *up]
     with torch.no_grad():
         for own, plain in zip(mine, network.parameters(), strict=True):
-            own.copy_(plain)
+            own.copy_(last_channels(plain, own.shape) if name == "conv" else plain)
     torch.manual_seed(2)
     labels = torch.zeros(len(x), dtype=torch.long)
     loss, _ = model.loss(Batch(x, labels, labels, torch.zeros(())))
