@@ -37,7 +37,8 @@ _RESULTS = _html.from_string("""\
 {% endif %}
 {% for label, steps, count, cells in lines %}
 <tr><th style="text-align:left">{{ label }}</th><td>{{ steps }}</td><td>{{ count }}</td>
-{% for best, text, rest in cells %}<td style="white-space:nowrap">{% if best %}<b>{{ text }}</b>{% else %}{{ text }}{% endif %}{{ rest }}</td>\
+{% for best, text, rest in cells %}
+<td style="white-space:nowrap">{% if best %}<b>{{ text }}</b>{% else %}{{ text }}{% endif %}{{ rest }}</td>
 {% endfor %}
 </tr>
 {% endfor %}

@@ -110,7 +110,7 @@ def test_a_loaded_model_shows_its_hyperparameters_and_pictures(tmp_path: Path, d
     model = build("vae[latent_dim=3]", digits)  # type: ignore[arg-type]
     about = {"shape": [1, 8, 8], "classes": 10, "train_images": 10, "latent_dim": 8}
     made = replace(row("vae[latent_dim=3]"), dataset=HOSTILE, cell="vae-x", data=about, likelihood="bernoulli")
-    made = replace(made, hyperparameters={"latent_dim": 3, "hidden": None}, costs={"parameters": 12345})
+    made = replace(made, hyperparameters={"latent_dim": 3, "hidden": None}, costs={"parameters": 12345}, plugin={})
     picture = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
     run.write_done(made, model.state_dict(), [{"step": 1.0}], {}, {"samples": picture}, "")
     loaded = api.load(tmp_path / "cells" / "vae-x")
