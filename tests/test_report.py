@@ -317,6 +317,7 @@ def test_names_are_inert(run: Run) -> None:
     text = page.root.text
     assert text.count("<script>window.hacked = 1</script>") > 8  # told, where others have their names
     assert "{{ 7 * 7 }}" in text  # a template in a name isn't one
+    assert not re.search("[\u202a-\u202e\u2066-\u2069]", page.html)  # nor do they turn what follows them
 
 
 # what is missing is said

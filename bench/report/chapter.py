@@ -230,7 +230,7 @@ def _by_reason(without: Mapping[str, str]) -> dict[str, str]:
 
 def _recoloured(svg: str, plane: rd.Plane, shown: Sequence[Exhibit]) -> str:
     """The figure with each variant in the colour that its first label has on this page."""
-    own = {e.row.variant: int(e.colour[1:]) for e in reversed(shown) if not e.row.anchor}
+    own = {e.row.variant: int(e.colour[1]) for e in reversed(shown) if not e.row.anchor}
     variants = dict.fromkeys(p.variant for p in plane.points)
     new = {
         rd.COLOURS[i % len(rd.COLOURS)]: rd.COLOURS[own[name]] for i, name in enumerate(variants) if name in own

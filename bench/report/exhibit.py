@@ -19,6 +19,7 @@ from bench.summary import Line
 from bench.views import Trained
 
 T = TypeVar("T")
+COLOURS = 8  #: of the style sheet; more labels have them again, dashed
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Exhibit:
 
     key: str  #: unique in the page, and no name: names are never ids
     label: str
-    colour: str  #: a class of the style sheet: c0 to c7, or ca for what is held against others
+    colour: str  #: classes of the style sheet: c0 to c7, or ca for what is held against others
     run: Run
     row: Row
     line: Line = field(repr=False)
@@ -100,7 +101,7 @@ def exhibits(lines: Sequence[Line], whence: Mapping[int, Run], first: str) -> li
     own = 0
     for i, line in enumerate(shown):
         row = min(line.rows, key=lambda r: r.seed)
-        colour = "ca" if line.anchor else f"c{own % 8}"
+        colour = "ca" if line.anchor else f"c{own % COLOURS}" + " second" * (own >= COLOURS)
         own += not line.anchor
         made.append(Exhibit(f"{first}x{i}", line.label, colour, whence[id(row)], row, line))
     return made

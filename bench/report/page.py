@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -19,6 +20,7 @@ from bench.store import Run
 from bench.summary import summary
 
 REPORT = "report.html"
+_TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")  # letters that turn the direction of what follows them
 
 
 def write(
@@ -62,7 +64,7 @@ def write(
         facts=_facts(rows, failed),
     )
     with writing(path.parent):
-        write_text(path, html)
+        write_text(path, _TURNING.sub("\ufffd", html))
 
 
 def _chapters(
