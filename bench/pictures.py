@@ -26,7 +26,7 @@ COLOURS = (  # Petroff 2021, arXiv:2107.02270: ten that the colour-blind tell ap
 SHAPES = ("circle", "square", "triangle", "diamond", "wedge")
 OF_COLOUR = (0, 1, 2, 3, 4, 0, 3, 2, 1, 4)  #: the shape beside a colour: hues that are near each other differ in it
 TOLD = len(COLOURS) * len(SHAPES)  #: classes that look different
-REST = "#c0c0c0"  #: of the classes beyond, and of what has none
+REST = "#c0c0c0"  #: of the classes beyond, and of what has none where others have
 Spot = tuple[float, float]
 
 
@@ -401,7 +401,8 @@ class Scatter:
         left, top, right, bottom = frame
         (x0, x1), (y0, y1) = self._ranges()
         radius = 2.2 if len(self.points) > 500 else 3.5
-        for (px, py), c in zip(self.points.tolist(), self.labels.tolist(), strict=True):
+        labels = self.labels if bool((self.labels >= 0).any()) else torch.zeros_like(self.labels)
+        for (px, py), c in zip(self.points.tolist(), labels.tolist(), strict=True):
             x = left + (px - x0) / (x1 - x0) * (right - left)
             yield _mark(x, bottom - (py - y0) / (y1 - y0) * (bottom - top), radius, c)
 

@@ -151,9 +151,9 @@ def trained(
     finished = [row for row in rows if row.status == "ok"]
     if not finished:
         raise StoreError(
-            f"{text} has no finished cell" + (f" of {variant}" if variant else ""),
+            f"{run.path} has no finished cell" + (f" of {variant}" if variant else ""),
             cause="\n".join(f"{row.cell}: {row.status}: {row.reason}" for row in rows[:6]) or "Nothing has ended yet.",
-            fix="`bench run` with the same folder does what is missing.",
+            fix="" if {row.status for row in rows} == {"skipped"} else "`bench run` does what is missing.",
         )
     row = finished[0]
     note = f"{row.cell}: the first of {len(finished)} finished cells" if len(finished) > 1 else ""

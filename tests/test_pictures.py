@@ -22,7 +22,7 @@ from bench import abilities, api, job, views
 from bench.dataset import Data
 from bench.errors import UsageError
 from bench.images import Images
-from bench.pictures import COLOURS, SHAPES, TOLD, Drawing, Scatter, Sheet, Tile, Words, _mark
+from bench.pictures import COLOURS, SHAPES, TOLD, Drawing, Mark, Scatter, Sheet, Tile, Words, _mark
 from bench.store import Run
 from bench.variant import VARIANTS, Spec, Variant
 from bench.views import Trained
@@ -292,6 +292,8 @@ def test_what_cant_be_drawn_says_why(view: Any, model: type[Variant], settings: 
 
 def test_data_without_labels_is_drawn_without_classes() -> None:
     cell = toy(Plain, classes=())
+    marks = {p.colour for p in views.plane(cell).drawing().parts if isinstance(p, Mark)}
+    assert marks == {COLOURS[0]}
     assert views.encode(cell).labels.tolist() == [-1] * 30
     for view in (views.reconstructions, views.interpolations, views.traversals, views.plane):
         assert view(cell).drawing().parts  # type: ignore[operator]
