@@ -24,9 +24,16 @@ from bench.measurement import METRICS, NotAvailable, Score
 from bench.protocol import RunRequest, Scoring, Training
 from bench.trainer import train
 from bench.variant import Spec, Variant
-from tests.mother import Mother
+from tests.mother import Mother, instead
 
 torch.set_num_threads(1)  # tests run side by side; sums in one order
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """A run in this process leaves its threads behind, and those of processes side by side wait for each other."""
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +64,13 @@ def mother() -> Iterator[Mother]:
     mother = Mother()
     yield mother
     mother.close()
+
+
+@pytest.fixture(autouse=True)
+def _warm_servers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fork servers that a test launches come from `mother`; one that shows what imports do puts its own there."""
+    launch = lambda *a, **k: request.getfixturevalue("mother").server(*a, **k)  # noqa: E731
+    monkeypatch.setattr("bench.executors.local.subprocess", instead(launch))
 
 
 Bench = Callable[..., tuple[int, str, str]]

@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import IO, Any, NoReturn
 
 STRANGERS = Path(__file__).parent / "strangers"
@@ -117,10 +117,21 @@ class Mother:
         nothing = os.open(os.devnull, os.O_RDONLY)
         return self._fork({"argv": arguments, "file_size": file_size}, env, [nothing, said, warned], [out, err])
 
+    def python(self, code: str, *, env: Mapping[str, str], file: str = "<stdin>") -> Forked:
+        """Run a program as `__main__`, in a process and a session of its own.
+
+        Args:
+            env: its whole environment.
+            file: where its source stands.
+        """
+        (out, said), (err, warned) = os.pipe(), os.pipe()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        return self._fork({"code": code, "file": file}, env, [nothing, said, warned], [out, err])
+
     def server(self, command: list[str], *, stdin: int, stdout: int, start_new_session: bool, env: Any) -> Forked:
         """Be the `subprocess.Popen` by which a test's own process launches its fork server."""
         orders, answers = _launched(command, stdin, stdout, start_new_session)
-        child = self._fork({"argv": None}, env, [orders[0], answers[1], os.dup(2)], [])
+        child = self._fork({"server": command[-1]}, env, [orders[0], answers[1], os.dup(2)], [])
         child.stdin, child.stdout = open(orders[1], "wb"), open(answers[0], "rb")  # noqa: SIM115
         return child
 
@@ -199,19 +210,34 @@ def _reap(children: dict[int, socket.socket]) -> None:
 def _run(order: dict[str, Any], streams: list[int]) -> int:
     """What the child does."""
     from bench import cli, worker
-    from bench.executors import local, server
+    from bench.executors import local
+    from bench.registry import installed
 
     worker.die_with_parent()
     _become(streams, order["env"])
     os.chdir(order["cwd"])
-    if order["argv"] is None:
-        server.main()
+    installed.cache_clear()
+    if "server" in order:
+        exec(order["server"], {})
         return 0
+    local.subprocess = instead(Server)  # type: ignore[attr-defined]
+    if "code" in order:
+        return _main(order["code"], order["file"])
     if order["file_size"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_size"],) * 2)
-    local.subprocess = instead(Server)  # type: ignore[attr-defined]
     sys.argv = ["bench", *order["argv"]]
     return cli.main(order["argv"])
+
+
+def _main(code: str, file: str) -> int:
+    """Execute a program as the module `__main__`; its exit code."""
+    sys.argv, main = [file], ModuleType("__main__")
+    main.__file__, sys.modules["__main__"] = file, main
+    try:
+        exec(compile(code, file, "exec", dont_inherit=True), main.__dict__)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
 
 
 # in both

@@ -13,7 +13,7 @@ import pytest
 from torch import nn
 
 import bench as public
-from bench import source, unpublished
+from bench import catalogue, source, unpublished
 from bench.catalogue import checked, listed
 from bench.errors import PluginError, UnknownName, UsageError
 from bench.grid import expand
@@ -23,6 +23,7 @@ from bench.store import Run
 from bench.variant import VARIANTS, Variant, _is_variant
 
 from .conftest import Bench
+from .mother import Mother
 
 Distribute = Callable[..., None]
 
@@ -173,7 +174,10 @@ def test_the_last_failure_to_load_is_remembered_until_it_loads(distribute: Distr
     assert problem() == ""
 
 
-def test_a_list_with_check_loads_each_in_a_process_of_its_own(distribute: Distribute, bench: Bench) -> None:
+def test_a_list_with_check_loads_each_in_a_process_of_its_own(
+    distribute: Distribute, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "KINDS", {"variant": catalogue.KINDS["variant"]})  # a hundred metrics are alike
     distribute("deadly", {"deadly": "deadly_vae:X", "raising": "raising_vae:X", "honest": "honest_vae:Honest"},
                deadly_vae="import os; os._exit(9)", raising_vae="1 / 0", honest_vae=HONEST)  # fmt: skip
     problems = {one.name: one.problem for one in checked() if one.kind == "variant"}
@@ -387,7 +391,7 @@ def test_metrics_and_datasets_may_lie_in_a_file(mine: Path, bench: Bench) -> Non
     )
     more = ("--dataset", "./more.py:Noise", "--metrics", "elbo,./more.py:seven")
     code, out, err = bench("run", "--variants", "vae", *SHORT[:6], *more, "--quiet", "--out", "run", "--json")
-    assert code == 0, err
+    assert code == 0, out + err
     (row,) = json.loads(out)
     assert row["scores"]["seven@more.py"]["value"] == 7
     assert bench("info", "./more.py:seven")[0] == bench("info", "./more.py:Noise")[0] == 0
@@ -407,9 +411,10 @@ def test_a_class_is_taken_by_its_file_or_is_this_process_own(monkeypatch: pytest
     assert VARIANTS.load("Handed@__main__") is Handed
 
 
-def test_a_class_of_a_notebook_runs(tmp_path: Path) -> None:
+def test_a_class_of_a_notebook_runs(tmp_path: Path, mother: Mother, monkeypatch: pytest.MonkeyPatch) -> None:
     """A script stands for a notebook: its classes live in __main__."""
-    (tmp_path / "notebook.py").write_text(
+    monkeypatch.chdir(tmp_path)
+    Path("notebook.py").write_text(
         HONEST.replace("import GaussianVAE", "import GaussianVAE; import bench; from torch import nn") + "\n"
         "class Flat(nn.Module):\n"
         "    def __init__(self, shape, out):\n"
@@ -423,22 +428,30 @@ def test_a_class_of_a_notebook_runs(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "print(sorted(type(bench.load(cell)).__name__ for cell in Path('run/cells').iterdir()))\n"
     )
-    done = subprocess.run([sys.executable, "notebook.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Honest@__main__[latent_dim=3],vae[encoder=Flat@__main__] ok,ok" in done.stdout
-    assert "['Honest', 'VAE']" in done.stdout
+    process = mother.python(Path("notebook.py").read_text(), env=os.environ, file="notebook.py")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "Honest@__main__[latent_dim=3],vae[encoder=Flat@__main__] ok,ok" in out
+    assert "['Honest', 'VAE']" in out
 
 
-def test_a_class_without_a_file_is_what_it_names(tmp_path: Path) -> None:
+def test_a_class_without_a_file_is_what_it_names(
+    tmp_path: Path, mother: Mother, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As in a notebook, where helpers and numbers stand in other cells, and no source can be read."""
+    monkeypatch.chdir(tmp_path)
+    tell = "\nfrom bench import grid, unpublished\nprint(grid.plugin_of(unpublished.adopt(Q))['source'])"
 
     def identity(program: str) -> str:
-        code = program + "\nfrom bench import grid, unpublished\nprint(grid.plugin_of(unpublished.adopt(Q))['source'])"
-        done = subprocess.run(
-            [sys.executable, "-"], input=code, capture_output=True, text=True, check=False, cwd=tmp_path
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        process = mother.python(program + tell, env=os.environ)
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        return out
+
+    def of_an_interpreter(program: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-"], input=program + tell, capture_output=True, text=True, check=True
+        ).stdout
 
     program = """
 from beside import far
@@ -454,7 +467,7 @@ class Q(Base):
 """
     (tmp_path / "beside.py").write_text("def far(kl): return kl")
     first = identity(program)
-    assert identity(program) == first
+    assert of_an_interpreter(program) == first
     same = program.replace("return K * far(kl)", "\n\n    return K * far(kl)  # so").replace("A VAE", "It")
     assert identity(same) == first
     changed = [

@@ -35,7 +35,6 @@ from bench.store import Run
 from bench.supervisor import Supervisor, Task
 from tests.chaos import Chaos
 from tests.conftest import once
-from tests.mother import Mother, instead
 from tests.plugins import install
 
 REQUEST = RunRequest(
@@ -61,13 +60,13 @@ Patch = pytest.MonkeyPatch
 
 
 @contextmanager
-def by_local(run: Path, patch: Patch, _: Mother) -> Iterator[Way]:
+def by_local(run: Path, patch: Patch) -> Iterator[Way]:
+    patch.setattr("bench.executors.local.subprocess", subprocess)  # its server is a real one
     yield Way({"executor": "local"})
 
 
 @contextmanager
-def by_chaos(run: Path, patch: Patch, mother: Mother) -> Iterator[Way]:
-    patch.setattr("bench.executors.local.subprocess", instead(mother.server))  # `by_local` has a real one
+def by_chaos(run: Path, patch: Patch) -> Iterator[Way]:
     install(patch, EXECUTORS, chaos="tests.chaos:Chaos")
     patch.setattr(Chaos, "seed", 71)
     Chaos.did.clear()
@@ -81,7 +80,7 @@ def by_chaos(run: Path, patch: Patch, mother: Mother) -> Iterator[Way]:
 
 
 @contextmanager
-def by_ray(run: Path, patch: Patch, _: Mother) -> Iterator[Way]:
+def by_ray(run: Path, patch: Patch) -> Iterator[Way]:
     patch.setenv("MKL_NUM_THREADS", "7")
     with cluster_of_three(patch) as cluster:
         loses = Loses(cluster, run)
@@ -229,17 +228,17 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(once(tmp_path_factory, "reference", make) / "run")
 
 
+@pytest.mark.xdist_group("executors")  # so that nobody waits for the reference
 @pytest.mark.parametrize("by", [by_local, by_chaos, pytest.param(by_ray, marks=needs_ray)])
 def test_every_executor_leaves_the_same_table(
-    by: Callable[[Path, Patch, Mother], AbstractContextManager[Way]],
-    mother: Mother,
+    by: Callable[[Path, Patch], AbstractContextManager[Way]],
     reference: Run,
     tmp_path: Path,
     monkeypatch: Patch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "run"
-    with by(out, monkeypatch, mother) as way:
+    with by(out, monkeypatch) as way:
         rows = runner.run(replace(REQUEST, out=str(out), **way.settings), way.listener)
         assert [(row.label, row.status, row.reason) for row in rows] == [(v, "ok", "") for v in REQUEST.variants]
         way.proves(rows)

@@ -535,7 +535,7 @@ def test_a_kill_around_the_rename(tmp_path: Path, after: bool) -> None:
 def test_an_edited_result_is_put_aside(tmp_path: Path) -> None:
     request = RunRequest(
         ("vae",), ("digits",), steps=5, baseline=False, sanity=False, metrics=("bce",), in_process=True,
-        out=str(tmp_path),
+        threads=1, out=str(tmp_path),
     )  # fmt: skip
     runner.run(request)
     (path,) = tmp_path.glob("cells/*/done/weights.safetensors")
