@@ -647,6 +647,19 @@ def test_large_colour_images_stay_within_what_can_be_mailed(run: Run) -> None:
     assert size + 8 * sum(len(made.src) for made in drawn) < 15e6
 
 
+def test_of_many_labels_some_have_pictures_and_the_page_says_so(run: Run) -> None:
+    for i in range(30):
+        keep(run, row(f"v[a={i}]", scores={"elbo": -90.0 - i}, cell=f"v{i}"), n=4)
+    keep(run, row("gan", baseline=True, cell="gan"), n=4)
+    page = report(run)
+    shown = [a.find("h4")[0].text for a in page.section("latent").find("article")]
+    assert len(shown) == 24
+    assert "gan" in shown[-1]
+    for name in ("images", "training", "latent"):
+        assert "7 more labels" in page.section(name).text
+    assert len(page.section("summary").find("table", "ranking")[0].find("tr")) == 31 + 3  # head, blocks, and all labels
+
+
 # light and dark
 
 

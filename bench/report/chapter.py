@@ -26,6 +26,7 @@ from bench.store import Run
 from bench.summary import Group
 from bench.views import Trained
 
+PICTURED = 24  #: labels with pictures of their own: of more nobody looks at each, and nobody can mail them
 COMPARED = 10  #: test images whose reconstructions are shown
 REAL = "real images"
 
@@ -55,6 +56,7 @@ class Chapter:
     real: Shown[Sheet]
     originals: Shown[Sheet]
     portraits: tuple[Portrait, ...]
+    unpictured: int  #: labels that are left out of pictures and curves
     ridges: tuple[sharpness.Ridge, ...]
     ridge_axis: str
     panels: tuple[curves.Panel, ...]
@@ -76,7 +78,9 @@ def chapter(
     say: Callable[[str], None],
 ) -> Chapter:
     """All that the report says about one dataset. `whence` knows each row's run by the row's id()."""
-    shown = exhibits(group.lines, whence, key)
+    every = exhibits(group.lines, whence, key)
+    anchors = [e for e in every if e.row.anchor]
+    shown = [e for e in every if not e.row.anchor][: PICTURED - len(anchors)] + anchors
     say(f"{group.dataset}: images")
     data, why = _data(shown, originals)
     names = data.test.classes if data is not None else ()
@@ -100,13 +104,14 @@ def chapter(
         Shown(missing=why) if real is None else attempt(square, real, "Images of the test split"),
         Shown(missing=why) if real is None else attempt(_row, real, "Test images"),
         tuple(made),
+        len(every) - len(shown),
         tuple(found),
         axis,
         tuple(panels),
         any("by-time" in panel.svg for panel in panels),
-        tuple(_recoloured(_own(rd.draw([p]), f"{key}p{i}"), p, shown) for i, p in enumerate(planes) if _worth(p)),
+        tuple(_recoloured(_own(rd.draw([p]), f"{key}p{i}"), p, every) for i, p in enumerate(planes) if _worth(p)),
         _by_reason(without | {p.points[0].label: _alone(p) for p in planes if not _worth(p)}),
-        tuple(tradeoff.tradeoffs(shown, group.columns)),
+        tuple(tradeoff.tradeoffs(every, group.columns)),
         tuple(costing.costs(rows)),
     )
 

@@ -94,14 +94,14 @@ def scatter(found: Plane, labels: Tensor, told: str) -> str:
         if 20 < x(value) < SIDE - 20:
             out += [
                 line((x(value), 0), (x(value), SIDE), "rule"),
-                text(words, x(value) + 3, SIDE - 5, kind="soft", size=9),
+                text(words, x(value) + 3, SIDE - 5, kind="tick", size=9),
             ]
     if not found.flat:
         for value, _ in y.ticks(5):
             if 20 < y(value) < SIDE - 20:
                 out += [
                     line((0, y(value)), (SIDE, y(value)), "rule"),
-                    text(number(value), 4, y(value) - 3, kind="soft", size=9),
+                    text(number(value), 4, y(value) - 3, kind="tick", size=9),
                 ]
     for label in sorted(set(labels.tolist())):
         spots = [(x(u), y(v)) for u, v in found.at[labels == label].tolist()]
