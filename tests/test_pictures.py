@@ -329,7 +329,7 @@ def drawings() -> list[Drawing]:
         Scatter(long, points, labels, names, (long, "z[1]")).drawing(),
         Scatter(long, points, labels % 3, names, ("z[0]", ""), bands=True).drawing(),
         Scatter(
-            "far", torch.tensor([[7000.0, -123.4561], [7001.0, -123.4562]]), -torch.ones(2), (), ("a", "b")
+            "far", torch.tensor([[7000.0, -123.4561], [7001.0, -123.4562]]), torch.tensor([-1, -1]), (), ("a", "b")
         ).drawing(),
         Scatter("one point", torch.zeros(1, 2), torch.tensor([-1]), (), ("z[0]", "z[1]")).drawing(),
     ]
