@@ -167,8 +167,8 @@ def _ways(store: Run, cell: str, now: Cell | None) -> list[Way]:
         missing = tuple(name for name, score in scores.items() if isinstance(score, NotAvailable))
         differs = tuple(differences(scoring, way_of(now))) if now else None
         if now is None:
-            today = asdict(Scoring())
-            known = {name: value for name, value in scoring.items() if name in today}
+            today = Scoring().document()
+            known = {name: value for name, value in scoring.items() if name in asdict(Scoring())}
             differs = tuple(differences(known, today)) or None
         found.append(Way(path.stem, scoring, tuple(n for n in scores if n not in missing), missing, differs))
     return found

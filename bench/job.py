@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def missing(c: Cell, metrics: Mapping[str, Metric], store: Run) -> dict[str, Met
 
 def way_of(c: Cell) -> dict[str, Any]:
     """How a cell is scored: what its scores are filed under."""
-    return {**asdict(c.scoring), "test": c.data.test.digest, "source": c.data.source.digest}
+    return {**c.scoring.document(), "test": c.data.test.digest, "source": c.data.source.digest}
 
 
 def perform(c: Cell, metrics: Mapping[str, Metric], store: Run, listener: Listener, conduct: Conduct) -> None:

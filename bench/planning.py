@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 import re
 import shutil
 import warnings
@@ -97,6 +98,15 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
+def computes_bf16(device: torch.device) -> bool:
+    """Whether a device has arithmetic in bf16, rather than an emulation."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
+        return bool(torch.cpu._is_avx512_bf16_supported())  # torch's other test is content with avx512
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def choose_metrics(names: tuple[str, ...], dead: Container[str] = ()) -> dict[str, Metric]:
     """The default metrics; with '+name' that besides, without '-name'; or those named; or 'all'.
 
@@ -128,7 +138,8 @@ def choose_metrics(names: tuple[str, ...], dead: Container[str] = ()) -> dict[st
 def default_folder(request: RunRequest) -> Path:
     """Where results lie if nobody says: requests that differ in variants, seeds or metrics alone share a folder."""
     plain = RunRequest(datasets=request.datasets)
-    free = (*HOW, "variants", "seeds", "metrics", "baseline", "sanity", "nll_samples", "nll_images")
+    scored = ("metrics", "nll_samples", "nll_images", "inception_precision")
+    free = (*HOW, *scored, "variants", "seeds", "baseline", "sanity")
     key = replace(request, **{name: getattr(plain, name) for name in free})
     names = "-".join(re.sub(r"[^a-z0-9_]+", "", re.split(r"[\[:]", text.lower())[0]) for text in request.datasets)
     own = key != plain or any(set("[:") & set(text) for text in request.datasets)
@@ -201,6 +212,12 @@ def plan(
     if request.eval_split is None and tuned(request):
         request = replace(request, eval_split="validation")
     device = device_of(request.device)
+    if request.inception_precision == "bf16" and not computes_bf16(device):
+        raise UsageError(
+            f"--inception-precision bf16 has no use on this machine's {device.type}",
+            cause="It has no arithmetic in bf16: what emulates it takes several times as long as fp32.",
+            fix="Leave it out, or score where a GPU or a CPU has it (avx512_bf16, AMX).",
+        )
     metrics = choose_metrics(request.metrics, dead)
     faults = {name: PluginError(f"the variant {name!r} {how}") for name, how in (broken or {}).items()}
     configs = expand(request, faults)

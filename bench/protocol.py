@@ -53,7 +53,14 @@ class Scoring:
     split: str = "test"  #: or `validation`: images that were carved out of the training split
     nll_samples: int = 100  #: importance samples an image
     nll_images: int = 1_000  #: of the scored split, drawn by a fixed seed
+    inception_precision: str = "fp32"  #: or `bf16`: of the Inception network's convolutions
     version: int = 1
+
+    def document(self) -> dict[str, Any]:
+        """As it's filed and compared: settings that came later are in it only where they aren't as before."""
+        later = {"inception_precision"}
+        plain = Scoring()
+        return {k: v for k, v in asdict(self).items() if k not in later or v != getattr(plain, k)}
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -89,6 +96,7 @@ class RunRequest:
     eval_split: str | None = None  #: test or validation; None: validation for grids over hyperparameters, else test
     nll_samples: int = Scoring.nll_samples
     nll_images: int = Scoring.nll_images
+    inception_precision: str = Scoring.inception_precision
     image_size: int | None = None
     device: str = "auto"
     jobs: int = 1  #: cells at once, each in a process of its own
@@ -115,7 +123,12 @@ class RunRequest:
     @property
     def scoring(self) -> Scoring:
         """How its cells are scored."""
-        return Scoring(split=self.eval_split or "test", nll_samples=self.nll_samples, nll_images=self.nll_images)
+        return Scoring(
+            split=self.eval_split or "test",
+            nll_samples=self.nll_samples,
+            nll_images=self.nll_images,
+            inception_precision=self.inception_precision,
+        )
 
     def lasting(self) -> RunRequest:
         """What a later run should repeat: without what was meant for this once, or for this machine's place in it."""

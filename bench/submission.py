@@ -10,7 +10,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -211,7 +211,7 @@ def _score(
     again: bool = False,
 ) -> None:
     data = evaluator.data
-    way = {**asdict(evaluator.scoring), "test": data.test.digest, "source": data.source.digest}
+    way = {**evaluator.scoring.document(), "test": data.test.digest, "source": data.source.digest}
     known = {} if again else store.read_scores(cell, way)
     for name, metric in metrics.items():
         score = known.get(name)

@@ -18,7 +18,7 @@ from torchvision.transforms.functional import gaussian_blur
 from torchvision.utils import save_image
 
 from bench.dataset import DATASETS, Data
-from bench.errors import DataError, NotAvailable
+from bench.errors import DataError, NotAvailable, UsageError
 from bench.evidence import Generated, Reconstructions
 from bench.images import Images, to_uint8
 from bench.metrics import frechet, inception, kernel
@@ -27,6 +27,8 @@ from bench.metrics.classifier import halves, predict
 from bench.metrics.gaussians import Gaussian, expected_bias, extrapolated, frechet_distance, line
 from bench.metrics.inception import InceptionFeatures, InceptionGaussian, InceptionWeights, Weights, find_weights
 from bench.metrics.networks import FeatureNetwork, Predicted, unseen
+from bench.planning import plan
+from bench.protocol import RunRequest, Scoring
 
 from .test_metrics import Bare
 
@@ -501,6 +503,28 @@ def test_features_are_those_of_pytorch_fid(channels: int, stand_in: Path, tmp_pa
     np.testing.assert_allclose(own.numpy(), theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
 
 
+def test_features_in_bf16_are_near_and_apart(stand_in: Path) -> None:
+    network = inception.build(find_weights(), torch.device("cpu"), 64)
+    pixels = torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8)
+    exact = inception.features(network, pixels, "cpu")
+    near = inception.features(network, pixels, "cpu", precision="bf16")
+    assert exact.dtype == near.dtype == torch.float32
+    error = float((near - exact).norm() / exact.norm())
+    assert 2**-12 < error < 2**-5  # a bf16 has 8 bits
+
+
+def test_bf16_is_a_scoring_protocol_of_its_own_and_fp32_is_filed_as_before() -> None:
+    assert "inception_precision" not in Scoring().document()
+    assert Scoring(inception_precision="bf16").document()["inception_precision"] == "bf16"
+    assert RunRequest(inception_precision="bf16").scoring == Scoring(inception_precision="bf16")
+
+
+def test_bf16_is_refused_where_it_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.planning.computes_bf16", lambda device: False)
+    with pytest.raises(UsageError, match="--inception-precision bf16 has no use on this machine's cpu"):
+        plan(RunRequest(device="cpu", inception_precision="bf16"))
+
+
 def patterns(n: int, sigma: float) -> Tensor:
     """Grey images of smoothed noise: (n, 1, 28, 28) in [0, 1]."""
     noise = torch.rand(n, 1, 28, 28, generator=torch.Generator().manual_seed(n))
@@ -577,7 +601,7 @@ def test_fid_by_stand_in_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """The whole way with a network of four features: the value, the caveat, and one pass over the test split."""
     seen: list[int] = []
 
-    def corners(network: object, pixels: Tensor | Images, device: object, alive: object) -> Tensor:
+    def corners(network: object, pixels: Tensor | Images, *_: object) -> Tensor:
         x = pixels.take(torch.arange(len(pixels))) if isinstance(pixels, Images) else pixels
         seen.append(len(x))
         return x[:, 0, :2, :2].flatten(1).float()
@@ -613,7 +637,7 @@ def test_the_time_that_features_take_is_told_before(tmp_path: Path, monkeypatch:
     """A tenth of a second for ten images; none for what is in the cache."""
     clock = iter(range(100))
     monkeypatch.setattr(inception.time, "perf_counter", lambda: next(clock) / 10)
-    monkeypatch.setattr(inception, "features", lambda *_: torch.zeros(20, 4))
+    monkeypatch.setattr(inception, "features", lambda *_, **__: torch.zeros(20, 4))
     monkeypatch.setattr(inception, "build", lambda *_: None)
     test = plain(20)
     weights = Weights(tmp_path / "w.pth", "f" * 64)

@@ -34,6 +34,7 @@ from bench.metrics.networks import unseen
 
 DIMENSIONS = 2_048
 BATCH = 50  #: pytorch-fid's own
+BATCH_ON_CPU = 10  #: a fifth of the memory, and faster; no feature depends on its batch but by rounding
 SMALLEST = 16  #: pixels a side
 PUBLISHED = "6726825d"  #: how the sha256 of the published weights begins; it's in their file name, too
 TIMEOUT = 15.0  #: seconds without an answer or a byte
@@ -128,7 +129,7 @@ def build(weights: Weights, device: torch.device, dim: int = DIMENSIONS) -> nn.M
     except (pickle.UnpicklingError, RuntimeError, AttributeError, TypeError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NotAvailable(f"{weights.path} holds no Inception weights, delete it: {reason}", retry=True) from None
-    return network.eval().to(device)
+    return network.eval().to(device).to(memory_format=torch.channels_last)
 
 
 def features(
@@ -136,19 +137,21 @@ def features(
     pixels: Tensor | Images,
     device: torch.device | str,
     alive: Callable[[], None] = lambda: None,
+    precision: str = "fp32",
 ) -> Tensor:
     """Pooled features of uint8 images (N, C, H, W), C 1 or 3: (N, d) float32 on the CPU, d as `network` was built.
 
     A grey image is copied to three channels; the network resizes to 299 x 299 by itself. `alive` is called at every
-    batch.
+    batch. With `precision` bf16 its convolutions compute in that (autocast).
     """
-    found = []
-    with torch.inference_mode():
-        for part in torch.split(torch.arange(len(pixels)), BATCH):
+    found, kind = [], torch.device(device).type
+    autocast = torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
+    with torch.inference_mode(), autocast:
+        for part in torch.split(torch.arange(len(pixels)), BATCH_ON_CPU if kind == "cpu" else BATCH):
             alive()
             block = pixels.take(part, device) if isinstance(pixels, Images) else pixels[part].to(device)
             maps = network(to_float(block).expand(-1, 3, -1, -1))[0]
-            found.append(F.adaptive_avg_pool2d(maps, 1).flatten(1).float().cpu())
+            found.append(F.adaptive_avg_pool2d(maps.float(), 1).flatten(1).cpu())
     return torch.cat(found)
 
 
@@ -182,6 +185,7 @@ class InceptionWeights(Request[Weights]):
 
 def _path(context: Context, weights: Weights, images: Images, what: str = "") -> Path:
     """Where what is known of real images is kept."""
+    what = what if context.scoring.inception_precision == "fp32" else f"{what}-{context.scoring.inception_precision}"
     return context.cache / "statistics" / f"inception-{images.digest[:16]}-{weights.sha256[:16]}{what}.safetensors"
 
 
@@ -209,7 +213,8 @@ class InceptionFeatures(Request[Tensor]):
 
     @staticmethod
     def _compute(context: Context, weights: Weights, pixels: Tensor | Images) -> Tensor:
-        return features(build(weights, context.device), pixels, context.device, context.alive)
+        network, precision = build(weights, context.device), context.scoring.inception_precision
+        return features(network, pixels, context.device, context.alive, precision)
 
 
 @dataclass(frozen=True)
@@ -248,7 +253,7 @@ def seconds(*sources: Source) -> Callable[[Context], float]:
             return 0.0
         network, some = build(weights, context.device), data.test.take(torch.arange(min(TRIED, len(data.test))))
         began = time.perf_counter()
-        features(network, some, context.device)
+        features(network, some, context.device, precision=context.scoring.inception_precision)
         return (time.perf_counter() - began) / len(some) * images
 
     return predicted

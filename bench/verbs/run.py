@@ -116,6 +116,13 @@ A run that was interrupted is finished by the same command; more variants, seeds
     help="Also log to: tensorboard, mlflow, ...; into the run's folder.",
     shell_complete=completion.loggers,
 )
+@click.option(
+    "--inception-precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Of FID's and KID's network: bf16 is another protocol, whose rows compare with each other alone.",
+)
 @click.option("--out", metavar="DIR", help="The run's folder. By default one under results/, named by the request.")
 @click.option(
     "--config",
