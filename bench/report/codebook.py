@@ -55,7 +55,8 @@ def codebook(model: Variant, exhibit: Exhibit, data: Data | None) -> Codebook:
 
 def _maps(able: abilities.HasCodes, exhibit: Exhibit, codes: Tensor, counts: Tensor, data: Data | None) -> Sheet | None:
     """Each code in the colour of its rank, by use."""
-    rank = counts.argsort(descending=True).argsort().double() / max(len(counts) - 1, 1)
+    used = int((counts > 0).sum())
+    rank = (counts.argsort(descending=True, stable=True).argsort() / max(used - 1, 1)).double().clamp(max=1)
     if data is None:
         return sheet(painted(rank[codes[:MAPS].long()], (28, 28)), MAPS, f"Code maps of {MAPS} test images")
     index = positions(data.test, SHOWN)[:MAPS]

@@ -66,7 +66,7 @@ def plane(codes: Tensor, labels: Tensor) -> Plane:
         _, s, basis = torch.linalg.svd(z - centre, full_matrices=False)
         basis = _upright(torch.cat([basis, torch.zeros(2, d)])[:2])  # of a single code there is no second direction
         share = [*(s.square() / s.square().sum().clamp(min=1e-30)).tolist(), 0.0, 0.0]
-        axes = (f"first principal component, {share[0]:.0%} of variance", f"second, {share[1]:.0%}")
+        axes = (f"PC 1 ({share[0]:.0%} of variance)", f"PC 2 ({share[1]:.0%})")
     at = (z - centre) @ basis.T
     u, v = _span(at[:, 0]), _span(at[:, 1])
     half = max(u[1] - u[0], v[1] - v[0]) / 2

@@ -33,7 +33,7 @@ class Sheet:
 
 def scale_of(images: Tensor, tile: int = TILE) -> int:
     """By how much images (N, C, H, W) are enlarged to be seen."""
-    return max(1, tile // max(images.shape[2:]))
+    return max(1, round(tile / max(images.shape[2:])))
 
 
 def columns_of(images: Tensor, most: int = 6) -> int:
