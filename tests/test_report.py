@@ -371,7 +371,7 @@ def test_datasets_of_all_kinds_in_one_report(run: Run) -> None:
     keep(run, row("odd", dataset="four", cell="odd"), shape=(2, 5, 3), d=1, n=1)
     keep(run, row("bare", dataset="five", cell="bare"), [], evidence=False)
     page = report(run)
-    assert [e.text for e in page.section("images").find("h3")] == ["five", "four", "one", "three", "two"]
+    assert [e.text for e in page.section("images").find("h3", "dataset")] == ["five", "four", "one", "three", "two"]
     for e in page.root.find("img", "sheet"):
         picture = Image.open(BytesIO(b64decode(e.attributes["src"].split(",")[1])))
         ratio = int(e.attributes["width"]) / int(e.attributes["height"])
@@ -610,7 +610,7 @@ def test_the_decoded_plane_is_the_models_own(short: Run, short_page: Page) -> No
     explorer = next(
         a.find("div", "explorer")[0]
         for a in short_page.section("latent").find("article")
-        if "latent_dim=2" in a.find("h4")[0].text
+        if "latent_dim=2" in a.find("h3")[0].text
     )
     tiles = explorer.find("img", "tiles")[0]
     pixels = np.asarray(Image.open(BytesIO(b64decode(tiles.attributes["src"].split(",")[1]))).convert("L"))
@@ -626,7 +626,7 @@ def test_the_decoded_plane_is_the_models_own(short: Run, short_page: Page) -> No
 
 
 def test_what_a_model_lacks_is_told_by_ability(short_page: Page) -> None:
-    articles = {a.find("h4")[0].text.split(" ")[0].strip(): a for a in short_page.section("latent").find("article")}
+    articles = {a.find("h3")[0].text.split(" ")[0].strip(): a for a in short_page.section("latent").find("article")}
     assert "it has no encoder" in articles["gan"].text
     assert "perplexity" in articles["vqvae"].text
     assert articles["cvae"].find("div", "explorer")
@@ -652,7 +652,7 @@ def test_of_many_labels_some_have_pictures_and_the_page_says_so(run: Run) -> Non
         keep(run, row(f"v[a={i}]", scores={"elbo": -90.0 - i}, cell=f"v{i}"), n=4)
     keep(run, row("gan", baseline=True, cell="gan"), n=4)
     page = report(run)
-    shown = [a.find("h4")[0].text for a in page.section("latent").find("article")]
+    shown = [a.find("h3")[0].text for a in page.section("latent").find("article")]
     assert len(shown) == 24
     assert "gan" in shown[-1]
     for name in ("images", "training", "latent"):
