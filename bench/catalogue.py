@@ -26,6 +26,7 @@ KINDS = {
     "dataset": ("bench.datasets", "bench.dataset:DATASETS"),
     "metric": ("bench.metrics", "bench.measurement:METRICS"),
     "backbone": ("bench.backbones", "bench.blocks.backbone:BACKBONES"),
+    "logger": ("bench.loggers", "bench.logger:LOGGERS"),
 }
 
 

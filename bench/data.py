@@ -102,7 +102,7 @@ def _download(url: str, file: File, target: Path, on_progress: Progress | None) 
                 sha.update(chunk)
                 out.write(chunk)
                 if on_progress is not None:
-                    on_progress(file.path, got, file.size)
+                    on_progress(f"downloading {file.path}", got, file.size)
         if got != file.size:
             raise _Failed(f"wrong size: {got:,} bytes instead of {file.size:,}")
         if sha.hexdigest() != file.sha256:

@@ -32,13 +32,15 @@ class Job:
     number: int = 1  #: of the attempt
     dead: Mapping[str, str] = field(default_factory=dict)  #: metrics that brought a process down, and how
     gpus: float = 0.0
+    stacked: tuple[int, ...] = ()  #: the seeds that are trained with it, its own among them
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Job:
-        return cls(**{**document, "metrics": tuple(document["metrics"])})
+        lists = {name: tuple(document.get(name, ())) for name in ("metrics", "stacked")}
+        return cls(**{**document, **lists})
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Hashable, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -199,8 +199,9 @@ class Cell:
     parameters: int
     unsuitable: str = ""  #: why it will be skipped
     scoring: Scoring = field(default_factory=Scoring)
+    stacked: tuple[int, ...] = ()  #: the seeds that are trained in one pass, this one among them; () if it's alone
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """What is hashed: all that the weights depend on, but for the machine and its threads."""
         return {
@@ -212,10 +213,16 @@ class Cell:
             "likelihood": self.spec.likelihood,
             "train": self.data.train.digest,
             "seed": self.seed,
-            "training": asdict(self.training),
+            "training": self.training.document(),
+            **({"stacked": list(self.stacked)} if self.stacked else {}),
         }
 
     @property
+    def together(self) -> tuple[Cell, ...]:
+        """The cells that are trained in one pass, in the order of their seeds; this one if it's alone."""
+        return tuple(replace(self, seed=seed) for seed in self.stacked) or (self,)
+
+    @cached_property
     def name(self) -> str:
         """Its folder: readable, safe on any file system, and one for each identity."""
         return slug(f"{self.config.label}-{self.data.name}-s{self.seed}", digest(self.identity))
@@ -241,6 +248,7 @@ def blank(c: Cell, status: Status, reason: str = "") -> Row:
         baseline=c.config.baseline,
         sanity=c.config.sanity,
         steps=c.steps,
+        stacked=c.stacked,
         plugin=plugin_of(c.config.name),
         parts=parts_of(c.config),
         engine=engine(),
@@ -253,7 +261,7 @@ def blank(c: Cell, status: Status, reason: str = "") -> Row:
             "train_images": len(c.data.train),
             "test_images": len(c.data.test),
         },
-        training=asdict(c.training),
+        training=c.training.document(),
         cell=c.name,
     )
 
@@ -264,7 +272,14 @@ def cell(config: Config, data: Data, seed: int, request: RunRequest) -> Cell:
     steps = request.steps or data.steps
     if request.epochs is not None:
         steps = max(1, -int(-request.epochs * len(data.train) // request.batch_size))
-    training = Training(steps, request.batch_size, limit=data.limit, validation=data.validation)
+    training = Training(
+        steps,
+        request.batch_size,
+        precision=request.precision,
+        compile=request.compile,
+        limit=data.limit,
+        validation=data.validation,
+    )
     values = {name: h.default for name, h in hyperparameters(config.cls).items()} | dict(config.given)
     spec.make_likelihood()  # a wrong one is the user's mistake, not the variant's
     try:

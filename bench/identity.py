@@ -29,6 +29,7 @@ def recorded(row: Row) -> dict[str, Any]:
         "train": row.data.get("train"),
         "seed": row.seed,
         "training": plain(row.training),
+        **({"stacked": list(row.stacked)} if row.stacked else {}),
     }
 
 
@@ -70,7 +71,7 @@ def present(row: Row, data: Data) -> Cell:
     training = Training(**{name: value for name, value in row.training.items() if name in known})
     request = RunRequest(steps=training.steps, batch_size=training.batch_size, likelihood=row.likelihood)
     config = Config(row.variant, tuple(sorted(given.items())), row.baseline, row.sanity)
-    return replace(cell(config, data, row.seed, request), training=training)
+    return replace(cell(config, data, row.seed, request), training=training, stacked=row.stacked)
 
 
 def changes(row: Row) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +18,7 @@ class Images:
         pixels: (N, C, H, W) uint8; a numpy array (may be memory-mapped) or a tensor.
         labels: (N,) class indices, or None.
         classes: names of the classes; empty where there are no labels.
+        at: (M,) positions in `pixels`: the split is these images, none of which is copied; by default it's all of them.
         redrawn: each presentation of an image is a fresh draw of its pixels, black or white, with its grey levels as
             probabilities (dynamic binarisation), from the default generator of the device.
     """
@@ -27,19 +29,20 @@ class Images:
         labels: Tensor | np.ndarray | None = None,
         classes: tuple[str, ...] = (),
         *,
+        at: Tensor | None = None,
         redrawn: bool = False,
     ) -> None:
-        self._pixels = torch.as_tensor(pixels)
+        self._pixels, self._at = torch.as_tensor(pixels), at
         if self._pixels.dtype != torch.uint8 or self._pixels.ndim != 4:
             raise ValueError(f"pixels must be (N, C, H, W) uint8, not {tuple(self._pixels.shape)} {self._pixels.dtype}")
         self._labels = None if labels is None else torch.as_tensor(labels).long()
-        if self._labels is not None and self._labels.shape != (len(self._pixels),):
-            raise ValueError(f"{len(self._pixels)} images but labels of shape {tuple(self._labels.shape)}")
+        if self._labels is not None and self._labels.shape != (len(self),):
+            raise ValueError(f"{len(self)} images but labels of shape {tuple(self._labels.shape)}")
         self.classes = classes if self._labels is not None else ()
         self.redrawn = redrawn
 
     def __len__(self) -> int:
-        return len(self._pixels)
+        return len(self._pixels if self._at is None else self._at)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -57,9 +60,14 @@ class Images:
         return self._labels is not None
 
     def to(self, device: torch.device | str) -> Images:
-        """The same images, held on `device`."""
+        """The same images, held on `device`; where they'd take more than half of what a GPU has free, as they are."""
+        device = torch.device(device)
+        size = len(self) * math.prod(self.shape)
+        if device == self._pixels.device or (device.type == "cuda" and 2 * size > torch.cuda.mem_get_info(device)[0]):
+            return self
         labels = None if self._labels is None else self._labels.to(device)
-        moved = Images(self._pixels.to(device), labels, self.classes, redrawn=self.redrawn)
+        pixels = self._pixels if self._at is None else self._pixels[self._at]
+        moved = Images(pixels.to(device), labels, self.classes, redrawn=self.redrawn)
         moved.__dict__["digest"] = self.digest
         return moved
 
@@ -69,7 +77,8 @@ class Images:
         return drawn(taken) if self.redrawn else taken
 
     def _stored(self, index: Tensor) -> Tensor:
-        return self._pixels[index.to(self._pixels.device)]
+        index = index.to(self._pixels.device)
+        return torch.index_select(self._pixels, 0, index if self._at is None else self._at[index])
 
     def labels(self, index: Tensor | None = None, device: torch.device | str | None = None) -> Tensor:
         """Class indices at `index` (all of them by default): (B,) int64; -1 where there are none."""
@@ -82,14 +91,19 @@ class Images:
     def subset(self, index: Tensor) -> Images:
         """The images at `index`, as a split of their own."""
         labels = None if self._labels is None else self.labels(index)
-        return Images(self._stored(index), labels, self.classes, redrawn=self.redrawn)
+        at = index.to(self._pixels.device)
+        return Images(
+            self._pixels, labels, self.classes, at=at if self._at is None else self._at[at], redrawn=self.redrawn
+        )
 
     @cached_property
     def digest(self) -> str:
         """sha256 over shape, pixels and labels, and whether they are redrawn."""
-        sha = hashlib.sha256((repr(tuple(self._pixels.shape)) + " redrawn" * self.redrawn).encode())
+        sha = hashlib.sha256((repr((len(self), *self.shape)) + " redrawn" * self.redrawn).encode())
         for start in range(0, len(self), 4096):
-            sha.update(self._pixels[start : start + 4096].contiguous().cpu().numpy().data)
+            some = slice(start, start + 4096)
+            block = self._pixels[some] if self._at is None else self._pixels[self._at[some]]
+            sha.update(block.contiguous().cpu().numpy().data)
         if self._labels is not None:
             sha.update(self._labels.cpu().numpy().astype("<i8").data)
         return sha.hexdigest()

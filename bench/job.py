@@ -33,7 +33,7 @@ from bench.row import Status
 from bench.snapshot import Snapshot, seeded
 from bench.source import OURS
 from bench.store import Run
-from bench.trainer import train
+from bench.trainer import History, train_together
 from bench.variant import Variant
 
 DIED = "its process died while it was computed: "  #: how the reason begins where a metric did that
@@ -81,8 +81,16 @@ def perform(c: Cell, metrics: Mapping[str, Metric], store: Run, listener: Listen
         Stopped: by `conduct.stop`, with a checkpoint where it was training.
         StoreError: the disk is full, or the folder can't be written any more.
     """
+    before = torch.get_num_threads()
     torch.set_num_threads(conduct.threads)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 says the protocol
+    try:
+        _perform(c, metrics, store, listener, conduct)
+    finally:  # this may be a notebook's process
+        torch.set_num_threads(before)
+
+
+def _perform(c: Cell, metrics: Mapping[str, Metric], store: Run, listener: Listener, conduct: Conduct) -> None:
     log = Log()
     evaluator: Evaluator | None = None
     if store.is_done(c.name) and missing(c, metrics, store) and (wrong := store.damage(c.name)):
@@ -138,8 +146,9 @@ def _train(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     started = now()
-    model = c.config.build(c.spec, c.seed).to(device)
-    checkpoints = Checkpoints(store.work(c.name) / "checkpoints", c.name)
+    together = c.together
+    models = [member.config.build(member.spec, member.seed).to(device) for member in together]
+    checkpoints = Checkpoints(store.work(together[0].name) / "checkpoints", together[0].name)
     snapshot, rejected = checkpoints.load()
     for reason in rejected:
         log(reason)
@@ -147,10 +156,13 @@ def _train(
     if resumed:
         log(f"goes on from step {resumed:,}")
     listener(CellStarted(c.name, c.config.label, c.data.name, c.seed, c.steps, resumed))
-    last = time.monotonic()
+    began = last = time.monotonic()
     images = c.data.train.to(device)
     profiler = Profiler(store.cells / c.name / FOLDER, images, sum(c.steps) - resumed) if conduct.profile else None
-    followed = _Followed(model, c, store.work(c.name), resumed, conduct.alive)
+    followed = [
+        _Followed(model, member, store.work(member.name), resumed, conduct.alive)
+        for model, member in zip(models, together, strict=True)
+    ]
 
     def progress(step: int, stage: int, terms: dict[str, float]) -> None:
         listener(Step(c.name, step, stage, terms))
@@ -158,7 +170,8 @@ def _train(
     def turn(take: Callable[[], Snapshot]) -> None:
         nonlocal last
         conduct.alive()
-        followed.turn()
+        for one in followed:
+            one.turn()
         if profiler is not None:
             profiler.turn()
         stop = conduct.stop()
@@ -168,16 +181,47 @@ def _train(
         if stop:
             raise Stopped
 
-    history = train(model, images, c.training, seed=c.seed, on_progress=progress, on_turn=turn, resume=snapshot)
+    seeds = [member.seed for member in together]
+    histories = train_together(models, images, c.training, seeds, on_progress=progress, on_turn=turn, resume=snapshot)
     if profiler is not None:
         profiler.finish()
-    log(f"trained {sum(c.steps):,} steps in {history.seconds:.1f} s")
+    log(f"trained {sum(c.steps):,} steps in {time.monotonic() - began:.1f} s")
     listener(ScoringEvent(c.name, "evidence"))
-    evaluator = Evaluator(model, c.data, c.scoring, cache_dir(), conduct.alive, kept=followed.kept())
-    cost = costs(c.parameters, history, device)
-    cost |= {"attempts": conduct.attempt, "resumed_from": resumed}
-    cost["checkpoints_rejected"] = len(rejected)
-    origin, began = provenance(device, started), time.perf_counter()
+    past = {"attempts": conduct.attempt, "resumed_from": resumed, "checkpoints_rejected": len(rejected)}
+    own: Evaluator | Diverged | None = None
+    for member, model, history, one in zip(together, models, histories, followed, strict=True):
+        found: Evaluator | Diverged
+        if isinstance(history, Diverged):
+            found = history
+            if member.seed != c.seed:
+                store.write_failed(blank(member, "diverged", str(history)), log.text)
+        else:
+            cost = costs(c.parameters, history, device) | past
+            evaluator = Evaluator(model, c.data, c.scoring, cache_dir(), conduct.alive, kept=one.kept())
+            found = _keep(member, metrics, store, conduct, evaluator, history, cost, started, log)
+        own = found if member.seed == c.seed else own
+    checkpoints.discard()
+    if not isinstance(own, Evaluator):
+        raise own or BenchError(f"seed {c.seed} isn't among those that it's trained with")
+    return own
+
+
+def _keep(
+    c: Cell,
+    metrics: Mapping[str, Metric],
+    store: Run,
+    conduct: Conduct,
+    evaluator: Evaluator,
+    history: History,
+    cost: dict[str, float],
+    started: str,
+    log: Log,
+) -> Evaluator:
+    """Write what a trained cell leaves, if nobody has."""
+    if store.is_done(c.name):
+        return evaluator
+    model = evaluator.model
+    origin, began = provenance(evaluator.device, started), time.perf_counter()
     weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
     evidence: dict[str, Tensor] = {}
     pictures: dict[str, Image] = {}
@@ -190,7 +234,6 @@ def _train(
         cost["evidence_seconds"] = round(time.perf_counter() - began, 2)
         row = replace(blank(c, "ok"), costs=cost, provenance=origin)
         store.write_done(row, weights, history.rows, evidence, pictures, conduct.said() + log.text)
-    checkpoints.discard()
     return evaluator
 
 

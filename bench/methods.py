@@ -57,6 +57,8 @@ def _training(rows: Sequence[Row]) -> str:
         _each(rows, _of("training", "optimizer"), str.capitalize),
         _each(rows, _of("training", "lr"), lambda lr: f"learning rate {lr:g}"),
         _each(rows, _of("training", "precision"), str),
+        _each(rows, lambda r: "losses compiled" if r.training.get("compile") else "", str),
+        _each(rows, lambda r: "all seeds in one pass (stacked)" if r.stacked else "", str),
         _each(rows, lambda r: r.likelihood, lambda text: f"{text} likelihood"),
         _each(rows, _of("hyperparameters", "latent_dim"), lambda d: f"{d} latent dimensions"),
     ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 import re
 import shutil
 import warnings
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,17 +17,17 @@ import torch
 
 from bench import data as datasets
 from bench.dataset import Data
-from bench.errors import PluginError, UsageError
+from bench.errors import PluginError, UnknownName, UsageError
 from bench.events import Listener, Preparing
 from bench.executor import EXECUTORS
 from bench.gc import bytes_in_words
 from bench.grid import Cell, blank, cell, expand, slug, tuned
 from bench.measurement import METRICS, Metric
-from bench.protocol import HOW, RunRequest, digest
+from bench.protocol import HOW, PRECISIONS, RunRequest, digest
 from bench.registry import default
 from bench.row import Row
 from bench.store import Run
-from bench.trainer import probe
+from bench.trainer import probe, why_not_together
 
 ALL = "all"  #: in the place of metrics' names
 State = Literal["new", "done", "ended", "skipped", "broken"]
@@ -50,6 +51,11 @@ class PlannedCell:
         """What is to be trained or scored."""
         assert self.cell is not None
         return self.cell
+
+    @property
+    def part(self) -> str:
+        """The same for cells that are trained in one pass, and for no others."""
+        return self.cell.together[0].name if self.cell is not None else self.name
 
     def as_json(self) -> dict[str, Any]:
         row = self.row
@@ -75,6 +81,7 @@ class Plan:
     metrics: Mapping[str, Metric]
     device: torch.device
     notes: tuple[str, ...] = ()
+    alone: Mapping[str, str] = field(default_factory=dict)  #: kinds of cells whose seeds can't be stacked, and why
 
 
 def device_of(name: str) -> torch.device:
@@ -152,6 +159,9 @@ def validate(request: RunRequest) -> None:
     Raises:
         UsageError
     """
+    for precision in (request.precision, request.inception_precision):
+        if precision not in PRECISIONS:
+            raise UnknownName("precision", precision, PRECISIONS)
     if request.steps is not None and request.epochs is not None:
         raise UsageError("--steps and --epochs both set the budget", fix="Give one of them.")
     for name, value, least in (
@@ -192,12 +202,14 @@ def plan(
     listener: Listener = lambda _: None,
     broken: Mapping[str, str] | None = None,
     dead: Container[str] = (),
+    alone: Mapping[str, str] | None = None,
 ) -> Plan:
     """Check a request and settle its cells. Fetches data that is missing; trains nothing, writes no result.
 
     Args:
         broken: variants that are known to bring a process down, and how; they aren't imported.
         dead: metrics of that kind.
+        alone: kinds of cells whose seeds can't be stacked, and why; by default that is tried out, where it matters.
 
     Raises:
         UsageError, DataError
@@ -206,7 +218,7 @@ def plan(
     """
 
     def fetching(path: str, done: int, total: int) -> None:
-        listener(Preparing(f"downloading {path}", done, total))
+        listener(Preparing(path, done, total))
 
     validate(request)
     if request.eval_split is None and tuned(request):
@@ -240,6 +252,7 @@ def plan(
     ]
     folder = Path(request.out) if request.out else default_folder(request)
     store = Run(folder)
+    found = dict(alone or {})
     cells: list[PlannedCell] = []
     for data in loaded:
         for config in configs:
@@ -250,6 +263,11 @@ def plan(
                 cells += [_broken(config.name, config.label, data.name, seed, error) for seed in request.seeds]
                 continue
             seeds = request.seeds[:1] if config.sanity else request.seeds  # training doesn't vary them
+            if request.stack_seeds and len(seeds) > 1 and not first.unsuitable:
+                if alone is None:
+                    found |= _why_alone(first, device)
+                if _kind(first) not in found:
+                    first = replace(first, stacked=seeds)
             cells += [_planned(replace(first, seed=seed), store, request) for seed in seeds]
         for name in faults.keys() - {config.name for config in configs}:
             cells += [_broken(name, name, data.name, seed, faults[name]) for seed in request.seeds]
@@ -259,13 +277,27 @@ def plan(
     notes = [] if request.scoring.split == "test" else [_on_validation(request, loaded, folder)]
     if len(request.seeds) == 1:
         notes.append("one seed shows no spread: a difference between two rows may be chance (--seeds 3 tells)")
+    notes += [f"the seeds of {kind} are trained one by one: {why}" for kind, why in found.items()]
+    if request.precision == "bf16" and not computes_bf16(device):
+        notes.append(f"no bf16 arithmetic on this {device.type}: it's emulated, several times slower than fp32")
     need = space([c for c in cells if c.state == "new"], request.jobs)
     free = shutil.disk_usage(next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())).free
     if need > free:
         notes.append(
             f"about {bytes_in_words(need)} to be written, and {bytes_in_words(free)} free: make room meanwhile"
         )
-    return Plan(request, folder, tuple(cells), metrics, device, tuple(notes))
+    return Plan(request, folder, tuple(cells), metrics, device, tuple(notes), found)
+
+
+def _kind(c: Cell) -> str:
+    return f"{c.config.label} on {c.data.name}"
+
+
+def _why_alone(c: Cell, device: torch.device) -> dict[str, str]:
+    """The kind of a cell, if its seeds can't be trained in one pass, and why."""
+    few = c.data.train.subset(torch.arange(min(len(c.data.train), 4 * c.training.batch_size))).to(device)
+    why = why_not_together(lambda seed: c.config.build(c.spec, seed).to(device), few, c.training)
+    return {_kind(c): why} if why else {}
 
 
 def _on_validation(request: RunRequest, loaded: Sequence[Data], folder: Path) -> str:
@@ -306,8 +338,8 @@ def _broken(name: str, label: str, dataset: str, seed: int, error: PluginError) 
 def _share(cells: list[PlannedCell], number: int, of: int) -> list[PlannedCell]:
     """Shard `number` (from 1) `of` so many: the longest cells are dealt out first, so that all take about as long."""
     by_length = sorted(cells, key=lambda c: (-c.parameters * sum(c.row.steps), c.name))
-    mine = {c.name for c in by_length[number - 1 :: of]}
-    return [c for c in cells if c.name in mine]
+    parts = list(dict.fromkeys(c.part for c in by_length))[number - 1 :: of]
+    return [c for c in cells if c.part in parts]
 
 
 def estimate(plan: Plan) -> float:
@@ -336,4 +368,10 @@ def duration(seconds: float) -> str:
 def answer(request: Mapping[str, Any], threads: int, answer: str) -> None:
     """Write the estimate for a request to a file: asked of a child, so that no variant harms its parent."""
     torch.set_num_threads(threads)
-    Path(answer).write_text(str(estimate(plan(RunRequest.from_json(request)))))
+    Path(answer).write_text(str(estimate(plan(RunRequest.from_json(request), alone={}))))
+
+
+def answer_alone(request: Mapping[str, Any], threads: int, answer: str) -> None:
+    """Likewise the kinds of cells whose seeds can't be stacked, as JSON."""
+    torch.set_num_threads(threads)
+    Path(answer).write_text(json.dumps(dict(plan(RunRequest.from_json(request)).alone)))

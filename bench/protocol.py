@@ -28,6 +28,9 @@ def seed_for(purpose: str, *parts: Any) -> int:
     return int(digest([purpose, *parts])[:16], 16) >> 1
 
 
+PRECISIONS = ("fp32", "bf16")  #: of the products of matrices in training; all else is fp32
+
+
 @dataclass(frozen=True)
 class Training:
     """How a row was trained, apart from variant, dataset and seed."""
@@ -40,6 +43,10 @@ class Training:
     compile: bool = False
     limit: int | None = None
     validation: int = 0
+
+    def document(self) -> dict[str, Any]:
+        """As it's filed and compared."""
+        return _filed(self, Training(self.steps), {"compile"})
 
 
 @dataclass(frozen=True)
@@ -57,10 +64,13 @@ class Scoring:
     version: int = 1
 
     def document(self) -> dict[str, Any]:
-        """As it's filed and compared: settings that came later are in it only where they aren't as before."""
-        later = {"inception_precision"}
-        plain = Scoring()
-        return {k: v for k, v in asdict(self).items() if k not in later or v != getattr(plain, k)}
+        """As it's filed and compared."""
+        return _filed(self, Scoring(), {"inception_precision"})
+
+
+def _filed(protocol: Training | Scoring, plain: Training | Scoring, later: set[str]) -> dict[str, Any]:
+    """All settings; those that came later only where they aren't as everything was before."""
+    return {k: v for k, v in asdict(protocol).items() if k not in later or v != getattr(plain, k)}
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -91,6 +101,9 @@ class RunRequest:
     set: tuple[str, ...] = ()  #: 'beta.beta=10', '*.latent_dim=8'
     backbone: str | None = None  #: for all variants that take one
     likelihood: str | None = None
+    precision: str = "fp32"
+    compile: bool = False  #: losses by torch.compile
+    stack_seeds: bool = False  #: all seeds of a variant in one pass
     limit: int | None = None
     validation: int = 0
     eval_split: str | None = None  #: test or validation; None: validation for grids over hyperparameters, else test

@@ -49,10 +49,12 @@ def costs(parameters: int, history: History, device: torch.device) -> dict[str, 
         peak = torch.cuda.max_memory_allocated(device) / 2**20
     else:  # of the whole process so far
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    speed = {"images_per_second": round(history.images / max(history.seconds, 1e-9), 1)} if history.images else {}
+    running = max(history.seconds - history.compiling, 1e-9)
+    speed = {"images_per_second": round(history.images / running, 1)} if history.images else {}
     return {
         "parameters": parameters,
         "train_seconds": round(history.seconds, 3),
+        **({"compile_seconds": round(history.compiling, 3)} if history.compiling else {}),
         **speed,
         "peak_mib": round(peak, 1),
     }

@@ -38,6 +38,7 @@ class Row:
     baseline: bool = False  #: the anchor that joined the run by itself
     sanity: bool = False  #: what no model, or a trivial one, comes to; joined the run by itself
     steps: tuple[int, ...] = ()  #: of each stage
+    stacked: tuple[int, ...] = ()  #: the seeds that were trained in one pass, if they were
     plugin: Mapping[str, str] = field(default_factory=dict)  #: distribution, version, source digest
     parts: Mapping[str, Any] = field(default_factory=dict)  #: the same of plugins that hyperparameters name
     engine: str = ""  #: digest of the suite's own source that weights depend on

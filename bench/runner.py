@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,11 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
-from uuid import uuid4
 
 from bench import data as datasets
 from bench import ratedistortion, tables
-from bench.durable import TEMPORARY
 from bench.events import CellEnded, Listener, Preparing, RunEnded, RunStarted
 from bench.executor import EXECUTORS, Executor, Job
 from bench.executors.local import Local
@@ -29,7 +29,7 @@ from bench.protocol import RunRequest
 from bench.registry import default
 from bench.row import Row
 from bench.store import Run
-from bench.supervisor import INTERRUPTED, Supervisor, Task
+from bench.supervisor import INTERRUPTED, Supervisor, Task, inherit
 from bench.unpublished import addressed, live
 from bench.variant import VARIANTS
 from bench.vetting import IMPORT, ended, vet
@@ -103,7 +103,7 @@ def run(request: RunRequest, listener: Listener = lambda _: None, local: Local |
         with _Signals(impatient=request.in_process) as signals:
             broken, dead = ({}, set()) if request.in_process else _vetted(request, local)
             before = set(sys.modules)
-            planned = plan(request, listener, broken, dead)
+            planned = plan(request, listener, broken, dead, _alone(request, local))
             local.preload([*_modules(planned), *(name for name in list(sys.modules) if name not in before)])
             request = replace(planned.request, out=str(planned.folder))
             store = Run(planned.folder)
@@ -180,15 +180,32 @@ def _estimate(planned: Plan, request: RunRequest, local: Local) -> float:
     """Seconds of training to come; 0 where that can't be told."""
     if request.in_process:
         return estimate(planned)
-    answer = planned.folder.resolve() / f"{TEMPORARY}{uuid4().hex}"
-    what = {"request": request.to_json(), "threads": threads_for(request), "answer": str(answer)}
-    ended(local, {0: local.call("bench.planning:answer", what, Path(os.devnull))})
     try:
-        return float(answer.read_text())
-    except (OSError, ValueError):
+        return float(_asked("bench.planning:answer", request, local))
+    except ValueError:
         return 0.0
-    finally:
-        answer.unlink(missing_ok=True)
+
+
+def _alone(request: RunRequest, local: Local) -> dict[str, str] | None:
+    """The kinds of cells whose seeds can't be stacked, and why; None: `plan` is to find out."""
+    if not request.stack_seeds or len(request.seeds) < 2:
+        return {}
+    if request.in_process:
+        return None
+    try:
+        found: dict[str, str] = json.loads(_asked("bench.planning:answer_alone", request, local))
+    except ValueError:  # a wrong request: `plan` will say what's wrong with it
+        return {}
+    return found
+
+
+def _asked(function: str, request: RunRequest, local: Local) -> str:
+    """What a child answers about a request; '' if it can't."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer"
+        what = {"request": request.to_json(), "threads": threads_for(request), "answer": str(answer)}
+        ended(local, {0: local.call(function, what, Path(os.devnull))})
+        return answer.read_text() if answer.exists() else ""
 
 
 def _rows(
@@ -238,12 +255,24 @@ def _rows(
         )
         if request.jobs > 1:  # the longest first, so that the last ones to finish are short
             work.sort(key=lambda c: -c.parameters * sum(c.row.steps))
-        yield from supervisor.run([_task(c, planned, request, finished) for c in work])
+        leaders = _leaders(work, store)
+        yield from supervisor.run([_task(c, planned, request, finished, leaders.get(c.name, "")) for c in work])
     finally:
         executor.close()
 
 
-def _task(c: PlannedCell, planned: Plan, request: RunRequest, finished: Callable[[PlannedCell], bool]) -> Task:
+def _leaders(work: list[PlannedCell], store: Run) -> dict[str, str]:
+    """For each cell that another one's job will train as well, that one: the first of its part that isn't done."""
+    first: dict[str, str] = {}
+    for c in work:
+        if not store.is_done(c.name):
+            first.setdefault(c.part, c.name)
+    return {c.name: first[c.part] for c in work if c.part in first and c.name != first[c.part]}
+
+
+def _task(
+    c: PlannedCell, planned: Plan, request: RunRequest, finished: Callable[[PlannedCell], bool], leader: str
+) -> Task:
     config = c.todo.config
     job = Job(
         folder=str(planned.folder.resolve()),
@@ -260,8 +289,9 @@ def _task(c: PlannedCell, planned: Plan, request: RunRequest, finished: Callable
         device=str(planned.device),
         threads=threads_for(request),
         gpus=request.gpus_per_cell,
+        stacked=c.todo.stacked,
     )
-    return Task(job, c.row, lambda: finished(c))
+    return Task(job, c.row, lambda: finished(c), leader)
 
 
 def _modules(planned: Plan) -> list[str]:
@@ -283,6 +313,7 @@ def _here(
         stop=lambda: bool(signals.seen),
         profile=request.profile,
     )
+    leaders, settled = _leaders(cells, store), dict[str, Row]()
     for c in cells:
         if signals.seen:
             return
@@ -295,7 +326,10 @@ def _here(
         if lease is None:
             return
         try:
-            perform(c.todo, planned.metrics, store, listener, conduct)
+            if c.name in leaders:
+                inherit(c.row, settled[leaders[c.name]], store)
+            if c.name not in leaders or store.is_done(c.name):
+                perform(c.todo, planned.metrics, store, listener, conduct)
             store.tidy(c.name)
         except (Stopped, KeyboardInterrupt) as stop:
             store.write_failed(replace(c.row, status="interrupted", reason=INTERRUPTED), "")
@@ -305,5 +339,6 @@ def _here(
             lease.release()
         row = store.row(c.name)
         assert row is not None
+        settled[c.name] = row
         listener(CellEnded(c.name, row))
         yield row

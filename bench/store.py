@@ -414,6 +414,7 @@ def _row_from(document: dict[str, Any], cell: str) -> Row:
     if not document.keys() <= _FIELDS:  # of a newer version, or an older one
         document = {k: v for k, v in document.items() if k in _FIELDS}
     document["steps"] = tuple(document.get("steps", ()))
+    document["stacked"] = tuple(document.get("stacked", ()))
     document["cell"] = cell
     if len(document) < len(_FIELDS):
         return Row(**document)

@@ -429,6 +429,7 @@ def _heading(row: Row, varied: Sequence[tuple[str, str]]) -> str:
         words.append(f"{h['latent_dim']} latent dimensions")
     words += [row.likelihood] if row.likelihood else []
     words += ["uses labels"] if row.uses_labels else []
+    words += ["seeds stacked"] if row.stacked else []
     words += [f"limited to {row.training['limit']:,} training images"] if row.training.get("limit") else []
     held = f"{row.training['validation']:,} images" if row.training.get("validation") else ""
     if row.scoring.get("split") == "validation":

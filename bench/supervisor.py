@@ -37,11 +37,16 @@ INTERRUPTED = "stopped by the user; the same command goes on from its checkpoint
 
 @dataclass(frozen=True)
 class Task:
-    """A cell to be done: its job, its row if nothing comes of it, and a test of whether anything is left to do."""
+    """A cell to be done: its job, its row if nothing comes of it, and a test of whether anything is left to do.
+
+    Args:
+        leader: the cell whose job trains this one as well, in one pass; it comes first.
+    """
 
     job: Job
     blank: Row
     finished: Callable[[], bool]
+    leader: str = ""
 
 
 @dataclass
@@ -94,6 +99,7 @@ class Supervisor:
         self.timeout, self.stall, self.stopping = timeout, stall, stopping
         self.records: dict[str, _Record] = {}
         self.busy: list[_Attempt] = []
+        self.settled: dict[str, Row] = {}
         self.stopped = False
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Row]:
@@ -128,13 +134,18 @@ class Supervisor:
         for task in list(todo):
             if len(self.busy) >= self.executor.slots:
                 return
+            leader = self.settled.get(task.leader)
+            if task.leader and leader is None:
+                continue
             path = self.store.cells / task.job.cell / "lease.json"
             with writing(self.store.path):
                 lease = Lease.take(path)
             if lease is None:
                 continue  # somebody else's: look again later
             todo.remove(task)
-            if task.finished():
+            if leader is not None:
+                inherit(task.blank, leader, self.store)
+            if task.finished() or (leader is not None and not self.store.is_done(task.job.cell)):
                 yield self._settle(task, lease, reused=True)
                 continue
             record = self.records.setdefault(task.job.cell, _Record())
@@ -260,8 +271,15 @@ class Supervisor:
         row = self.store.row(cell)
         if row is None:
             raise StoreError(f"{cell} has vanished from {self.store.path}")
+        self.settled[cell] = row
         self.listener(CellEnded(cell, row, reused=reused))
         return row
+
+
+def inherit(blank: Row, leader: Row, store: Run) -> None:
+    """Where a cell that was to be trained with another one isn't, nor says why: what became of the other is why."""
+    if not store.is_done(blank.cell) and not store.has_ended(blank.cell):
+        store.write_failed(replace(blank, status=leader.status, reason=f"with {leader.cell}: {leader.reason}"), "")
 
 
 def how(exit: Exit) -> str:

@@ -124,8 +124,8 @@ def write(folder: Path, rows: Iterable[Row]) -> None:
 
 _IDENTITY = (
     "dataset", "variant", "label", "seed", "status", "reason", "hyperparameters", "backbone", "latent_dim",
-    "likelihood", "uses_labels", "baseline", "sanity", "steps", "limit", "training", "scoring", "data", "plugin",
-    "cell",
+    "likelihood", "uses_labels", "baseline", "sanity", "steps", "stacked", "limit", "training", "scoring", "data",
+    "plugin", "cell",
 )  # fmt: skip
 
 
@@ -137,6 +137,7 @@ def _identity(row: Row) -> dict[str, Any]:
         "backbone": row.networks,
         "latent_dim": size if isinstance(size := h.get("latent_dim"), int) else None,
         "steps": steps(row),
+        "stacked": " ".join(map(str, row.stacked)),
         "limit": row.data.get("limit", row.training.get("limit")),
         "training": _hash(row.training),
         "scoring": _hash(row.scoring),

@@ -278,7 +278,7 @@ class _Training:
         """A term until its interval ends: what a CUDA graph returns is gone at its next call."""
         return value.detach().clone() if self.training.compile else value.detach()
 
-    def _rows(self) -> dict[str, float]:
+    def _rows(self) -> dict[str, float] | None:
         losses = self._columns(self.losses)
         terms = {name: self._columns(values) for name, values in self.sums.items()}
         for i, history in enumerate(self.histories):
@@ -288,7 +288,7 @@ class _Training:
                 loss = sum(losses[i]) / len(losses[i])
                 history.rows.append({"stage": self.number, "step": self.done, "loss": loss, **means})
         self.losses, self.sums = [], {}
-        return next(history for i, history in enumerate(self.histories) if self.diverged[i] is None).rows[-1]
+        return self.histories[self.diverged.index(None)].rows[-1] if self.going else None
 
     def _columns(self, values: list[Tensor]) -> list[list[float]]:
         """A term's values in this interval, for each model."""
@@ -299,15 +299,14 @@ class _Training:
     def _check(self, i: int, losses: list[float]) -> None:
         for turn, value in enumerate(losses, self.done - len(losses) + 1):
             if not math.isfinite(value):
-                self.fail(i, turn)
+                self.diverged[i] = Diverged(turn, self.last[i])
                 return
             self.last[i] = value
 
-    def fail(self, i: int, turn: int) -> None:
-        """One of the models is lost; the training ends with the last."""
-        self.diverged[i] = Diverged(turn, self.last[i])
-        if None not in self.diverged:
-            raise self.diverged[0] or Diverged(turn, None)
+    @property
+    def going(self) -> bool:
+        """Whether there is a model that hasn't diverged."""
+        return None in self.diverged
 
     def leave(self) -> None:
         """End the running stage."""
@@ -415,11 +414,11 @@ def train_together(
         if resume is not None:
             course.restore(resume)
         began, before = time.perf_counter(), course.histories[0].seconds
-        while course.number < len(course.plan):
+        while course.number < len(course.plan) and course.going:
             if course.step == 0:
                 course.start()
                 course.enter()
-            while course.step < course.plan[course.number]:
+            while course.step < course.plan[course.number] and course.going:
                 row = course.turn()
                 if row is not None and on_progress is not None:
                     terms = {k: v for k, v in row.items() if k not in ("stage", "step")}
@@ -429,13 +428,13 @@ def train_together(
                     if course.step == 1 and training.compile:
                         history.compiling += now - history.seconds
                     history.seconds = now
-                if on_turn is not None:
+                if on_turn is not None and course.going:
                     on_turn(course.snapshot)
             course.leave()
         for i, model in enumerate(models):
             model.eval()
             if course.diverged[i] is None and not all(bool(p.isfinite().all()) for p in model.parameters()):
-                course.fail(i, course.done)
+                course.diverged[i] = Diverged(course.done, course.last[i])
         course.subject.release()
     for history in course.histories:
         history.seconds = before + (time.perf_counter() - began) / len(models)
@@ -471,7 +470,8 @@ def why_not_together(build: Callable[[int], Variant], images: Images, training: 
 def probe(build: Callable[[], Variant], images: Images, training: Training) -> float:
     """Seconds that a full training will take, from a few steps of a throw-away model. NaN where even that fails."""
     try:
-        seconds = [train(build(), images, replace(training, steps=n), seed=0).seconds for n in (2, 7)]
+        few = [replace(training, steps=n, compile=False) for n in (2, 7)]
+        seconds = [train(build(), images, some, seed=0).seconds for some in few]
     except Exception:  # the cell itself will say what is wrong
         return math.nan
     return max(0.0, (seconds[1] - seconds[0]) / 5 * training.steps + seconds[0])

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,7 +121,8 @@ def _work(job: Job, home: Path, stopping: list[int]) -> int:
     )
     name = VARIANTS.take(job.variant)
     given = check(name, VARIANTS.load(name), dict(job.hyperparameters))
-    c = cell(Config(name, tuple(sorted(given.items())), job.baseline, job.sanity), data, job.seed, request)
+    config = Config(name, tuple(sorted(given.items())), job.baseline, job.sanity)
+    c = replace(cell(config, data, job.seed, request), stacked=job.stacked)
     if c.name != job.cell:
         raise BenchError(f"{job.cell} has become {c.name}: its plugin or data changed since the run was planned")
     conduct = Conduct(

@@ -97,7 +97,7 @@ def test_a_good_file_arrives_whole_and_reports_its_progress(server: Server, tmp_
     assert got == [tmp_path / "Set/raw/a.bin"]
     assert got[0].read_bytes() == CONTENT
     assert left_over(tmp_path) == ["a.bin"]
-    assert reports[-1] == ("Set/raw/a.bin", len(CONTENT), len(CONTENT))
+    assert reports[-1] == ("downloading Set/raw/a.bin", len(CONTENT), len(CONTENT))
 
 
 def test_a_file_that_is_there_is_used_without_any_network(server: Server, tmp_path: Path) -> None:

@@ -413,8 +413,10 @@ def test_training_again_gives_the_same_weights_with_the_same_threads(
     row = run.row(small)
     assert row is not None
     forge(run, small, provenance={**row.provenance, "threads": 3})
-    threads, train = [], job.train
-    monkeypatch.setattr(job, "train", lambda *a, **k: (threads.append(torch.get_num_threads()), train(*a, **k))[1])
+    threads, train = [], job.train_together
+    monkeypatch.setattr(
+        job, "train_together", lambda *a, **k: (threads.append(torch.get_num_threads()), train(*a, **k))[1]
+    )
     before = torch.get_num_threads()
     assert before != 3
     check(run, SMALL, retrain=True)
@@ -573,7 +575,7 @@ def test_an_attempt_that_was_cleaned_up_after_goes_on(
     """A checkpoint outlives gc: the cell isn't trained from its start."""
     cell = named(run, VAE)
     weights = sha256(run.cells / cell / "done" / "weights.safetensors")
-    train = job.train
+    train = job.train_together
 
     def breaks_off(*args: Any, on_turn: Callable[[Any], None], **kwargs: Any) -> Any:
         def turn(take: Callable[[], Any]) -> None:
@@ -583,7 +585,7 @@ def test_an_attempt_that_was_cleaned_up_after_goes_on(
 
         return train(*args, on_turn=turn, **kwargs)
 
-    monkeypatch.setattr(job, "train", breaks_off)
+    monkeypatch.setattr(job, "train_together", breaks_off)
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path / "again", "vae", checkpoint=0.0)
     monkeypatch.undo()

@@ -83,7 +83,7 @@ def test_the_same_command_again_repeats_nothing_and_changes_nothing(
 ) -> None:
     go("vae", "beta")
     table = (tmp_path / "run" / "table.csv").read_bytes()
-    monkeypatch.setattr("bench.job.train", None)
+    monkeypatch.setattr("bench.job.train_together", None)
     events: list[Event] = []
     rows = go("vae", "beta", listener=events.append)
 
@@ -104,8 +104,8 @@ def test_more_variants_seeds_and_metrics_extend_a_run(
 ) -> None:
     go("vae")
     calls = []
-    train = job.train
-    monkeypatch.setattr(job, "train", lambda *a, **k: (calls.append(1), train(*a, **k))[1])
+    train = job.train_together
+    monkeypatch.setattr(job, "train_together", lambda *a, **k: (calls.append(1), train(*a, **k))[1])
     rows = go("vae", "beta", seeds=(0, 1), metrics=(*QUICK, "sharpness"))
 
     assert len(calls) == 3
@@ -321,8 +321,8 @@ def test_cells_at_once_are_the_same_cells(go: Callable[..., list[Row]], tmp_path
 def test_force_makes_anew_what_is_there(go: Callable[..., list[Row]], monkeypatch: pytest.MonkeyPatch) -> None:
     (before,) = go("vae")
     calls = []
-    train = job.train
-    monkeypatch.setattr(job, "train", lambda *a, **k: (calls.append(1), train(*a, **k))[1])
+    train = job.train_together
+    monkeypatch.setattr(job, "train_together", lambda *a, **k: (calls.append(1), train(*a, **k))[1])
     (same,) = go("vae")
     (anew,) = go("vae", force=True)
     assert calls == [1]

@@ -162,7 +162,7 @@ def test_what_cannot_be_stacked_says_why(images: Images, cls: type[Line], why: s
 
 
 def test_a_gradient_of_other_strides_is_applied_as_it_is(images: Images) -> None:
-    """Fused optimisers read memory, not strides; a loss that sees a weight transposed may well return such a gradient."""
+    """Fused optimisers read memory, not strides; such a gradient comes where a loss sees a weight transposed."""
     model = Variant(SPEC)
     model.weight = nn.Parameter(torch.randn(6, 16))
     columns = torch.randn(16, 6).T  # (6, 16), in the order of its columns
@@ -279,7 +279,7 @@ def test_what_fails_together_says_so_in_every_row(request_: RunRequest, monkeypa
 
     calls: list[Any] = []
 
-    def broken(*given: Any) -> None:
+    def broken(*given: Any, **_: Any) -> None:
         calls.append(given)
         raise RuntimeError("no such luck")
 

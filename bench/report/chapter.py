@@ -250,4 +250,4 @@ def _prefixed(found: re.Match[str], key: str) -> str:
 def described(column: Column) -> str:
     """What a metric measures: the first paragraph of its documentation."""
     doc = column.metric.doc if column.metric is not None else column.problem
-    return " ".join(doc.split("\n\n")[0].split())
+    return " ".join(doc.split("\n\n")[0].replace("`", "").split())

@@ -61,6 +61,15 @@ A run that was interrupted is finished by the same command; more variants, seeds
     shell_complete=completion.backbones,
 )
 @click.option("--likelihood", help="p(x|z) for all variants. By default bernoulli for grey, logistic for colour.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the products of matrices in training; the rest, and all scoring, is fp32.",
+)
+@click.option("--compile", is_flag=True, help="Compile losses by torch.compile; on a GPU with CUDA graphs.")
+@click.option("--stack-seeds", is_flag=True, help="Train all seeds of a variant in one pass: for GPUs.")
 @click.option("--limit", type=int, help="Train on a random subset of this size; marked in every row.")
 @click.option(
     "--validation",
