@@ -1,4 +1,4 @@
-# make demo   install into .venv and run the benchmark on the embedded digits
+# make demo   install into .venv, run the benchmark on the embedded digits, and make a report of it
 # make test   install what is missing, lint, type-check, and run the tests
 
 PYTHON ?= python3
@@ -23,6 +23,7 @@ install: .venv/.installed
 
 demo: install
 	$(BIN)/bench run --seeds 2 --jobs 2 --steps 1000 --out results/demo
+	$(BIN)/bench report results/demo
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .

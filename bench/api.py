@@ -45,9 +45,9 @@ def run(
         BenchError: what `bench run` would print.
     """
     from bench import runner
-    from bench.console import Console
     from bench.logger import logged
     from bench.notebook import Results
+    from bench.progress import Console
 
     request = RunRequest.from_json(
         {

@@ -19,7 +19,6 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.errors import BenchError
-from bench.progress import Console
 
 if TYPE_CHECKING:
     from bench.columns import Column
@@ -370,7 +369,6 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 __all__ = [
-    "Console",
     "comparison",
     "err",
     "out",

@@ -17,6 +17,7 @@ from typing import Any
 
 from bench import data as datasets
 from bench import ratedistortion, tables
+from bench.errors import PluginError
 from bench.events import CellEnded, Listener, Preparing, RunEnded, RunStarted
 from bench.executor import EXECUTORS, Executor, Job
 from bench.executors.local import Local
@@ -26,7 +27,7 @@ from bench.lease import Lease
 from bench.measurement import METRICS
 from bench.planning import Plan, PlannedCell, duration, estimate, plan, validate
 from bench.protocol import RunRequest
-from bench.registry import default
+from bench.registry import OURS, Registry, default
 from bench.row import Row
 from bench.store import Run
 from bench.supervisor import INTERRUPTED, Supervisor, Task, inherit
@@ -169,11 +170,18 @@ def threads_for(request: RunRequest) -> int:
 
 
 def _vetted(request: RunRequest, local: Local) -> tuple[dict[str, str], set[str]]:
-    """The variants that can't be imported without harm, and how; and the metrics."""
-    variants = [("variant", name) for name in selected(request)]
-    metrics = [("metric", name) for name in METRICS if f"-{name}" not in request.metrics]
+    """The variants that can't be imported without harm, and how; and the metrics. The suite's own aren't suspected."""
+    variants = [("variant", name) for name in selected(request) if _foreign(VARIANTS, name)]
+    metrics = [("metric", name) for name in METRICS if f"-{name}" not in request.metrics and _foreign(METRICS, name)]
     bad = vet([*variants, *metrics], local, min(IMPORT, request.stall))
     return {n: why for (kind, n), why in bad.items() if kind == "variant"}, {n for kind, n in bad if kind == "metric"}
+
+
+def _foreign(registry: Registry[Any], name: str) -> bool:
+    try:
+        return registry.entry(name).distribution != OURS
+    except PluginError:  # two claim the name: what comes of that is told later
+        return True
 
 
 def _estimate(planned: Plan, request: RunRequest, local: Local) -> float:

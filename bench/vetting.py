@@ -29,7 +29,7 @@ def vet(
     Args:
         one_by_one: a process for each at once, rather than one for all that is looked into only if it ends badly.
     """
-    if not one_by_one and ended(local, {0: _load(local, plugins)}, seconds)[0] == "":
+    if not plugins or (not one_by_one and ended(local, {0: _load(local, plugins)}, seconds)[0] == ""):
         return {}
     found: dict[Named, str] = {}
     cores = os.cpu_count() or 1

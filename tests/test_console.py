@@ -213,7 +213,7 @@ EVENTS: list[Event] = [
 
 def played(events: list[Event], **options: Any) -> str:
     made = screen(**options)
-    with console.Console(made) as listener:
+    with progress.Console(made) as listener:
         for event in events:
             listener(event)
     return text(made)
@@ -264,13 +264,13 @@ def test_another_try_goes_on_where_it_was(terminal: bool) -> None:
 def test_an_interrupted_display_is_closed_and_knows_the_folder() -> None:
     made = screen(force_terminal=True)
 
-    def interrupted(listener: console.Console) -> None:
+    def interrupted(listener: progress.Console) -> None:
         with listener:
             for event in EVENTS[:4]:
                 listener(event)
             raise KeyboardInterrupt
 
-    listener = console.Console(made)
+    listener = progress.Console(made)
     with pytest.raises(KeyboardInterrupt):
         interrupted(listener)
     assert listener.folder == "results/x"
@@ -305,7 +305,7 @@ def grid_of_cells(jobs: int = 3) -> list[Event]:
 def test_bars_stay_where_they_are(width: int) -> None:
     made = screen(width, force_terminal=True)
     tall, places, seen = 0, dict[str, int](), 0
-    with console.Console(made) as listener:
+    with progress.Console(made) as listener:
         for event in grid_of_cells():
             listener(event)
             assert listener._live is not None
@@ -329,7 +329,7 @@ def test_bars_stay_where_they_are(width: int) -> None:
 
 def test_a_line_says_as_much_as_there_is_room_for() -> None:
     made = screen(80, force_terminal=True)
-    with console.Console(made) as listener:
+    with progress.Console(made) as listener:
         for event in grid_of_cells()[:8]:
             listener(event)
         assert listener._live is not None

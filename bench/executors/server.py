@@ -31,7 +31,7 @@ from bench.worker import detach, send, work
 FIRST = ("torch", "bench.job", "bench.grid", "bench.data")
 LATER = (
     "torch._dynamo",  # an optimiser's first step asks for it
-    "numpy", "PIL.PngImagePlugin", "safetensors.torch", "sklearn.datasets", "sklearn.mixture", "pandas",
+    "numpy", "PIL.PngImagePlugin", "safetensors.torch", "sklearn.mixture",
 )  # fmt: skip
 PRELOAD = (*FIRST, *LATER)
 

@@ -96,7 +96,7 @@ def table(
 
 
 def _selected(runs: Sequence[str], text: str) -> tuple[list[Row], tuple[str, ...], bool]:
-    from bench.console import Console
+    from bench.progress import Console
     from bench.selection import selected
     from bench.store import Run
 

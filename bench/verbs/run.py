@@ -166,8 +166,9 @@ def run(
     if not (dry_run or settings["in_process"]):
         local.warm()  # while we load the same
     from bench import planning, runner
-    from bench.console import Console, print_plan
+    from bench.console import print_plan
     from bench.logger import logged
+    from bench.progress import Console
     from bench.protocol import RunRequest
     from bench.threshold import Threshold
 
