@@ -73,7 +73,7 @@ class Images:
 
     def take(self, index: Tensor, device: torch.device | str | None = None) -> Tensor:
         """The images at `index` (B,): (B, C, H, W) uint8, on `device`."""
-        taken = self._stored(index).to(device or self._pixels.device, non_blocking=True)
+        taken = _sent(self._stored(index), device or self._pixels.device)
         return drawn(taken) if self.redrawn else taken
 
     def _stored(self, index: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class Images:
             n = len(self) if index is None else len(index)
             return torch.full((n,), -1, device=device or self._pixels.device)
         found = self._labels if index is None else self._labels[index.to(self._labels.device)]
-        return found.to(device or self._labels.device, non_blocking=True)
+        return _sent(found, device or self._labels.device)
 
     def subset(self, index: Tensor) -> Images:
         """The images at `index`, as a split of their own."""
@@ -107,6 +107,11 @@ class Images:
         if self._labels is not None:
             sha.update(self._labels.cpu().numpy().astype("<i8").data)
         return sha.hexdigest()
+
+
+def _sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """On `device`; without waiting for it, unless that's the CPU, which would read what isn't there yet."""
+    return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
 def drawn(pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -24,6 +24,7 @@ from bench.events import CellStarted, Listener, Step
 from bench.events import Scoring as ScoringEvent
 from bench.evidence import FOLLOWED, FOLLOWED_FROM, KEPT, earlier, positions
 from bench.grid import Cell, blank
+from bench.lease import Lease
 from bench.measurement import METRICS, Metric, Score
 from bench.pictures import grid, paired
 from bench.places import cache_dir
@@ -91,6 +92,8 @@ def perform(c: Cell, metrics: Mapping[str, Metric], store: Run, listener: Listen
 
 
 def _perform(c: Cell, metrics: Mapping[str, Metric], store: Run, listener: Listener, conduct: Conduct) -> None:
+    if c.training.compile:
+        torch.compiler.reset()  # or the cells of one process run into its limit of recompilations
     log = Log()
     evaluator: Evaluator | None = None
     if store.is_done(c.name) and missing(c, metrics, store) and (wrong := store.damage(c.name)):
@@ -149,7 +152,7 @@ def _train(
     together = c.together
     models = [member.config.build(member.spec, member.seed).to(device) for member in together]
     checkpoints = Checkpoints(store.work(together[0].name) / "checkpoints", together[0].name)
-    snapshot, rejected = checkpoints.load()
+    snapshot, rejected = checkpoints.load(device)
     for reason in rejected:
         log(reason)
     resumed = snapshot.done if snapshot else 0
@@ -189,7 +192,8 @@ def _train(
     listener(ScoringEvent(c.name, "evidence"))
     past = {"attempts": conduct.attempt, "resumed_from": resumed, "checkpoints_rejected": len(rejected)}
     own: Evaluator | Diverged | None = None
-    for member, model, history, one in zip(together, models, histories, followed, strict=True):
+    each = zip(together, models, histories, followed, strict=True)
+    for member, model, history, one in sorted(each, key=lambda part: part[0].seed == c.seed):  # its own ends the work
         found: Evaluator | Diverged
         if isinstance(history, Diverged):
             found = history
@@ -217,9 +221,10 @@ def _keep(
     started: str,
     log: Log,
 ) -> Evaluator:
-    """Write what a trained cell leaves, if nobody has."""
-    if store.is_done(c.name):
+    """Write what a trained cell leaves; of a stack, if nobody has."""
+    if c.stacked and store.is_done(c.name):
         return evaluator
+    lease = Lease.take(store.cells / c.name / "lease.json")  # None: our supervisor has it
     model = evaluator.model
     origin, began = provenance(evaluator.device, started), time.perf_counter()
     weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
@@ -233,7 +238,11 @@ def _keep(
     finally:  # whatever becomes of the evidence, the weights are earned
         cost["evidence_seconds"] = round(time.perf_counter() - began, 2)
         row = replace(blank(c, "ok"), costs=cost, provenance=origin)
-        store.write_done(row, weights, history.rows, evidence, pictures, conduct.said() + log.text)
+        try:
+            store.write_done(row, weights, history.rows, evidence, pictures, conduct.said() + log.text)
+        finally:
+            if lease is not None:
+                lease.release()
     return evaluator
 
 

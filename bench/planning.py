@@ -30,6 +30,7 @@ from bench.store import Run
 from bench.trainer import probe, why_not_together
 
 ALL = "all"  #: in the place of metrics' names
+EVERY = "every variant"  #: in the place of a kind of cells
 State = Literal["new", "done", "ended", "skipped", "broken"]
 
 
@@ -266,7 +267,7 @@ def plan(
             if request.stack_seeds and len(seeds) > 1 and not first.unsuitable:
                 if alone is None:
                     found |= _why_alone(first, device)
-                if _kind(first) not in found:
+                if not {_kind(first), EVERY} & found.keys():
                     first = replace(first, stacked=seeds)
             cells += [_planned(replace(first, seed=seed), store, request) for seed in seeds]
         for name in faults.keys() - {config.name for config in configs}:
@@ -371,7 +372,10 @@ def answer(request: Mapping[str, Any], threads: int, answer: str) -> None:
     Path(answer).write_text(str(estimate(plan(RunRequest.from_json(request), alone={}))))
 
 
-def answer_alone(request: Mapping[str, Any], threads: int, answer: str) -> None:
+def answer_alone(
+    request: Mapping[str, Any], threads: int, answer: str, broken: Mapping[str, str], dead: Sequence[str]
+) -> None:
     """Likewise the kinds of cells whose seeds can't be stacked, as JSON."""
     torch.set_num_threads(threads)
-    Path(answer).write_text(json.dumps(dict(plan(RunRequest.from_json(request)).alone)))
+    found = plan(RunRequest.from_json(request), broken=broken, dead=dead).alone
+    Path(answer).write_text(json.dumps(dict(found)))

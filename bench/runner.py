@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -25,12 +25,12 @@ from bench.grid import selected
 from bench.job import Conduct, Stopped, missing, perform
 from bench.lease import Lease
 from bench.measurement import METRICS
-from bench.planning import Plan, PlannedCell, duration, estimate, plan, validate
+from bench.planning import EVERY, Plan, PlannedCell, duration, estimate, plan, validate
 from bench.protocol import RunRequest
 from bench.registry import OURS, Registry, default
 from bench.row import Row
 from bench.store import Run
-from bench.supervisor import INTERRUPTED, Supervisor, Task, inherit
+from bench.supervisor import INTERRUPTED, Supervisor, Task, given_up, inherit
 from bench.unpublished import addressed, live
 from bench.variant import VARIANTS
 from bench.vetting import IMPORT, ended, vet
@@ -104,7 +104,7 @@ def run(request: RunRequest, listener: Listener = lambda _: None, local: Local |
         with _Signals(impatient=request.in_process) as signals:
             broken, dead = ({}, set()) if request.in_process else _vetted(request, local)
             before = set(sys.modules)
-            planned = plan(request, listener, broken, dead, _alone(request, local))
+            planned = plan(request, listener, broken, dead, _alone(request, local, broken, dead))
             local.preload([*_modules(planned), *(name for name in list(sys.modules) if name not in before)])
             request = replace(planned.request, out=str(planned.folder))
             store = Run(planned.folder)
@@ -194,25 +194,24 @@ def _estimate(planned: Plan, request: RunRequest, local: Local) -> float:
         return 0.0
 
 
-def _alone(request: RunRequest, local: Local) -> dict[str, str] | None:
+def _alone(request: RunRequest, local: Local, broken: Mapping[str, str], dead: set[str]) -> dict[str, str] | None:
     """The kinds of cells whose seeds can't be stacked, and why; None: `plan` is to find out."""
     if not request.stack_seeds or len(request.seeds) < 2:
         return {}
     if request.in_process:
         return None
-    try:
-        found: dict[str, str] = json.loads(_asked("bench.planning:answer_alone", request, local))
-    except ValueError:  # a wrong request: `plan` will say what's wrong with it
-        return {}
+    known = {"broken": dict(broken), "dead": sorted(dead)}
+    text = _asked("bench.planning:answer_alone", request, local, request.stall, **known)
+    found: dict[str, str] = json.loads(text) if text else {EVERY: "to try it out ended its process, or took too long"}
     return found
 
 
-def _asked(function: str, request: RunRequest, local: Local) -> str:
+def _asked(function: str, request: RunRequest, local: Local, seconds: float = IMPORT, **more: Any) -> str:
     """What a child answers about a request; '' if it can't."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer"
-        what = {"request": request.to_json(), "threads": threads_for(request), "answer": str(answer)}
-        ended(local, {0: local.call(function, what, Path(os.devnull))})
+        what = {"request": request.to_json(), "threads": threads_for(request), "answer": str(answer), **more}
+        ended(local, {0: local.call(function, what, Path(os.devnull))}, seconds)
         return answer.read_text() if answer.exists() else ""
 
 
@@ -336,7 +335,7 @@ def _here(
         try:
             if c.name in leaders:
                 inherit(c.row, settled[leaders[c.name]], store)
-            if c.name not in leaders or store.is_done(c.name):
+            if c.name not in leaders or not given_up(c.name, settled[leaders[c.name]], store):
                 perform(c.todo, planned.metrics, store, listener, conduct)
             store.tidy(c.name)
         except (Stopped, KeyboardInterrupt) as stop:

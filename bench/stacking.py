@@ -82,7 +82,7 @@ class Stack:
     def clip(self, params: Sequence[Tensor], bound: float) -> None:
         """Bound the global norm of each model's gradient."""
         grads = [p.grad for p in params if p.grad is not None]
-        norm = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0).sqrt()
+        norm = torch.stack([g.reshape(len(g), -1).square().sum(1) for g in grads]).sum(0).sqrt()
         factor = (bound / (norm + 1e-6)).clamp(max=1)
         for g in grads:
             g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))

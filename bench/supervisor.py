@@ -145,7 +145,7 @@ class Supervisor:
             todo.remove(task)
             if leader is not None:
                 inherit(task.blank, leader, self.store)
-            if task.finished() or (leader is not None and not self.store.is_done(task.job.cell)):
+            if task.finished() or (leader is not None and given_up(task.job.cell, leader, self.store)):
                 yield self._settle(task, lease, reused=True)
                 continue
             record = self.records.setdefault(task.job.cell, _Record())
@@ -278,8 +278,13 @@ class Supervisor:
 
 def inherit(blank: Row, leader: Row, store: Run) -> None:
     """Where a cell that was to be trained with another one isn't, nor says why: what became of the other is why."""
-    if not store.is_done(blank.cell) and not store.has_ended(blank.cell):
+    if leader.status != "ok" and not store.is_done(blank.cell) and not store.has_ended(blank.cell):
         store.write_failed(replace(blank, status=leader.status, reason=f"with {leader.cell}: {leader.reason}"), "")
+
+
+def given_up(cell: str, leader: Row, store: Run) -> bool:
+    """Whether a cell that was to be trained with another one isn't, and another try would end likewise."""
+    return not store.is_done(cell) and (leader.status != "ok" or store.has_ended(cell))
 
 
 def how(exit: Exit) -> str:

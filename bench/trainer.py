@@ -123,7 +123,10 @@ class _Player:
             self._check(grads)
         for p, g in zip(self.params, grads, strict=True):
             p.grad = g if g is None or g.stride() == p.stride() else torch.empty_like(p).copy_(g)  # as fused steps do
-        if self.optimizer.clip is not None:
+        if self.optimizer.clip is not None:  # in place: one gradient of two parameters would be scaled twice
+            for i, p in enumerate(self.params):
+                if any(p.grad is other.grad for other in self.params[:i]) and p.grad is not None:
+                    p.grad = p.grad.clone()
             self.subject.clip(self.params, self.optimizer.clip)
         if self.optimizer.schedule != "constant":
             for group in self.steps.param_groups:
@@ -256,11 +259,11 @@ class _Training:
                 batch = self._batch(self.extras, self.repeats, progress) if again else first
                 self.repeats += again > 0
                 loss, terms = player.descend(batch, factor)
-                total = loss if total is None else total + loss
+                total = self._kept(loss) if total is None else total + loss
                 for name, value in terms.items():
                     self.sums.setdefault(name, []).append(self._kept(value))
         if total is not None:
-            self.losses.append(self._kept(total))
+            self.losses.append(total)
         self.step += 1
         self.done += 1
         return self._rows() if self.done % self.interval == 0 or self.step == steps else None
@@ -461,10 +464,24 @@ def why_not_together(build: Callable[[int], Variant], images: Images, training: 
                 if moved := [name for name, t in course.subject.state().items() if held.get(name) != id(t)]:
                     return f"its loss puts another tensor in the place of {moved[0]}, instead of changing it in place"
                 course.leave()
-        train_together([build(0), build(1)], images, once, [0, 1])
+        pair = [build(0), build(1)]
+        train_together(pair, images, once, [0, 1])
+        own, other = map(_attributes, pair)
+        if apart := [name for name, value in own.items() if value != other.get(name)]:
+            return f"its {apart[0]} differs between seeds, and is neither parameter nor buffer"
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return ""
+
+
+def _attributes(model: Variant) -> dict[str, object]:
+    """What a model and its modules hold besides parameters and buffers, as far as it can be compared."""
+    return {
+        f"{name}.{key}".lstrip("."): value.tolist() if isinstance(value, Tensor) else value
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if not key.startswith("_") and isinstance(value, int | float | str | list | tuple | Tensor)
+    }
 
 
 def probe(build: Callable[[], Variant], images: Images, training: Training) -> float:

@@ -147,17 +147,10 @@ class _Applied(Items[tuple[int, Any]]):
 
 
 def _kept(home: Path, split: Split) -> Splits | None:
-    """The splits out of a complete copy; None where there is none. A damaged one is removed."""
-    if not home.exists():
-        return None
-    splits = _whole(home, split)
-    if splits is None:
-        shutil.rmtree(home)
-    return splits
+    """The splits out of a copy; None where there is none, or a damaged one.
 
-
-def _whole(home: Path, split: Split) -> Splits | None:
-    """The same, and None if it's damaged. The pixels are read only if somebody has touched them."""
+    The pixels are read only if somebody has touched them.
+    """
     try:
         document = json.loads((home / "copy.json").read_text(encoding="utf-8"))
         train, test = document["digests"]
@@ -194,6 +187,7 @@ def _made(home: Path, pictures: Pictures, split: Split, say: Say) -> Splits:
     with _alone(home, lambda: say(f"waiting for another process that decodes {pictures.name}", 0, 0)):
         splits = _kept(home, split)
         if splits is None:
+            shutil.rmtree(home, ignore_errors=True)  # damaged; and nobody else is at it
             _supersede(home)
             part = home.with_suffix(".part")
             part.mkdir(exist_ok=True)

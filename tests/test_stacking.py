@@ -151,14 +151,32 @@ class Assigns(Line):
         return super().loss(batch)
 
 
+class Draws(Line):
+    """Has a number of its own that isn't in a buffer: all seeds would be trained by the first one's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order = torch.randperm(50).tolist()
+
+
 class Branches(Line):
     def loss(self, batch: Batch) -> Loss:
         return super().loss(batch) if self.slope.item() > 0 else (self.w.sum(), {})
 
 
-@pytest.mark.parametrize(("cls", "why"), [(Assigns, "in the place of slope"), (Branches, "item()")])
+@pytest.mark.parametrize(
+    ("cls", "why"), [(Assigns, "in the place of slope"), (Branches, "item()"), (Draws, "its order")]
+)
 def test_what_cannot_be_stacked_says_why(images: Images, cls: type[Line], why: str) -> None:
     assert why in why_not_together(lambda seed: cls(), images, Training(4, 8))
+
+
+def test_a_parameter_without_a_size_can_be_clipped_in_a_stack(images: Images) -> None:
+    models = [Line(slope, Optimizer("sgd", lr=1.0, betas=(0.0, 0.0), clip=1.0)) for slope in (3.0, 4.0)]
+    for model in models:
+        model.w = nn.Parameter(torch.tensor(0.0))
+    train_together(models, images, Training(1, 8), (0, 1))
+    assert [model.w.item() for model in models] == pytest.approx([-1.0, -1.0], rel=1e-5)
 
 
 def test_a_gradient_of_other_strides_is_applied_as_it_is(images: Images) -> None:
@@ -199,6 +217,22 @@ def test_spectral_norm_is_torch_s() -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     largest = torch.linalg.matrix_norm(ours.eval().weight.flatten(1), 2)
     assert largest.item() == pytest.approx(1.0, abs=0.2)
+
+
+@pytest.mark.parametrize("name", ["conv", "cvae", "vqvae", "wae", "ae", "gan"])
+def test_all_variants_can_be_trained_in_bf16(digits: Data, name: str) -> None:
+    """What they descend is fp32, and near what it is in fp32: products alone are rounded."""
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        model = build(name, digits)
+        history = train(model, digits.train, Training(1, precision=precision), seed=0)
+        losses[precision] = [value for row in history.rows for value in row.values()]
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            index = torch.arange(8)
+            batch = Batch(digits.train.take(index) / 255, digits.train.labels(index), index, torch.tensor(0.5))
+            found = [phase.loss(batch)[0] for stage in model.stages() for phase in stage.phases]
+        assert {loss.dtype for loss in found} == {torch.float32}
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02, abs=0.02)
 
 
 def test_bf16_rounds_products_and_nothing_else(digits: Data) -> None:
@@ -272,6 +306,31 @@ def test_a_stack_is_dealt_to_one_shard(request_: RunRequest) -> None:
         [("ae", s) for s in range(3)],
     )
     assert len(shards[1]) == 3
+
+
+def test_a_stack_whose_process_dies_while_it_is_written_is_made_whole(
+    request_: RunRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cell whose job it is comes last: while one is missing, the work isn't over."""
+    from bench import job
+
+    keep, made = job._keep, list[int]()
+
+    def dies(c: Any, *rest: Any) -> Any:
+        if len(made) == 1:
+            made.append(c.seed)
+            raise KeyboardInterrupt
+        made.append(c.seed)
+        return keep(c, *rest)
+
+    monkeypatch.setattr(job, "_keep", dies)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(request_)
+    assert 0 not in made
+    monkeypatch.setattr(job, "_keep", keep)
+    rows = runner.run(request_)
+    assert [row.status for row in rows] == ["ok"] * 3
+    assert all("elbo" in row.scores for row in rows)
 
 
 def test_what_fails_together_says_so_in_every_row(request_: RunRequest, monkeypatch: pytest.MonkeyPatch) -> None:

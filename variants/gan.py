@@ -58,13 +58,18 @@ class GAN(Variant):
     def critic_loss(self, batch: Batch) -> Loss:
         with torch.no_grad():
             fake = self.sample(batch.y)
-        real, fake = self.critic(torch.cat([batch.x, fake])).chunk(2)
+        real, fake = self.judge(torch.cat([batch.x, fake])).chunk(2)
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
         return loss, {"critic": loss}
 
     def generator_loss(self, batch: Batch) -> Loss:
-        loss = F.softplus(-self.critic(self.sample(batch.y))).mean()
+        loss = F.softplus(-self.judge(self.sample(batch.y))).mean()
         return loss, {"generator": loss}
+
+    def judge(self, x: Tensor) -> Tensor:
+        """The critic's logits, (B, C, H, W) to (B, 1): high for real images."""
+        out: Tensor = self.critic(x)
+        return out.to(x.dtype)
 
     def sample(self, y: Tensor, temperature: float = 1.0) -> Tensor:
         z = temperature * torch.randn(len(y), self.latent_dim, device=y.device)
@@ -72,4 +77,4 @@ class GAN(Variant):
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         out: Tensor = self.generator(z)
-        return out.sigmoid()
+        return out.to(z.dtype).sigmoid()

@@ -56,12 +56,12 @@ class VQVAE(Variant):
     def latents(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B h w, D)."""
         z: Tensor = self.encoder(x)
-        return z.movedim(1, -1).flatten(0, 2)
+        return z.movedim(1, -1).flatten(0, 2).to(x.dtype)
 
     def render(self, vectors: Tensor) -> Tensor:
         """Code vectors (B h w, D) to raw outputs (B, C, H, W)."""
         out: Tensor = self.decoder(vectors.unflatten(0, (-1, *self.grid[1:])).movedim(-1, 1))
-        return out
+        return out.to(vectors.dtype)
 
     def look_up(self, k: Tensor) -> Tensor:
         """Indices (B, L) to code vectors (B h w, D)."""
