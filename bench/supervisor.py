@@ -27,7 +27,7 @@ from bench.row import Row, Status
 from bench.store import Run
 from bench.worker import STOPPED, STORE, clip, place
 
-POLL = 0.02  # seconds
+POLL = 0.05  # seconds
 TRIES = 3  # of a cell that is killed from outside
 GRACE = 30.0  # seconds from SIGTERM to SIGKILL
 FLOOD = 16 * 2**20  # bytes that a log may have before it's cut back
