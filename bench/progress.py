@@ -161,7 +161,7 @@ class Console:
             return
         self._foretold.add((*whose, event.metric))
         name = f"{self._place()} {_name(started)}: " if started else ""
-        self._say(Text(f"{name}{event.metric} takes about {_time(event.seconds)}", "dim"))
+        self._say(Text(f"{name}{event.metric} takes about {duration(event.seconds)}", "dim"))
 
     def _cell_ended(self, event: CellEnded) -> None:
         self._ended += 1
@@ -193,7 +193,7 @@ class Console:
             self._say(
                 Text(f"{_count(self._failed, 'cell')} of them without a result: --retry-failed tries again", "dim")
             )
-        self._say(Text(f"{self._ended}/{self._cells} cells in {_time(event.seconds)}", "dim"))
+        self._say(Text(f"{self._ended}/{self._cells} cells in {duration(event.seconds)}", "dim"))
         if event.figure:
             self._say(Text(f"rate-distortion figure in {event.figure}", "dim"))
 
@@ -304,7 +304,8 @@ def _count(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in words: '1 h 2 min', '2 min 3 s' or '4 s'."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"

@@ -23,7 +23,8 @@ from bench.metrics import blur, sharpness, spectrum
 from bench.metrics.blur import blurred, calibrate, equivalent, smooth
 from bench.metrics.judge import Judged
 from bench.metrics.reconstruction import IMAGES
-from bench.metrics.sharpness import Pairs, PerImage, contrast, laplacian_variance, noise_sigma, normalised
+from bench.metrics.sharpness import Pairs, PerImage, contrast, noise_sigma, normalised
+from bench.sharpness import laplacian_variance
 from tests.test_metrics import Bare, data_of
 
 RATIOS = ("sharpness", "sharpness_normalised", "hfr", "noise")

@@ -20,12 +20,12 @@ from bench.metrics.sharpness import (
     Pairs,
     PerImage,
     contrast,
-    laplacian_variance,
     noise_sigma,
     normalised,
     paired_ratio,
     ratio,
 )
+from bench.sharpness import laplacian_variance
 
 SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
 IMAGES = 1_000  #: test images that are blurred

@@ -17,9 +17,8 @@ from bench.measurement import BaselineScored, Context, Request, Score, Scored, m
 from bench.metrics.judge import Judged
 from bench.metrics.modes import LEAST
 from bench.metrics.reconstruction import IMAGES
+from bench.sharpness import each, laplacian_variance, second, variance
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-BLOCK = 100  #: images that stay in a processor's cache together
 FLAT = (2 / 255) ** 2  #: variance of pixels below which an image shows its rounding to 256 levels, and little else
 ROUNDING = 20 / 12 / 255**2  #: what rounding to levels adds to the variance of a Laplacian
 TRAINING = 2_000  #: training images whose ratio to the test split shows how far from 1 real images come
@@ -30,49 +29,9 @@ Of = Literal["test", "train", "prior", "gmm", "rec"]
 # --- one number for each image ---
 
 
-def grey(pixels: Tensor) -> Tensor:
-    """(N, C, H, W) uint8 to (N, H, W) float64 in [0, 1]: luma of three channels, else their mean."""
-    x = pixels.cpu().double() / 255
-    if x.shape[1] == 3:
-        return (x * torch.tensor(LUMA, dtype=x.dtype)[:, None, None]).sum(1)
-    return x[:, 0] if x.shape[1] == 1 else x.mean(1)
-
-
-def each(measure: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
-    """`measure` of grey images (N, H, W), over pixels (N, C, H, W) uint8.
-
-    Raises:
-        NotAvailable: images are smaller than 3 x 3.
-    """
-    if min(pixels.shape[2:]) < 3:
-        raise NotAvailable("images are smaller than 3 x 3")
-    return torch.cat([measure(grey(block)) for block in torch.split(pixels, BLOCK)])
-
-
-def _variance(x: Tensor) -> Tensor:
-    """Population variance over all positions of (N, H, W): (N,)."""
-    flat = x.flatten(1)
-    centred = flat - flat.mean(1, keepdim=True)
-    return centred.square().mean(1)
-
-
-def _second(x: Tensor, dim: int) -> Tensor:
-    """Second difference along `dim`: [1, -2, 1] without padding."""
-    n = x.shape[dim] - 2
-    return x.narrow(dim, 0, n) + x.narrow(dim, 2, n) - 2 * x.narrow(dim, 1, n)
-
-
-def laplacian_variance(pixels: Tensor) -> Tensor:
-    """Sharpness: variance of each image's Laplacian on the [0, 1] scale. (N, C, H, W) uint8 to (N,) float64.
-
-    3x3 kernel, no padding, population variance over positions (Tolstikhin et al. 2018).
-    """
-    return each(lambda x: _variance(_second(x[:, :, 1:-1], 1) + _second(x[:, 1:-1], 2)), pixels)
-
-
 def contrast(pixels: Tensor) -> Tensor:
     """Variance of each image's pixels on the [0, 1] scale: (N, C, H, W) uint8 to (N,) float64."""
-    return each(_variance, pixels)
+    return each(variance, pixels)
 
 
 def normalised(laplacian: Tensor, contrast: Tensor) -> Tensor:
@@ -88,7 +47,7 @@ def noise_sigma(pixels: Tensor) -> Tensor:
 
     Immerkaer 1996: mean magnitude of a difference of Laplacians; constant and linear regions give 0.
     """
-    return each(lambda x: _second(_second(x, 1), 2).abs().flatten(1).mean(1) * math.sqrt(math.pi / 2) / 6, pixels)
+    return each(lambda x: second(second(x, 1), 2).abs().flatten(1).mean(1) * math.sqrt(math.pi / 2) / 6, pixels)
 
 
 # --- evidence ---

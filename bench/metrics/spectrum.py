@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from bench.measurement import Context, Request, Score, metric
-from bench.metrics.sharpness import FLAT, BlackOrWhite, Of, each, measured, ratio
+from bench.metrics.sharpness import FLAT, BlackOrWhite, Of, measured, ratio
+from bench.sharpness import each
 
 CUT = 0.25  #: cycles per pixel: details of under four pixels lie above it
 

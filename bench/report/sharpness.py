@@ -13,10 +13,10 @@ from torch import Tensor
 from bench.figures import Box
 from bench.report.chart import Scale, bottom_axis, figure, line, path
 from bench.report.sheet import Sheet, sheet
+from bench.sharpness import laplacian_variance
 
 WIDTH, HEIGHT = 340.0, 54.0
 AT = (0.1, 0.3, 0.5, 0.7, 0.9)  #: quantiles whose images are shown
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 LEAST = 1e-6  #: of flat images, which have no place on a logarithm
 
 
@@ -40,35 +40,23 @@ class Set:
     images: Tensor
 
 
-def laplacian_variance(images: Tensor) -> Tensor:
-    """Variance of each image's Laplacian on the [0, 1] scale: (N, C, H, W) uint8 to (N,) float64.
-
-    3 x 3 kernel, no padding (Tolstikhin et al. 2018). Zeros for images that have no inner pixel.
-    """
-    x = images.double() / 255
-    grey = (x * torch.tensor(LUMA, dtype=x.dtype).view(3, 1, 1)).sum(1) if x.shape[1] == 3 else x.mean(1)
-    if min(grey.shape[1:]) < 3:
-        return torch.zeros(len(grey), dtype=torch.float64)
-    inner = grey[:, 1:-1, 1:-1]
-    around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
-    return (around - 4 * inner).flatten(1).var(1, correction=0)
-
-
 def ridges(sets: Sequence[Set], real: str = "") -> tuple[list[Ridge], str]:
     """A ridge for each set, on one axis, which comes as a figure of its own. `real` is the label of real images."""
+    sets = [s for s in sets if min(s.images.shape[2:]) > 2]  # others have no inner pixel
     found = [laplacian_variance(s.images).clamp(min=LEAST) for s in sets]
     if not found:
         return [], ""
     every = torch.cat(found).tolist()
     low, high = (math.log10(q) for q in np.quantile(every, (0.002, 0.998)))
     scale = Scale(low - 0.25, high + 0.25, 8.0, WIDTH - 8.0, log=True)
-    medians = {s.label: v.median().item() for s, v in zip(sets, found, strict=True)}
+    held = next(((s, v.median().item()) for s, v in zip(sets, found, strict=True) if s.label == real), None)
     made = []
     for s, values in zip(sets, found, strict=True):
         where = values.argsort()[[round(q * (len(values) - 1)) for q in AT]]
         alt = f"{len(AT)} images of {s.label}, from blurred to sharp: at {', '.join(f'{q:.0%}' for q in AT)}"
-        ratio = f"{medians[s.label] / medians[real]:.2f}" if real in medians else ""
-        drawn = _ridge(s, values, scale, medians.get(real))
+        like = held is not None and held[0].images.shape[1:] == s.images.shape[1:]
+        ratio = f"{values.median().item() / held[1]:.2f}" if held is not None and like else ""
+        drawn = _ridge(s, values, scale, held[1] if held is not None else None)
         made.append(Ridge(s.label, s.colour, drawn, sheet(s.images[where], len(AT), alt), ratio))
     return made, _axis(scale)
 
