@@ -233,6 +233,17 @@ def test_mlflow_reads_terms_scores_and_parameters(tmp_path: Path, monkeypatch: p
     assert sorted((m.step, m.value) for m in history) == [(s, 100.0 - s) for s in range(10, 101, 10)]
 
 
+def test_mlflow_ends_an_attempt_whose_cell_begins_anew(tmp_path: Path) -> None:
+    mlflow = pytest.importorskip(
+        "mlflow", reason="MLflow isn't installed, which is large: pip install 'vaebench[mlflow]'"
+    )
+    begun, told = events(tmp_path)[:5], events(tmp_path)
+    assert play("mlflow", [*begun, *told[1:]]) == []  # without a checkpoint, within one run
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'logs' / 'mlflow' / 'mlflow.db'}")
+    found = client.search_runs([client.get_experiment_by_name(tmp_path.name).experiment_id])
+    assert sorted(run.info.status for run in found) == ["FINISHED", "KILLED"]
+
+
 def test_the_logger_of_the_page_works(tmp_path: Path) -> None:
     page = (Path(__file__).parent.parent / "docs" / "loggers.md").read_text()
     code = page.split("```python\n")[1].split("```")[0]

@@ -44,7 +44,10 @@ class MLflow:
             case RunStarted():
                 self._open(event.folder)
             case CellStarted():
-                self._runs[event.cell] = self._begun(event)
+                before = self._runs.pop(event.cell, None)  # it's another try
+                self._runs[event.cell] = run = self._begun(event)
+                if before not in (None, run):
+                    self._client.set_terminated(before, "KILLED")
             case Step() if event.cell in self._runs:
                 self._metrics(event.cell, {f"train/{name}": v for name, v in event.terms.items()}, event.step)
             case CellEnded() if not event.reused:
