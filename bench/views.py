@@ -107,6 +107,8 @@ class Trained:
 
 
 def _class_number(text: str, classes: Sequence[str], dataset: str) -> int:
+    if text in classes:  # which may differ in nothing but their case
+        return list(classes).index(text)
     folded = [name.casefold() for name in classes]
     if text.casefold() in folded:
         return folded.index(text.casefold())
@@ -301,10 +303,10 @@ def _ends(cell: Trained, n: int, seed: int, wanted: Sequence[int]) -> tuple[Tens
         differ = [order[labels != c] for c in images.labels(first, "cpu").tolist()]
         return first, torch.stack([others[(n + i) % len(others)] for i, others in enumerate(differ)])
     need = 2 * n if len(of) == 1 else n
-    if min(map(len, of)) < need:
+    if (few := min(map(len, of))) < need:
         raise UsageError(
             f"{n} strips need {need} test images" + (" of each class" if wanted else ""),
-            cause=f"{cell.row.dataset} has {min(map(len, of)):,}.",
+            cause=f"{cell.row.dataset} has {few:,} such test image{'' if few == 1 else 's'}.",
             fix="Ask for fewer with --n.",
         )
     return (of[0][:n], of[0][n : 2 * n]) if len(of) == 1 else (of[0][:n], of[1][:n])

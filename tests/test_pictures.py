@@ -301,6 +301,18 @@ def test_data_without_labels_is_drawn_without_classes() -> None:
             view(cell, classes=["a"])  # type: ignore[operator]
 
 
+def test_classes_that_differ_in_their_case_alone_are_each_found() -> None:
+    cell = toy(Labelled, classes=("A", "a", "b"))
+    assert [views.samples(cell, 2, classes=[name]).labels for name in ("A", "a", "B")] == [["A"], ["a"], ["b"]]
+
+
+def test_samples_by_class_are_of_the_classes_that_there_are() -> None:
+    from bench.report.studio import _classes
+
+    names = ("0", "1", "2", "4", "5")  # as of MNIST without its threes
+    assert _classes(toy(Labelled, classes=names)).rows == names
+
+
 def test_a_single_test_image_is_enough_for_what_needs_one() -> None:
     cell = toy(Plain, 1)
     assert len(views.reconstructions(cell).rows[0]) == 1

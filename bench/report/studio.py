@@ -67,12 +67,13 @@ class Studio:
     interpolations: Shown[Strips]
     classes: Shown[Strips]
     codebook: Shown[Codebook]
+    discrete: bool  #: whether the cell keeps codes, and they are
 
     @property
     def missing(self) -> list[tuple[str, str]]:
         """What it has nothing to show of, and why: '' where nothing else is known."""
         parts = {
-            "codes": self.codebook if self.codebook.figure else self.explorer,
+            "codes": self.codebook if self.codebook.figure or self.discrete else self.explorer,
             "traversals": self.traversals,
             "interpolations": self.interpolations,
             "KL by dimension": self.kl,
@@ -112,6 +113,7 @@ def studio(exhibit: Exhibit, data: Data | None, names: Sequence[str], loaded: Sh
         of_data(_interpolations),
         ask(_classes),
         ask(_codebook, exhibit, data),
+        "codes" in exhibit.evidence and not exhibit.evidence["codes"].is_floating_point(),
     )
 
 
@@ -200,7 +202,7 @@ def _interpolations(cell: views.Trained) -> Strips:
 def _classes(cell: views.Trained) -> Strips:
     if not cell.conditional:
         raise NotAvailable("it isn't conditional: its samples aren't asked for by class")
-    shown = tuple(map(str, range(min(cell.model.spec.classes, CLASSES))))
+    shown = cell.classes[:CLASSES]
     found = views.samples(cell, n=DRAWN * len(shown), classes=shown)
     told = f"Samples of {cell.row.label}, a row for each class: {', '.join(found.labels)}"
     return Strips(sheet(torch.cat(list(found.rows)), DRAWN, told), tuple(found.labels))
