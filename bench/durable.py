@@ -102,7 +102,8 @@ def _document(path: Path | str, content: bytes) -> dict[str, Any]:
 
 
 def _unreadable(path: Path | str, error: Exception) -> StoreError:
-    return StoreError(f"{path} can't be read", cause=f"{type(error).__name__}: {error}")
+    why = (isinstance(error, OSError) and error.strerror) or error  # an OSError's own text repeats the path
+    return StoreError(f"{path} can't be read", cause=f"{type(error).__name__}: {why}")
 
 
 def _content(path: Path | str) -> bytes:

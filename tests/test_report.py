@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from base64 import b64decode, b64encode
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from bench import cli
 from bench.errors import NotAvailable
+from bench.pictures import COLOURS
 from bench.protocol import RunRequest
 from bench.report import REPORT, curves, provenance, sharpness, sheet, write
 from bench.report.chart import Scale, spread_out
@@ -31,7 +33,7 @@ from bench.row import Row
 from bench.store import Run
 from bench.summary import summary
 from tests.conftest import Bench, once
-from tests.synthetic import failed, row
+from tests.synthetic import DATA, SCORING, TRAINING, failed, row
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 
@@ -120,6 +122,7 @@ def evidence(shape: tuple[int, int, int] = (1, 28, 28), d: int = 3, n: int = 64)
     }
 
 
+ABOUT = {**DATA, "classes": 10, "train_images": 100, "latent_dim": 20}
 HISTORY = [{"stage": 0.0, "step": 10.0 * i, "loss": 100.0 / i, "rec": 90.0 / i} for i in range(1, 30)]
 
 
@@ -132,7 +135,7 @@ def keep(run: Run, made: Row, history: Sequence[dict[str, float]] = HISTORY, **c
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     run = Run(tmp_path / "run")
-    run.create(RunRequest())
+    run.create(RunRequest(("nobody",)))  # so that nothing else is missed
     return run
 
 
@@ -281,6 +284,90 @@ def test_failures_are_told_with_the_end_of_their_log(run: Run) -> None:
     assert "1 of 3 finished" in page.root.text
 
 
+def test_cells_that_never_began_are_missed(tmp_path: Path) -> None:
+    from bench.grid import expand
+
+    request = RunRequest(("vae", "beta[beta=1|7]"), ("fashion",), (0, 1), baseline=False)
+    run = Run(tmp_path / "run")
+    run.create(request)
+    keep(run, row("vae", cell="vae-fashion-s0-0123456789ab"))
+    for attempt, text in enumerate(("earlier", "\x1b[31mlatest\x1b[0m")):
+        log = run.work("vae-fashion-s1-0123456789ab") / str(attempt) / "log.txt"
+        log.parent.mkdir(parents=True)
+        log.write_text(text)
+        os.utime(log, (attempt, attempt))
+    (run.cells / ".DS_Store").touch()
+    unfinished, *missed = report(run).section("failures").find("article")
+    assert unfinished.find("pre")[0].text == "latest"
+    expected = {c.label: "0" if c.sanity else "0, 1" for c in expand(request) if c.label != "vae"}
+    assert len(expected) > 2
+    found = {" ".join(a.find("h3")[0].text.split()) for a in missed}
+    assert found == {f"missing {label} fashion · seed {seeds}" for label, seeds in expected.items()}
+    cells = 2 + sum(1 + seeds.count(",") for seeds in expected.values())
+    assert f"1 of {cells} finished" in report(run).root.text
+
+
+def test_nothing_is_said_to_have_finished_that_never_began(run: Run) -> None:
+    assert "No cell was begun." in report(run).section("failures").text
+    keep(run, row("nobody", cell="a"))
+    assert "No cell that was begun failed." in report(run).section("failures").text
+
+
+def test_a_results_folder_names_no_code_to_be_run(tmp_path: Path) -> None:
+    code = tmp_path / "wrong.py"
+    code.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    for request in (
+        RunRequest((f"{code}:Wrong",)),
+        RunRequest(("vae",), set=(f"vae.backbone={code}:Wrong",)),
+        RunRequest(("vae",), backbone=f"{code}:Wrong"),
+        RunRequest((f"vae[backbone={code}:Wrong]",)),
+    ):
+        run = Run(tmp_path / f"run{len(list(tmp_path.iterdir()))}")
+        run.create(request)
+        page = report(run)
+        assert not (tmp_path / "ran").exists()
+        assert str(tmp_path) not in page.html
+        assert "./wrong.py:Wrong" in page.section("provenance").text
+
+
+@pytest.mark.parametrize("content", ["{}", '{"variant": "vae", "costs": 3}', "[]", '{"scores'])
+def test_a_row_that_isnt_one_is_damaged(run: Run, content: str) -> None:
+    keep(run, row("a", cell="a"))
+    keep(run, row("b", cell="b"))
+    (run.cells / "b" / "done" / "cell.json").write_text(content)
+    page = report(run)
+    (failure,) = page.section("failures").find("article")
+    assert "damaged" in failure.text
+    assert "1 of 2 finished" in page.root.text
+
+
+def test_a_reason_may_hold_bytes_that_are_no_text(run: Run) -> None:
+    run.write_failed(failed("a", reason="bad \udcff byte", cell="a"), "")
+    assert "bad \ufffd byte" in report(run).section("failures").text
+
+
+def test_terms_that_cant_be_drawn_cost_their_own_panel(run: Run) -> None:
+    far = [{"stage": 0.0, "step": float(i), "far": (-1) ** i * 1.7e308, "near": float(i)} for i in range(1, 30)]
+    for seed in (0, 1):
+        keep(run, row("a", seed, cell=f"a{seed}"), far)
+    keep(run, row("b", cell="b"))
+    (run.cells / "b" / "done" / "history.csv").write_text(f"step,loss\n1,{'9' * 200_000}\n")
+    panels = {f.find("figcaption")[0].text: f for f in report(run).section("training").find("figure")}
+    assert sorted(panels) == ["far", "near"]
+    assert not panels["far"].find("svg")
+    assert panels["far"].find("p", "missing")[0].text
+    assert panels["near"].find("svg", "chart")
+
+
+def test_planes_that_cant_be_drawn_cost_themselves(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise OverflowError("too far")
+
+    keep(run, row("a", cell="a"))
+    monkeypatch.setattr("bench.report.chapter.rd.planes", broken)
+    assert "OverflowError: too far" in report(run).section("tradeoffs").text
+
+
 # names and texts are only text
 
 
@@ -356,10 +443,11 @@ def test_a_damaged_file_costs_what_needs_it(short: Run, tmp_path: Path, harm: st
 
 
 def test_without_the_dataset_and_without_the_variant(run: Run) -> None:
-    keep(run, row("nobody", dataset="fashion", cell="a"))
+    keep(run, row("nobody", dataset="fashion", data=ABOUT, cell="a"))
     page = report(run, data_root=str(run.path / "nowhere"))
     assert "isn't at hand" in page.section("images").text
-    assert "nobody" in page.section("latent").text  # no variant called so
+    assert "no variant called 'nobody': it isn't installed" in page.section("latent").text
+    assert [e.text for e in page.section("latent").find("ul", "legend")[0].find("li")] == ["0", "1", "2"]
     assert len(page.section("images").find("img", "sheet")) >= 3  # what the cell keeps needs neither
     assert page.section("latent").find("svg", "scatter")
 
@@ -388,7 +476,35 @@ def test_one_test_image_is_enough(tmp_path: Path) -> None:
     assert code == 0
     page = report(Run(out))
     assert page.section("latent").find("svg", "scatter")
-    assert "interpolations" in page.section("latent").text
+    assert "has 1 such test image" in page.section("latent").text
+
+
+def test_discrete_codes_without_their_model_miss_the_model(run: Run) -> None:
+    codes = {**evidence(), "codes": torch.zeros(64, 49, dtype=torch.int32)}
+    run.write_done(row("vea", data=ABOUT, cell="a"), {"w": torch.zeros(1)}, [], codes, {}, "")
+    run.write_scores("a", row().scoring, {}, {})
+    text = report(run).section("latent").text
+    assert "no variant called 'vea': it isn't installed" in text
+    assert "id you mean" not in text  # a guess at another name is no reason
+    assert "there is no plane" not in text
+
+
+def test_reasons_tell_no_paths(tmp_path: Path) -> None:
+    from bench.errors import StoreError
+    from bench.report.exhibit import attempt
+
+    assert attempt(open, tmp_path / "gone").missing == "FileNotFoundError: No such file or directory"
+    run = Run(tmp_path / "run")
+    run.create(RunRequest(("nobody",)))
+    loop = run.cells / "a" / "done" / "cell.json"
+    loop.parent.mkdir(parents=True)
+    loop.symlink_to(loop)
+    with pytest.raises(StoreError) as caught:
+        run.row("a")
+    assert str(tmp_path) not in caught.value.cause
+    page = report(run)
+    assert "damaged" in page.section("failures").text
+    assert str(tmp_path) not in page.html
 
 
 def test_the_verb_says_where_it_is(bench: Bench, run: Run, tmp_path: Path) -> None:
@@ -404,9 +520,24 @@ def test_the_verb_says_where_it_is(bench: Bench, run: Run, tmp_path: Path) -> No
     code, _, err = bench("report", tmp_path / "nothing")
     assert code == 4
     assert "isn't a run" in err
+    for wrong, why in (("nothing.py:Mine", "there is no file"), ("vea", "no variant called 'vea'")):
+        code, out, err = bench("report", run.path, "--plugin", wrong)
+        assert (code, out) == (2, "")
+        assert why in err
     code, _, err = bench("report", run.path, "--metrics", "elbow")
     assert code == 2
     assert "elbo" in err
+
+
+def test_the_verb_completes_runs_and_metrics(run: Run) -> None:
+    import click
+
+    from bench.verbs.report import report as verb
+
+    found = {p.name: [i.value for i in p.shell_complete(click.Context(verb), begun)]
+             for p, begun in zip(verb.params, (str(run.path), "", "elb"), strict=False)}  # fmt: skip
+    assert found["runs"] == [str(run.path)]
+    assert "elbo" in found["metrics"]
 
 
 # the command that repeats a run
@@ -420,6 +551,8 @@ def test_the_verb_says_where_it_is(bench: Bench, run: Run, tmp_path: Path) -> No
         RunRequest(("./my file.py:Mine",), seeds=(3, 1, 8), set=("*.latent_dim=8", "beta.beta=10"), baseline=False),
         RunRequest(epochs=2.5, sanity=False, metrics=("-fd", "+kl"), eval_split="validation", validation=50),
         RunRequest(batch_size=64, likelihood="gaussian", backbone="conv", limit=500, image_size=32, timeout=90.0),
+        RunRequest(timeout=30 * 86400.0, epochs=12.345678, gpus_per_cell=0.25, checkpoint=1234567.0),
+        RunRequest(stack_seeds=True, compile=True, precision="bf16", inception_precision="bf16", nll_samples=1000),
     ],
 )
 def test_the_command_asks_for_the_same(request_: RunRequest) -> None:
@@ -438,6 +571,23 @@ def test_the_command_asks_for_the_same(request_: RunRequest) -> None:
 
 def test_what_no_option_says_is_left_to_the_file() -> None:
     assert provenance.command(RunRequest(seeds=(7,))) == "bench run --config run.json"
+    assert provenance.command(RunRequest(profile=True, logger=("mlflow",), force=True)) == "bench run"
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("/home/me/x.py:Mine", "./x.py:Mine"),
+        ("~/my models/x.py:Mine[a=3]", "./x.py:Mine[a=3]"),
+        ("C:\\Users\\me\\x.py:Mine", "./x.py:Mine"),
+        ("vae[backbone=mlp|/home/me/nets.py:Net]", "vae[backbone=mlp|./nets.py:Net]"),
+        ("vae,/home/me/x.py:Mine,/a/y.py:B", "vae,./x.py:Mine,./y.py:B"),
+        ("./x.py:Mine", "./x.py:Mine"),
+        ("beta[beta=1|4]", "beta[beta=1|4]"),
+    ],
+)
+def test_code_is_told_by_its_files_name_alone(setting: str, told: str) -> None:
+    assert provenance.portable(setting) == told
 
 
 def test_a_report_tells_no_paths_of_the_machine(run: Run) -> None:
@@ -477,21 +627,64 @@ def test_error_maps_go_from_white_to_red() -> None:
     assert found[0, 0, 2] == round(255 * half + 150 * (1 - half))
 
 
-def test_sharpness_is_the_metrics_own() -> None:
-    from bench.metrics.sharpness import laplacian_variance
-
-    for shape in ((1, 28, 28), (3, 9, 7)):
-        found = images(5, shape)
-        assert torch.allclose(sharpness.laplacian_variance(found), laplacian_variance(found), rtol=1e-12)
-    assert sharpness.laplacian_variance(images(2, (1, 2, 2))).tolist() == [0, 0]
-
-
 def test_ridges_compare_with_real_images() -> None:
     real = images(64)
     flat = (real.float() * 0.5).to(torch.uint8)
     (first, second), _ = sharpness.ridges([sharpness.Set("real", "ca", real), sharpness.Set("b", "c0", flat)], "real")
     assert first.ratio == "1.00"
     assert float(second.ratio) == pytest.approx(0.25, abs=0.01)
+
+
+def test_ridges_of_equal_names_keep_their_own_numbers() -> None:
+    real = images(64)
+    flat, small = (real.float() * 0.5).to(torch.uint8), images(9, (1, 2, 2))
+    sets = [("real", real), ("vae", flat), ("vae", real), ("vae", images(9, (1, 9, 9))), ("vae", small)]
+    found, _ = sharpness.ridges([sharpness.Set(label, "c0", pixels) for label, pixels in sets], "real")
+    assert [r.ratio for r in found] == ["1.00", "0.25", "1.00", ""]  # another size doesn't compare, 2 x 2 has none
+
+
+def test_labels_of_two_runs_are_told_apart(tmp_path: Path) -> None:
+    runs = []
+    for name, steps in (("short", 10), ("long", 4690)):
+        run = Run(tmp_path / name)
+        run.create(RunRequest(("nobody",)))
+        keep(run, row("nobody", steps=(steps,), training={"steps": steps}, cell="a"))
+        runs.append(run)
+    names = {e.text for e in report(*runs).section("images").find("span", "who")}
+    assert names - {"real images", "originals"} == {"nobody (short, 10 steps)", "nobody (long, 4690 steps)"}
+
+
+def test_a_label_stands_beside_the_images_that_it_was_scored_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run was scored on the test split, another one on validation images."""
+    from bench.data import load
+    from bench.report import chapter
+
+    digests, given, runs = {}, {}, []
+    studio = chapter.studio
+
+    def noted(exhibit: Any, data: Any, *more: Any) -> Any:
+        given[exhibit.label] = data.test.digest
+        return studio(exhibit, data, *more)
+
+    monkeypatch.setattr(chapter, "studio", noted)
+    for split, held in (("test", 0), ("validation", 100)):
+        data = load("digits", tmp_path, validation=held, split=split)
+        digests[split], about = data.test.digest, {**DATA, "test": data.test.digest}
+        run = Run(tmp_path / split)
+        run.create(RunRequest(("nobody",), ("digits",)))
+        how = {"training": {**TRAINING, "validation": held}, "scoring": {**SCORING, "split": split}}
+        keep(run, row(split, dataset="digits", data=about, cell=split, **how), shape=(1, 8, 8))
+        runs.append(run)
+    films = report(*runs).section("images").find("div", "films")[0].find("figure")
+    assert given == digests
+    told = {f.find("span", "who")[0].text: f for f in films}
+    assert sorted(told) == ["originals", "test", "validation"]
+    assert "above their errors" in told["test"].find("img")[0].attributes["alt"]
+    assert "errors" not in told["validation"].find("img")[0].attributes["alt"]
+    assert "of other images" in told["validation"].text
+    assert "of other images" not in told["test"].text
 
 
 # curves
@@ -547,7 +740,7 @@ def test_two_dimensions_are_their_own_axes() -> None:
     z = torch.tensor([[0.0, 1.0], [2.0, -1.0], [1.0, 0.0]])
     found = plane(z, torch.zeros(3))
     assert torch.equal(found.at, z)
-    assert found.axes == ("z₁", "z₂")
+    assert found.axes == ("z[0]", "z[1]")  # as traversals and bars call them
     lattice, rows = found.lattice(5)
     assert (len(lattice), rows) == (25, 5)
     assert lattice[0, 0] < lattice[4, 0]  # to the right
@@ -591,6 +784,15 @@ def test_discrete_and_broken_codes_have_none() -> None:
     for z in (torch.zeros(3, 4, dtype=torch.long), torch.full((3, 2), torch.nan)):
         with pytest.raises(NotAvailable):
             plane(z, torch.zeros(3))
+
+
+def test_bars_are_called_as_axes_and_traversals_are(short_page: Page) -> None:
+    names: dict[str, set[str]] = {}
+    for article in short_page.section("latent").find("article"):
+        titles = [t.text.split(":")[0] for svg in article.find("svg", "bars") for t in svg.find("title")]
+        names[article.find("h3")[0].text.split()[0]] = {re.sub(r"\d+", "N", title) for title in titles}
+    assert names["vqvae"] == {"code N"}
+    assert names["cvae"] == {"z[N]"}
 
 
 def test_code_maps_are_painted_where_codes_are() -> None:
@@ -660,7 +862,22 @@ def test_of_many_labels_some_have_pictures_and_the_page_says_so(run: Run) -> Non
     assert len(page.section("summary").find("table", "ranking")[0].find("tr")) == 31 + 3  # head, blocks, and all labels
 
 
+def test_of_many_anchors_as_many_are_shown(run: Run) -> None:
+    for i in range(26):
+        keep(run, row(f"g[a={i}]", baseline=True, cell=f"g{i}"), n=4)
+    for i in range(5):
+        keep(run, row(f"v[a={i}]", cell=f"v{i}"), n=4)
+    page = report(run)
+    assert len(page.section("latent").find("article")) == 24
+    assert "7 more labels" in page.section("latent").text
+
+
 # light and dark
+
+
+def test_classes_have_the_colours_of_the_other_pictures() -> None:
+    css = (files("bench.report") / "page" / "page.css").read_text(encoding="utf-8")
+    assert re.findall(r"\.k\d, \.k1\d \{ color: (#\w+); \}", css) == list(COLOURS)
 
 
 def luminance(colour: str) -> float:

@@ -40,6 +40,7 @@ class Portrait:
     mixture: Shown[Sheet]  #: samples by the second sampler
     reconstructions: Shown[Sheet]
     studio: Studio
+    apart: str  #: that the reconstructions are of other images than the chapter's originals; '' where they aren't
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Chapter:
     ridge_axis: str
     panels: tuple[curves.Panel, ...]
     timed: bool  #: whether a panel has an axis of time
-    planes: tuple[str, ...]  #: rate-distortion planes, an SVG each
+    planes: tuple[Shown[str], ...]  #: rate-distortion planes, an SVG each
     without: Mapping[str, str]  #: why labels are in none, and which
     tradeoffs: tuple[tradeoff.Tradeoff, ...]
     costs: tuple[costing.Cost, ...]
@@ -80,18 +81,18 @@ def chapter(
     """All that the report says about one dataset. `whence` knows each row's run by the row's id()."""
     every = exhibits(group.lines, whence, key)
     anchors = [e for e in every if e.row.anchor]
-    shown = [e for e in every if not e.row.anchor][: PICTURED - len(anchors)] + anchors
+    shown = ([e for e in every if not e.row.anchor][: max(0, PICTURED - len(anchors))] + anchors)[:PICTURED]
     say(f"{group.dataset}: images")
     data, why = _data(shown, originals)
-    names = data.test.classes if data is not None else ()
+    names = data.test.classes if data is not None else _numbers(shown)
     real = _real(data)
     made = []
     for i, exhibit in enumerate(shown, 1):
         say(f"{group.dataset}: {exhibit.label} ({i} of {len(shown)})")
-        made.append(_portrait(exhibit, data, names, real, plugins, why))
-    panels = curves.panels(shown, whence)
+        made.append(_portrait(exhibit, data, real, originals, plugins))
+    panels = attempt(curves.panels, shown, whence).figure or []
     rows_of = {id(run): (run, [r for r in rows if whence[id(r)] is run]) for run in whence.values()}
-    planes, without = rd.planes([pair for pair in rows_of.values() if pair[1]])
+    planes, without = _planes([pair for pair in rows_of.values() if pair[1]], key, every)
     found, axis = _ridges(shown, real)
     return Chapter(
         key,
@@ -108,10 +109,10 @@ def chapter(
         tuple(found),
         axis,
         tuple(panels),
-        any("by-time" in panel.svg for panel in panels),
-        tuple(_recoloured(_own(rd.draw([p]), f"{key}p{i}"), p, every) for i, p in enumerate(planes) if _worth(p)),
-        _by_reason(without | {p.points[0].label: _alone(p) for p in planes if not _worth(p)}),
-        tuple(tradeoff.tradeoffs(every, group.columns)),
+        any("by-time" in (panel.drawn.figure or "") for panel in panels),
+        planes,
+        _by_reason(without),
+        tuple(attempt(tradeoff.tradeoffs, every, group.columns).figure or ()),
         tuple(costing.costs(rows)),
     )
 
@@ -141,11 +142,16 @@ def _protocol(rows: Sequence[Row]) -> str:
 
 
 def _data(shown: Sequence[Exhibit], originals: Originals) -> tuple[Data | None, str]:
-    """The dataset, or why it isn't at hand."""
-    if not shown:
-        return None, "no cell finished"
-    found = attempt(originals, shown[0].run, shown[0].row)
-    return found.figure, found.missing
+    """The dataset as the first of `shown` was scored on that it's at hand for, or why it is for none."""
+    found = [attempt(originals, exhibit.run, exhibit.row) for exhibit in shown] or [Shown(missing="no cell finished")]
+    at_hand = next((own for own in found if own.figure is not None), found[0])
+    return at_hand.figure, at_hand.missing
+
+
+def _numbers(shown: Sequence[Exhibit]) -> tuple[str, ...]:
+    """The classes of the codes that are drawn, by number: what is known of them without the dataset."""
+    kept = [e.evidence["labels"] for e in shown if "labels" in e.evidence and "codes" in e.evidence]
+    return tuple(map(str, range(max((int(labels.max()) for labels in kept if len(labels)), default=-1) + 1)))
 
 
 def _real(data: Data | None) -> Tensor | None:
@@ -163,20 +169,30 @@ def _row(images: Tensor, alt: str) -> Sheet:
 
 def _portrait(
     exhibit: Exhibit,
-    data: Data | None,
-    names: Sequence[str],
+    shared: Data | None,
     real: Tensor | None,
+    originals: Originals,
     plugins: Sequence[str],
-    why: str,
 ) -> Portrait:
+    """An exhibit beside the images that it was scored on itself: those of others may be of another split or size."""
     loaded = attempt(exhibit.trained, plugins)
+    data, why = _data([exhibit], originals)
+    same = data is not None and shared is not None and data.test.digest == shared.test.digest
     return Portrait(
         exhibit,
         attempt(_sampled, exhibit, loaded, "samples", f"Samples of {exhibit.label}"),
         attempt(_sampled, exhibit, loaded, "samples_gmm", f"Samples of {exhibit.label} by the second sampler"),
-        attempt(_reconstructed, exhibit, real),
-        studio(exhibit, data, names, loaded, why),
+        attempt(_reconstructed, exhibit, real if same else None),
+        studio(exhibit, data, known.test.classes if (known := data or shared) is not None else (), loaded, why),
+        _apart(exhibit, data, shared) if not same else "",
     )
+
+
+def _apart(exhibit: Exhibit, data: Data | None, shared: Data | None) -> str:
+    """Why the reconstructions have no error maps."""
+    if data is None or shared is None:
+        return ""
+    return f"of other images than these originals ({exhibit.row.scoring.get('split', 'test')} split): no errors"
 
 
 def _sampled(exhibit: Exhibit, loaded: Shown[Trained], name: str, alt: str) -> Sheet:
@@ -208,6 +224,22 @@ def _ridges(shown: Sequence[Exhibit], real: Tensor | None) -> tuple[list[sharpne
             sets.append(sharpness.Set(exhibit.label, exhibit.colour, images))
     found = attempt(sharpness.ridges, sets, REAL)
     return found.figure or ([], "")
+
+
+def _planes(
+    pairs: Sequence[tuple[Run, list[Row]]], key: str, every: Sequence[Exhibit]
+) -> tuple[tuple[Shown[str], ...], dict[str, str]]:
+    """Rate-distortion planes of two labels or more, and why labels are in none."""
+    found = attempt(rd.planes, pairs)
+    if found.figure is None:
+        return (Shown(missing=found.missing),), {}
+    planes, without = found.figure
+
+    def drawn(i: int, plane: rd.Plane) -> str:
+        return _recoloured(_own(rd.draw([plane]), f"{key}p{i}"), plane, every)
+
+    alone = {p.points[0].label: _alone(p) for p in planes if not _worth(p)}
+    return tuple(attempt(drawn, i, p) for i, p in enumerate(planes) if _worth(p)), {**without, **alone}
 
 
 def _own(svg: str, key: str) -> str:

@@ -50,7 +50,9 @@ def codebook(model: Variant, exhibit: Exhibit, data: Data | None) -> Codebook:
     live = share[share > 0]
     told = f"Share of each of {size} codes of {exhibit.label}, the commonest first"
     perplexity = math.exp(-(live * live.log()).sum().item())
-    return Codebook(size, len(live), perplexity, bars(share, told, most=256), _maps(able, exhibit, codes, counts, data))
+    return Codebook(
+        size, len(live), perplexity, bars(share, told, "code {}", most=256), _maps(able, exhibit, codes, counts, data)
+    )
 
 
 def _maps(able: abilities.HasCodes, exhibit: Exhibit, codes: Tensor, counts: Tensor, data: Data | None) -> Sheet | None:

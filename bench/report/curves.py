@@ -11,7 +11,7 @@ from statistics import fmean
 
 from bench.figures import Box, element, shortened, text_of, width_of
 from bench.report.chart import Scale, bottom_axis, figure, left_axis, path, spread_out, text
-from bench.report.exhibit import Exhibit
+from bench.report.exhibit import Exhibit, Shown, attempt
 from bench.row import Row
 from bench.store import Run
 
@@ -42,16 +42,16 @@ class Panel:
     """A term, drawn over steps; the page's script redraws it over seconds."""
 
     term: str
-    svg: str
+    drawn: Shown[str]
 
 
 def history(run: Run, cell: str) -> list[dict[str, float]]:
     """What a cell wrote down while it trained; of a damaged or missing file, what can be read."""
     try:
         text = (run.cells / cell / "done" / "history.csv").read_text(encoding="utf-8")
-    except (OSError, ValueError):
+        return [_numbers(row) for row in csv.DictReader(text.splitlines())]
+    except (OSError, ValueError, csv.Error):
         return []
-    return [_numbers(row) for row in csv.DictReader(text.splitlines())]
 
 
 def _numbers(row: Mapping[str | None, object]) -> dict[str, float]:
@@ -86,7 +86,7 @@ def _curve(exhibit: Exhibit, rows: Sequence[Row], found: Mapping[float, Sequence
         exhibit.label,
         exhibit.colour,
         tuple(steps),
-        tuple(map(fmean, values)),
+        tuple(sum(v / len(at) for v in at) for at in values),  # whose sum may be too large for a float
         tuple(map(min, values)),
         tuple(map(max, values)),
         int(stages[-1]) if stages else int(steps[-1]),
@@ -102,7 +102,7 @@ def panels(shown: Sequence[Exhibit], runs: Mapping[int, Run]) -> list[Panel]:
         for name, curve in curves(exhibit, runs).items():
             by_term.setdefault(name, []).append(curve)
     order = sorted(by_term, key=lambda name: (name == "loss", -len(by_term[name])))
-    return [Panel(name, _drawn(name, by_term[name])) for name in order]
+    return [Panel(name, attempt(_drawn, name, by_term[name])) for name in order]
 
 
 def _drawn(term: str, found: Sequence[Curve]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 
 from bench.api import load
-from bench.errors import BenchError, NotAvailable, StoreError, UsageError
+from bench.errors import BenchError, NotAvailable, StoreError, UnknownName, UsageError
 from bench.identity import data_of
 from bench.row import Row
 from bench.store import Run
@@ -36,10 +37,14 @@ def attempt(make: Callable[..., T], *arguments: Any) -> Shown[T]:
         return Shown(make(*arguments))
     except NotAvailable as missing:
         return Shown(missing=missing.reason)
+    except UnknownName as error:
+        return Shown(missing=f"{error.what}: it isn't installed")
     except UsageError as error:  # of a model that can't: the cause is the reason
         return Shown(missing=" ".join((error.cause or error.what).split()).rstrip("."))
     except BenchError as error:
         return Shown(missing=" ".join(f"{error.what}. {error.cause}".split()).rstrip("."))
+    except OSError as error:  # whose text would tell a path of this machine
+        return Shown(missing=f"{type(error).__name__}: {error.strerror or 'a file'}")
     except Exception as error:
         return Shown(missing=" ".join(f"{type(error).__name__}: {error}".split())[:300])
 
@@ -97,14 +102,22 @@ class Exhibit:
 def exhibits(lines: Sequence[Line], whence: Mapping[int, Run], first: str) -> list[Exhibit]:
     """Those of `lines` that have a result and aren't sanity rows. `whence` knows each row's run by the row's id()."""
     shown = [line for line in lines if line.rows and not line.rows[0].sanity]
+    times = Counter(line.label for line in shown)
     made: list[Exhibit] = []
     own = 0
     for i, line in enumerate(shown):
         row = min(line.rows, key=lambda r: r.seed)
         colour = "ca" if line.anchor else f"c{own % COLOURS}" + " second" * (own >= COLOURS)
         own += not line.anchor
-        made.append(Exhibit(f"{first}x{i}", line.label, colour, whence[id(row)], row, line))
+        run = whence[id(row)]
+        label = f"{line.label} ({_where(run, line)})" if times[line.label] > 1 else line.label
+        made.append(Exhibit(f"{first}x{i}", label, colour, run, row, line))
     return made
+
+
+def _where(run: Run, line: Line) -> str:
+    """What tells equal labels apart."""
+    return f"{run.path.resolve().name}, {line.steps} steps"
 
 
 @dataclass

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from bench.durable import write_text, writing
+from bench.progress import duration
 from bench.report.chapter import Chapter, chapter, described
 from bench.report.exhibit import Originals
-from bench.report.failures import Failure, failures, gathered
+from bench.report.failures import APART, Failure, failures, gathered, missing
 from bench.report.provenance import origin, settings
 from bench.row import Row
 from bench.store import Run
 from bench.summary import summary
+from bench.variant import VARIANTS
 
 REPORT = "report.html"
-_TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")  # letters that turn the direction of what follows them
+_ODD = re.compile("[\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Letters that turn the direction of what follows them, and bytes that were no text."""
 
 
 def write(
@@ -41,8 +44,11 @@ def write(
 
     Raises:
         UnknownName: there is no such metric.
+        UsageError, PluginError: `plugins` has something that isn't there, or isn't a variant.
         StoreError: the file can't be written.
     """
+    for text in plugins:
+        VARIANTS.load(VARIANTS.take(text))
     rows: list[Row] = []
     whence: dict[int, Run] = {}
     failed: list[Failure] = []
@@ -51,7 +57,7 @@ def write(
         found, broken = gathered(run)
         rows += found
         whence |= {id(row): run for row in found}
-        failed += [*failures(run, found), *broken]
+        failed += [*failures(run, found), *broken, *missing(run, found, broken)]
         origins.append(origin(run, found))
     chapters = _chapters(rows, whence, metrics, Originals(data_root), plugins, say)
     say("writing")
@@ -59,12 +65,13 @@ def write(
         names=[o.name for o in origins],
         chapters=chapters,
         failures=failed,
+        begun=bool(rows or failed),
         origins=origins,
         settings=settings(rows),
         facts=_facts(rows, failed),
     )
     with writing(path.parent):
-        write_text(path, _TURNING.sub("\ufffd", html))
+        write_text(path, _ODD.sub("\ufffd", html))
 
 
 def _chapters(
@@ -94,22 +101,15 @@ def _facts(rows: Sequence[Row], failed: Sequence[Failure]) -> dict[str, str]:
         for row in ok
         if row.provenance.get("torch")
     )
-    apart = sum(failure.status in ("damaged", "unfinished") for failure in failed)
+    apart = sum(failure.cells for failure in failed if failure.status in APART)
     facts = {
         "cells": f"{len(ok)} of {len(rows) + apart} finished",
         "datasets": ", ".join(dict.fromkeys(row.dataset for row in rows)),
-        "training": _time(seconds) if seconds else "",
+        "training": duration(seconds) if seconds else "",
         "on": "; ".join(machines),
         "finished": f"{ended[:16].replace('T', ' ')} UTC" if ended else "",
     }
     return {name: value for name, value in facts.items() if value}
-
-
-def _time(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 def rendered(**context: Any) -> str:

@@ -58,9 +58,9 @@ def plane(codes: Tensor, labels: Tensor) -> Plane:
     if d == 1:
         steps = labels[codes.isfinite().all(1)].float()
         at = torch.stack([z[:, 0], steps + 0.8 * (torch.arange(len(z)) % 97 / 96 - 0.5)], 1)
-        return Plane(torch.zeros(1), torch.ones(1, 1), _span(at[:, 0]), _span(at[:, 1]), at, ("z", "class"))
+        return Plane(torch.zeros(1), torch.ones(1, 1), _span(at[:, 0]), _span(at[:, 1]), at, ("z[0]", "class"))
     if d == 2:
-        centre, basis, axes = torch.zeros(2), torch.eye(2), ("z₁", "z₂")
+        centre, basis, axes = torch.zeros(2), torch.eye(2), ("z[0]", "z[1]")
     else:
         centre = z.mean(0)
         _, s, basis = torch.linalg.svd(z - centre, full_matrices=False)
@@ -120,8 +120,8 @@ def scatter(found: Plane, labels: Tensor, told: str) -> str:
     return figure(SIDE, SIDE, told, *out, name="scatter")
 
 
-def bars(values: Tensor, told: str, most: int = 64) -> str:
-    """Values (d,) as bars, the largest first."""
+def bars(values: Tensor, told: str, name: str = "z[{}]", most: int = 64) -> str:
+    """Values (d,) as bars, the largest first; `name` is what the one of an index is called."""
     found = values.sort(descending=True)
     shown = found.values[:most].tolist()
     width, height, top = 340.0, 96.0, 14.0
@@ -133,7 +133,7 @@ def bars(values: Tensor, told: str, most: int = 64) -> str:
     ]
     out.append(text("0", 30, y(0) + 3, anchor="end", size=9))
     for i, (value, unit) in enumerate(zip(shown, found.indices.tolist(), strict=False)):
-        title = f"<title>{text_of(f'dimension {unit + 1}: {value:.3g}')}</title>"
+        title = f"<title>{text_of(f'{name.format(unit)}: {value:.3g}')}</title>"
         tall = max(y(0) - y(max(value, 0.0)), 0.5)
         out.append(
             element(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -17,6 +18,8 @@ from bench.store import WEIGHTS, Run
 ELSEWHERE = (*ONCE, "data_root", "address")
 """Settings that mean nothing on another machine, or another day."""
 PLURAL = {"variants": "--variants", "datasets": "--dataset"}
+_FILE = re.compile(r"(^|[=|,\[])(?:/|~|[A-Za-z]:[\\/])[^|,=\[\]]*?([^\\/|,=\[\]]+\.py:)")
+"""What an absolute path in a setting ends with, and what may stand before one."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,12 @@ def command(request: RunRequest) -> str:
         if f.name in ELSEWHERE or value == getattr(plain, f.name):
             continue
         words += _option(f.name, value)
-    return shlex.join(words)
+    return shlex.join(map(portable, words))
+
+
+def portable(text: str) -> str:
+    """A setting with files of code by their names alone: where they lay is the machine's own affair."""
+    return _FILE.sub(r"\1./\2", text)
 
 
 def _option(name: str, value: Any) -> list[str]:
@@ -82,17 +90,23 @@ def _option(name: str, value: Any) -> list[str]:
     if name == "set":
         return [word for setting in value for word in (flag, setting)]
     if isinstance(value, bool):
-        return [flag if value else f"--no-{name}"]
-    return [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+        return [flag if value else f"--no-{flag.removeprefix('--')}"]
+    return [flag, repr(value).removesuffix(".0") if isinstance(value, float) else str(value)]
 
 
 def origin(run: Run, rows: Sequence[Row]) -> Origin:
     """What there is to say about a run and its cells."""
     request = run.request()
-    told = {name: value for name, value in request.lasting().to_json().items() if name not in ELSEWHERE}
+    told = {name: _told(value) for name, value in request.lasting().to_json().items() if name not in ELSEWHERE}
     return Origin(
         run.path.resolve().name, command(request), json.dumps(told, indent=1), tuple(_cell(run, r) for r in rows)
     )
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_told(part) for part in value]
+    return portable(value) if isinstance(value, str) else value
 
 
 def _cell(run: Run, row: Row) -> CellLine:
@@ -112,7 +126,7 @@ def settings(rows: Sequence[Row]) -> list[Setting]:
     """Each label once, with what it was made of."""
     found: dict[tuple[str, str], Setting] = {}
     for row in rows:
-        h = " ".join(f"{name}={show(value)}" for name, value in sorted(row.hyperparameters.items()))
+        h = " ".join(f"{name}={portable(show(value))}" for name, value in sorted(row.hyperparameters.items()))
         plugin = " ".join(str(row.plugin[k]) for k in ("distribution", "version") if k in row.plugin)
         key = row.label, h
         if key not in found or found[key].parameters is None:

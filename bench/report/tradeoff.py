@@ -9,7 +9,7 @@ from statistics import fmean
 from bench.columns import Column
 from bench.figures import MARK, Box, element, placed, shortened, text_of, width_of
 from bench.report.chart import SIZE, Scale, bottom_axis, figure, left_axis, text
-from bench.report.exhibit import Exhibit
+from bench.report.exhibit import Exhibit, Shown, attempt
 
 WIDTH, HEIGHT = 540.0, 280.0
 FRAME = Box(62.0, 14.0, WIDTH - 14.0, HEIGHT - 44.0)
@@ -21,7 +21,7 @@ class Tradeoff:
     """A merit over training time."""
 
     column: Column
-    svg: str
+    drawn: Shown[str]
 
 
 def tradeoffs(shown: Sequence[Exhibit], columns: Sequence[Column]) -> list[Tradeoff]:
@@ -34,7 +34,7 @@ def tradeoffs(shown: Sequence[Exhibit], columns: Sequence[Column]) -> list[Trade
             (e, seconds, mean) for e in shown if (seconds := _seconds(e)) and (mean := _mean(e, column)) is not None
         ]
         if len(points) > 1:
-            made.append(Tradeoff(column, _drawn(points, column)))
+            made.append(Tradeoff(column, attempt(_drawn, points, column)))
     return made
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from bench import completion
 from bench.options import Names
 from bench.verbs.common import data_root as _root
 
@@ -17,14 +18,20 @@ Examples:
   bench report results/monday results/tuesday --out both.html
   bench report results/monday --metrics elbo,fd,sharpness"""
 )
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=completion.runs)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.html",
     help="Where the report goes.  [default: of a single run, report.html in its own folder]",
 )
-@click.option("--metrics", type=Names(), default=(), help="The first table's columns; another one has all of them.")
+@click.option(
+    "--metrics",
+    type=Names(),
+    default=(),
+    help="The first table's columns; another one has all of them.",
+    shell_complete=completion.metrics,
+)
 @click.option(
     "--plugin",
     "plugins",

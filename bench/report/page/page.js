@@ -73,7 +73,7 @@ for (const explorer of document.querySelectorAll(".explorer[data-columns]")) {
     dot.style.top = `${rows > 1 ? y * 100 : 50}%`;
     const number = value => value.toFixed(2).replace("-", "\u2212");
     explorer.querySelector("output").textContent = rows > 1
-      ? `(${number(u0 + x * (u1 - u0))}, ${number(v1 + y * (v0 - v1))})` : `z = ${number(u0 + x * (u1 - u0))}`;
+      ? `(${number(u0 + x * (u1 - u0))}, ${number(v1 + y * (v0 - v1))})` : `z[0] = ${number(u0 + x * (u1 - u0))}`;
   }
   for (const field of explorer.querySelectorAll(".field")) {
     const square = field.querySelector(".square");
