@@ -220,4 +220,5 @@ def test_a_request_survives_json() -> None:
 
 
 def test_training_protocol_holds_all_of_the_request_that_changes_weights() -> None:
-    assert set(Training(1).__dict__) == {"steps", "batch_size", "optimizer", "lr", "precision", "limit", "validation"}
+    fields = {"steps", "batch_size", "optimizer", "lr", "precision", "compile", "limit", "validation"}
+    assert set(Training(1).__dict__) == fields

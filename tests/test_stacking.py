@@ -256,11 +256,12 @@ def test_bf16_rounds_products_and_nothing_else(digits: Data) -> None:
 def test_compiled_losses_give_the_same_weights(digits: Data, name: str) -> None:
     """To rounding, noise included: it comes from the same generator."""
     plain, fast = build(name, digits), build(name, digits)
-    train(plain, digits.train, Training(6), seed=0)
-    history = train(fast, digits.train, Training(6, compile=True), seed=0)
+    training = Training(6, optimizer="sgd" if name == "vqvae" else "adam")
+    train(plain, digits.train, training, seed=0)
+    history = train(fast, digits.train, replace(training, compile=True), seed=0)
     assert 0 < history.compiling <= history.seconds
     for a, b in zip(plain.parameters(), fast.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-3)
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 @pytest.fixture
