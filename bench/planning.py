@@ -22,6 +22,7 @@ from bench.events import Listener, Preparing
 from bench.executor import EXECUTORS
 from bench.gc import bytes_in_words
 from bench.grid import Cell, blank, cell, expand, slug, tuned
+from bench.logger import LOGGERS
 from bench.measurement import METRICS, Metric
 from bench.protocol import HOW, PRECISIONS, RunRequest, digest
 from bench.registry import default
@@ -189,6 +190,8 @@ def validate(request: RunRequest) -> None:
         raise UsageError(f"--shard {number}/{of} doesn't exist", fix="For example: --shard 1/8, to --shard 8/8.")
     if request.executor is not None:
         EXECUTORS.entry(request.executor)
+    for logger in request.logger:
+        LOGGERS.entry(logger)
     if request.address is not None and request.executor in (None, default("executor")):
         raise UsageError(f"--address {request.address} has no use without a cluster's --executor")
     if not request.seeds or min(request.seeds) < 0 or len(set(request.seeds)) < len(request.seeds):

@@ -194,6 +194,8 @@ BAD: list[dict[str, Any]] = [
     {"seeds": (-1,)},
     {"image_size": 1},
     {"jobs": 0},
+    {"precision": "fp16"},
+    {"logger": ("nosuch",)},
 ]
 
 

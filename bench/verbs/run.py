@@ -66,7 +66,7 @@ A run that was interrupted is finished by the same command; more variants, seeds
     type=click.Choice(["fp32", "bf16"]),
     default="fp32",
     show_default=True,
-    help="Of the products of matrices in training; the rest, and all scoring, is fp32.",
+    help="Of the products of matrices in training; the rest of it is fp32.",
 )
 @click.option("--compile", is_flag=True, help="Compile losses by torch.compile; on a GPU with CUDA graphs.")
 @click.option("--stack-seeds", is_flag=True, help="Train all seeds of a variant in one pass: for GPUs.")
