@@ -34,6 +34,7 @@ from bench.row import Status
 from bench.snapshot import Snapshot, seeded
 from bench.source import OURS
 from bench.store import Run
+from bench.threads import limited
 from bench.trainer import History, train_together
 from bench.variant import Variant
 
@@ -82,13 +83,9 @@ def perform(c: Cell, metrics: Mapping[str, Metric], store: Run, listener: Listen
         Stopped: by `conduct.stop`, with a checkpoint where it was training.
         StoreError: the disk is full, or the folder can't be written any more.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(conduct.threads)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 says the protocol
-    try:
+    with limited(conduct.threads):
         _perform(c, metrics, store, listener, conduct)
-    finally:  # this may be a notebook's process
-        torch.set_num_threads(before)
 
 
 def _perform(c: Cell, metrics: Mapping[str, Metric], store: Run, listener: Listener, conduct: Conduct) -> None:

@@ -10,8 +10,6 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 
-import torch
-
 from bench.columns import columns, scores
 from bench.dataset import Data
 from bench.errors import BenchError, IntegrityError, NotAvailable, StoreError, UsageError
@@ -221,14 +219,12 @@ def _on_test(run: Run, row: Row, request: RunRequest, known: dict[str, Data], li
             raise StoreError(
                 f"another process is at {row.cell} in {run.path}", fix="The same command goes on when it has ended."
             )
-        before = torch.get_num_threads()
         try:
             listener(Preparing(f"scoring {row.label} · {row.dataset} · seed {row.seed} on the test split"))
             threads = int(row.provenance.get("threads") or threads_for(request))
             conduct = Conduct(device_of(request.device), threads, dead=_dead(row))
             perform(cell, metrics, run, listener, conduct)
         finally:
-            torch.set_num_threads(before)
             lease.release()
     scored = run.row(row.cell, TEST)
     assert scored is not None

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from bench.planning import device_of
 from bench.protocol import RunRequest, Scoring, digest
 from bench.row import Row
 from bench.store import WEIGHTS, Run
+from bench.threads import limited
 
 TOLERANCE = 1e-6  # relative: other threads and machines round otherwise; the same ones don't at all
 
@@ -105,7 +105,8 @@ class Verifier:
         except BenchError as error:
             found.unchecked.append(error.what)
             return found
-        with _threads(row.provenance.get("threads")):
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 says the protocol
+        with limited(row.provenance.get("threads") or torch.get_num_threads()):  # sums come out in the same order
             self._scores(store, row, request, device, found, say)
             if self.retrain:
                 _weights(store, row, data, device, found, say)
@@ -255,18 +256,6 @@ def _since(row: Row) -> str:
 def _elsewhere(row: Row, again: Row) -> str:
     names = [n for n in ("torch", "platform", "device_name") if row.provenance.get(n) != again.provenance.get(n)]
     return f" (another {', '.join(names)})" if names else ""
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """As many CPU threads as then: sums come out in the same order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 says the protocol
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 __all__ = ["TOLERANCE", "Finding", "Verifier", "distance", "finished"]

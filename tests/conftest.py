@@ -22,11 +22,17 @@ from bench.evaluator import Evaluator
 from bench.grid import expand
 from bench.measurement import METRICS, NotAvailable, Score
 from bench.protocol import RunRequest, Scoring, Training
+from bench.threads import limited
 from bench.trainer import train
 from bench.variant import Spec, Variant
 from tests.mother import Mother, instead
 
-torch.set_num_threads(1)  # tests run side by side; sums in one order
+
+@pytest.fixture(scope="session", autouse=True)
+def _side_by_side() -> Iterator[None]:
+    """Tests run in processes side by side; sums come out in one order."""
+    with limited(1):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,51 @@
+"""A job keeps to its threads, whichever library computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from bench import api, job
+from bench.threads import limited
+
+
+def pools() -> dict[str, int]:
+    """The threads of each library that has a pool of its own."""
+    return {pool["filepath"]: pool["num_threads"] for pool in threadpool_info()}
+
+
+def test_every_library_takes_so_many_threads_and_its_own_again() -> None:
+    with limited(1):  # loads them
+        assert {pool["user_api"] for pool in threadpool_info()} == {"blas", "openmp"}
+    with threadpool_limits(3):
+        torch.set_num_threads(3)
+        before = pools()
+        with limited(2):
+            assert torch.get_num_threads() == 2
+            assert set(pools().values()) == {2}
+        assert pools() == before
+        with pytest.raises(ZeroDivisionError), limited(1):
+            raise ZeroDivisionError
+        assert pools() == before
+        assert torch.get_num_threads() == 3
+
+
+def test_a_job_keeps_to_its_threads_while_it_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    score = job._score
+    monkeypatch.setattr(job, "_score", lambda *a: (found.append(set(pools().values())), score(*a)))
+    with threadpool_limits(3):
+        api.run(
+            ["vae"],
+            steps=2,
+            threads=2,
+            in_process=True,
+            baseline=False,
+            sanity=False,
+            metrics=["fd_gmm"],
+            out=str(tmp_path),
+        )
+    assert found == [{2}]
