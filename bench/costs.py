@@ -17,6 +17,7 @@ SHARED = (
     "before the first metric"
 )
 TOTALS = "training, evidence and metrics in seconds; share: of scoring (evidence and metrics) in training time"
+LEAST = 0.05  #: seconds: a metric that no label spends so much on has no line of its own
 MEMORY = "peak memory is the process's, on a GPU the device's"
 
 
@@ -28,6 +29,7 @@ class Cost:
     label: str
     machine: str  #: where, and with how many threads: seconds of others don't compare
     seeds: int
+    trained: bool  #: whether it takes steps at all
     parameters: float | None
     train_seconds: float | None
     evidence_seconds: float | None
@@ -41,8 +43,8 @@ class Cost:
 
     @property
     def share(self) -> float | None:
-        """Scoring as a share of training."""
-        return self.score_seconds / self.train_seconds if self.train_seconds else None
+        """Scoring as a share of training; None where there is none."""
+        return self.score_seconds / self.train_seconds if self.trained and self.train_seconds else None
 
     def to_json(self) -> dict[str, Any]:
         names = ("dataset", "label", "machine", "seeds", "parameters", "train_seconds", "evidence_seconds", "peak_mib")
@@ -79,6 +81,7 @@ def _cost(key: tuple[str, str, str], rows: Sequence[Row]) -> Cost:
         label,
         machine,
         len(rows),
+        any(sum(row.steps) for row in rows),
         mean("parameters"),
         mean("train_seconds"),
         mean("evidence_seconds"),
@@ -119,6 +122,7 @@ class _Grid:
     totals: Sequence[Sequence[str]]
     metrics: Sequence[Sequence[str]]  #: a line a metric, a column a label, the dearest first
     labels: Sequence[str]
+    rest: str  #: what is said of metrics without a line
 
 
 def _grids(found: Iterable[Cost]) -> list[_Grid]:
@@ -128,10 +132,13 @@ def _grids(found: Iterable[Cost]) -> list[_Grid]:
     made = []
     for (dataset, machine), members in groups.items():
         names = dict.fromkeys(name for cost in members for name in cost.metrics)
-        dearest = sorted(names, key=lambda n: -max(cost.metrics.get(n, 0.0) for cost in members))
+        most = {name: max(cost.metrics.get(name, 0.0) for cost in members) for name in names}
+        dearest = sorted((name for name in names if most[name] >= LEAST), key=lambda name: -most[name])
+        few = len(names) - len(dearest)
+        rest = f"and {few} more metric{'' if few == 1 else 's'}, below {LEAST} s each" if few else ""
         lines = [[n, *(seconds(c.metrics[n]) if n in c.metrics else "" for c in members)] for n in dearest]
         title = " · ".join(filter(None, [dataset, machine]))
-        made.append(_Grid(title, [_line(cost) for cost in members], lines, [cost.label for cost in members]))
+        made.append(_Grid(title, [_line(cost) for cost in members], lines, [cost.label for cost in members], rest))
     return made
 
 
@@ -144,7 +151,8 @@ def printed(rows: Iterable[Row], width: int = 100) -> list[Table | Text]:
         names = max((len(line[0]) for line in grid.metrics), default=0)
         for start, end in _parts([len(label) for label in grid.labels], width - names):
             heads = ("seconds of", *grid.labels[start:end])
-            out += [_table(heads, [[line[0], *line[1 + start : 1 + end]] for line in grid.metrics]), Text("")]
+            out += [_table(heads, [[line[0], *line[1 + start : 1 + end]] for line in grid.metrics])]
+            out += [*([Text(grid.rest, "dim")] if grid.rest else []), Text("")]
     return [*out, *(Text(line, "dim") for line in (TOTALS, SHARED, MEMORY))]
 
 
@@ -175,6 +183,7 @@ def markdown(rows: Iterable[Row]) -> str:
         out += [f"### {_safe(grid.title)}", ""]
         for heads, lines in ((_HEADS, grid.totals), (("seconds of", *grid.labels), grid.metrics)):
             out += [_pipes(heads), _pipes([":--", *["--:"] * (len(heads) - 1)]), *map(_pipes, lines), ""]
+        out += [grid.rest, ""] if grid.rest else []
     return "\n".join([*out, f"{TOTALS}  ", f"{SHARED}  ", MEMORY, ""])
 
 

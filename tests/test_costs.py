@@ -45,6 +45,28 @@ def test_means_over_seeds_and_the_share_of_scoring() -> None:
     assert cost.share == pytest.approx(0.45)
 
 
+def test_what_takes_no_steps_has_no_share() -> None:
+    (cost,) = costs([paid("mean", 0, 0.01, {"elbo": 1.0}, steps=(0,))])
+    assert cost.share is None
+    assert "| mean | 1 | 10 | 0.01 | 1.00 | 1.00 | n/a | 100 |" in markdown(
+        [paid("mean", 0, 0.01, {"elbo": 1}, steps=(0,))]
+    )
+
+
+def test_metrics_that_cost_next_to_nothing_share_a_line() -> None:
+    """A twentieth of a second on any label is a line."""
+    rows = [paid("a", 0, 9.0, {"elbo": 0.01, "kl": 0.02, "bce": 0.001}), paid("b", 0, 9.0, {"elbo": 0.05, "kl": 0.04})]
+    text = markdown(rows)
+    assert "| elbo | 0.01 | 0.05 |" in text
+    assert "| kl" not in text
+    assert "and 2 more metrics, below 0.05 s each" in text
+    out = RichConsole(file=io.StringIO(), width=80)
+    for part in printed(rows, 80):
+        out.print(part)
+    assert "and 2 more metrics, below 0.05 s each" in out.file.getvalue()  # type: ignore[attr-defined]
+    assert "more metric" not in markdown([paid("a", 0, 9.0, {"elbo": 1.0})])
+
+
 def test_seconds_of_different_machines_arent_averaged() -> None:
     rows = [paid("a", 0, 10.0, {}), paid("a", 1, 1.0, {}, provenance={"device_name": "y"})]
     assert sorted((c.machine, c.train_seconds) for c in costs(rows)) == [("x, 2 threads", 10.0), ("y", 1.0)]
