@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import Batch, Phase, Spec, Unsuitable, Variant, abilities
-from bench.blocks import CausalTransformer, ConvDecoder, ConvEncoder, EMAQuantizer, gaussian_kl
+from bench.blocks import CausalTransformer, ConvDecoder, ConvEncoder, EMAQuantizer, GaussianVAE, gaussian_kl
 from bench.dataset import Data
 from bench.protocol import Training
 from bench.trainer import train
@@ -207,6 +207,36 @@ def test_the_elbo_of_cvae_is_the_logsumexp_over_classes(digits: Data) -> None:
         ours = (log_px - rate).view(400, 24).mean(0)
     assert (ours - exact).mean().item() == pytest.approx(0, abs=0.08)
     assert (ours <= exact + 0.3).all()
+
+
+def test_labels_that_are_ruled_out_cost_cvae_no_decoding(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The estimate of log p(x) is that of all labels, and what isn't a number stays none."""
+    model = trained("cvae", digits, 300)
+    x, y, k = digits.test.take(torch.arange(100)) / 255, torch.full((100,), -1), 300
+    decoded: list[int] = []
+    decode = GaussianVAE.log_weights
+    with torch.no_grad():
+        log_py = model.log_py[:, None].expand(-1, 100)  # type: ignore[index]
+        every = torch.stack([decode(model, x, torch.full((100,), c), k) for c in range(10)])  # type: ignore[arg-type]
+        exact = (log_py[:, None] + every).logsumexp(0).logsumexp(0) - math.log(k)
+
+        def counted(self: GaussianVAE, x: Tensor, y: Tensor, k: int) -> Tensor:
+            decoded.append(len(x))
+            return decode(self, x, y, k)
+
+        monkeypatch.setattr(GaussianVAE, "log_weights", counted)
+        ours = model.log_weights(x, y, k).logsumexp(0) - math.log(k)  # type: ignore[operator]
+        likely = model.at_mean(x, log_py).likely  # type: ignore[operator]
+        assert sum(decoded) == likely.sum() < 800
+        assert (ours - exact).mean().item() == pytest.approx(0, abs=0.05)
+
+        decoded.clear()
+        model.log_weights(x, torch.full((100,), 3), k)  # type: ignore[operator]
+        assert decoded == [100], "a label that is given rules out the others"
+
+        log_px, rate = model.elbo_terms(x * math.nan, y)  # type: ignore[operator]
+        assert (log_px - rate).isnan().all()
+        assert model.log_weights(x * math.nan, y, 2).isnan().all()  # type: ignore[operator]
 
 
 def test_no_test_label_reaches_the_elbo_of_cvae(digits: Data) -> None:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import math
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from bench import Images, Phase, Range, Spec, Stage, Tensor, Unsuitable
 from bench.blocks import GaussianVAE, gaussian_kl
+
+LEAST = math.log(1e-6)  #: of a class posterior: less likely labels are left out of sums, which costs 1e-5 nat
+
+
+class Classes(NamedTuple):
+    """q(z|x, y) and w(y|x) for K classes and B images."""
+
+    mu: Tensor  #: (K, B, d)
+    std: Tensor  #: (K, B, d)
+    kl: Tensor  #: (K, B)
+    log_w: Tensor  #: (K, B)
+    likely: Tensor  #: (K, B), whether w is above the least; also where it isn't a number
 
 
 class CVAE(GaussianVAE):
@@ -19,7 +32,8 @@ class CVAE(GaussianVAE):
         log p(x) >= E_w[ELBO(x|y)] - KL(w(y|x) || p(y)) = logsumexp_y [log p(y) + ELBO(x|y)],
 
     p(y) from training labels, no test label used. w is computed at z = mu and the bound from a draw of its own: one
-    draw for both would push the logsumexp of a noisy ELBO above the bound.
+    draw for both would push the logsumexp of a noisy ELBO above the bound. Any w gives a bound: labels that w all but
+    rules out are left out.
     """
 
     uses_labels = True
@@ -58,20 +72,31 @@ class CVAE(GaussianVAE):
 
     def log_weights(self, x: Tensor, y: Tensor, k: int) -> Tensor:
         classes = torch.arange(self.spec.classes, device=y.device)
-        every = torch.stack([super(CVAE, self).log_weights(x, torch.full_like(y, c), k) for c in classes])  # (K, k, B)
-        known = (classes[:, None] == y).float().log()  # of a label that is given
-        log_py = torch.where(y < 0, self.log_py[:, None], known)  # (K, B)
+        given = (classes[:, None] == y).float().log()  # where a label is given, p(y) is all its
+        log_py = torch.where(y < 0, self.log_py[:, None], given)  # (K, B)
+        every = x.new_full((len(classes), k, len(x)), -torch.inf)
+        likely = self.at_mean(x, log_py).likely
+        for c in classes[likely.any(1)]:
+            some = x[likely[c]]
+            every[c, :, likely[c]] = super().log_weights(some, c.expand(len(some)), k)
         return (log_py[:, None] + every).logsumexp(0)
 
     def elbo_terms(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        classes = self.spec.classes
-        every = torch.arange(classes, device=x.device).repeat_interleave(len(x))  # (K B,)
-        xs = x.repeat(classes, 1, 1, 1)
+        log_py = self.log_py[:, None]
+        mu, std, kl, log_w, likely = self.at_mean(x, log_py.expand(-1, len(x)))
+        c, i = likely.nonzero(as_tuple=True)
+        z = mu + torch.randn_like(mu) * std
+        drawn = torch.zeros_like(kl)
+        drawn[likely] = self.log_px(x[i], z[likely], c)
+        w = log_w.masked_fill(~likely, -torch.inf).softmax(0)
+        return (w * drawn).sum(0), (w * (kl - log_py) + torch.xlogy(w, w)).sum(0)
+
+    def at_mean(self, x: Tensor, log_py: Tensor) -> Classes:
+        """What each class makes of x at its mean code, and the class posterior, of log p(y) (K, B)."""
+        every = torch.arange(len(log_py), device=x.device).repeat_interleave(len(x))  # (K B,)
+        xs = x.repeat(len(log_py), 1, 1, 1)
         mu, logvar = self.encode_terms(xs, every)
-        kl = gaussian_kl(mu, logvar).sum(-1)
-        z = mu + torch.randn_like(mu) * (0.5 * logvar).exp()
-        at_mu, drawn = self.log_px(xs, mu, every), self.log_px(xs, z, every)
-        log_w = (self.log_py[:, None] + (at_mu - kl).view(classes, -1)).log_softmax(0)  # (K, B)
-        w = log_w.exp()
-        rate = kl.view(classes, -1) + log_w - self.log_py[:, None]
-        return (w * drawn.view(classes, -1)).sum(0), (w * rate).sum(0)
+        kl = gaussian_kl(mu, logvar).sum(-1).view_as(log_py)
+        log_w = (log_py + self.log_px(xs, mu, every).view_as(log_py) - kl).log_softmax(0)
+        mu, std = (v.view(*log_py.shape, -1) for v in (mu, (0.5 * logvar).exp()))
+        return Classes(mu, std, kl, log_w, ~(log_w < LEAST))
