@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from bench import data as datasets
+from bench.columns import Column, reading_order
 from bench.dataset import Data
 from bench.errors import PluginError, UnknownName, UsageError
 from bench.events import Listener, Preparing
@@ -119,7 +120,8 @@ def computes_bf16(device: torch.device) -> bool:
 def choose_metrics(names: tuple[str, ...], dead: Container[str] = ()) -> dict[str, Metric]:
     """The default metrics; with '+name' that besides, without '-name'; or those named; or 'all'.
 
-    None of the `dead`, which nobody can import.
+    None of the `dead`, which nobody can import. They come in reading order, and are scored in it: what several request
+    takes its time where the foremost of them stands.
 
     Raises:
         UnknownName
@@ -132,7 +134,7 @@ def choose_metrics(names: tuple[str, ...], dead: Container[str] = ()) -> dict[st
         if lost := [n for n in wanted if n in dead]:
             raise PluginError(f"the metric {lost[0]!r} brings the process down that imports it")
         wanted += [n.removeprefix("+") for n in names if n.startswith("+")]
-        return {METRICS.take(n): METRICS.load(n) for n in wanted if f"-{n}" not in names}
+        return in_reading_order({METRICS.take(n): METRICS.load(n) for n in wanted if f"-{n}" not in names})
     found = {}
     for name in (n for n in METRICS if f"-{n}" not in names and n not in dead):
         try:
@@ -141,7 +143,13 @@ def choose_metrics(names: tuple[str, ...], dead: Container[str] = ()) -> dict[st
                 found[name] = loaded
         except PluginError as error:  # a broken plugin breaks the runs that ask for it
             warnings.warn(f"left out: {error.what} ({error.cause})", stacklevel=2)
-    return found
+    return in_reading_order(found)
+
+
+def in_reading_order(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Metrics in the order of a table's columns."""
+    shown = reading_order([Column(name, m.unit, m.direction, m) for name, m in metrics.items()])
+    return {column.name: metrics[column.name] for column in shown}
 
 
 def default_folder(request: RunRequest) -> Path:

@@ -19,7 +19,7 @@ from bench.identity import data_of, present
 from bench.job import DIED, Conduct, missing, perform
 from bench.lease import Lease
 from bench.measurement import METRICS, Direction, Metric, Score
-from bench.planning import device_of
+from bench.planning import device_of, in_reading_order
 from bench.protocol import RunRequest, canonical
 from bench.protocol import Scoring as Protocol
 from bench.row import Row
@@ -239,7 +239,7 @@ def _metrics(row: Row) -> dict[str, Metric]:
             found[name] = METRICS.load(name)
         except BenchError:
             continue
-    return found
+    return in_reading_order(found)
 
 
 def _dead(row: Row) -> dict[str, str]:

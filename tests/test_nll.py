@@ -17,12 +17,17 @@ from bench.blocks import GaussianVAE, gaussian_kl
 from bench.dataset import Data
 from bench.errors import NotAvailable
 from bench.evaluator import Evaluator
+from bench.events import Scoring as ScoringEvent
 from bench.evidence import positions
+from bench.grid import Config, cell
 from bench.images import Images, to_float
+from bench.job import Conduct, perform
 from bench.measurement import METRICS, Score
 from bench.metrics import weighing
 from bench.metrics.weighing import AT_ONCE, Weighed, Weighing, weighed
-from bench.protocol import Scoring
+from bench.planning import choose_metrics
+from bench.protocol import RunRequest, Scoring
+from bench.store import Run
 from bench.variant import VARIANTS, Spec, Variant
 from tests.conftest import build, trained
 
@@ -281,6 +286,40 @@ def test_one_image_is_enough(digits: Data, n: int) -> None:
     found = Evaluator(build("vae", digits), few, Scoring(), Path("nowhere")).score(METRICS.load("nll"))[0]
     assert isinstance(found, Score)
     assert (found.n, found.se is None) == (n, n == 1)
+
+
+class Slow(GaussianVAE):
+    """Writes down when it's asked for importance weights."""
+
+    def __init__(self, spec: Spec, said: list[object]) -> None:
+        super().__init__(spec, hidden=())
+        self.said = said
+
+    def log_weights(self, x: Tensor, y: Tensor, k: int) -> Tensor:
+        self.said.append((k, len(x)))
+        return torch.zeros(k, len(x))
+
+
+@pytest.mark.parametrize("asked", [(), ("ess", "nll"), ("ess",)])
+def test_what_the_weights_will_take_is_told_before_they_are_drawn(
+    digits: Data, tmp_path: Path, asked: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the first that wants them, which is `nll` where it is asked for; then nobody waits again."""
+    said: list[object] = []
+    request = RunRequest(("vae",), steps=2, metrics=asked, nll_samples=10, in_process=True)
+    c = cell(Config("vae"), digits, 0, request)
+    monkeypatch.setattr(Config, "build", lambda config, spec, seed=0: Slow(spec, said))
+    metrics = {name: m for name, m in choose_metrics(asked).items() if Weighing() in m.needs}
+    perform(c, metrics, Run(tmp_path), said.append, Conduct(torch.device("cpu"), 1))
+
+    told = [e for e in said if isinstance(e, ScoringEvent) and e.metric != "evidence"]
+    first, *others = told
+    assert first.metric == ("ess" if asked == ("ess",) else "nll")
+    assert first.seconds is not None
+    assert [e.seconds for e in others] == [None] * (asked != ("ess",))
+    probe, rest = said[: said.index(first)], said[said.index(first) :]
+    assert [e for e in probe if isinstance(e, tuple)] == [(5, 200)] * 2
+    assert [e for e in rest if isinstance(e, tuple)] == [(5, 200)] * 2 + [(5, 160)] * 2
 
 
 # by quadrature

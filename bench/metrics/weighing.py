@@ -92,7 +92,7 @@ def nll(weights: Weighed) -> Score:
     return Score.of(-weights.bound, "still falls with the number of draws: ask for more --nll-samples" if rises else "")
 
 
-@metric(Weighing(), unit="of K draws", range=(0, math.inf))
+@metric(Weighing(), unit="of K draws", range=(0, math.inf), predicted=_seconds)
 def ess(weights: Weighed) -> Score:
     """Effective sample size behind `nll`, (sum w)^2 / sum w^2: the median over images.
 
