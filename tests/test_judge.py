@@ -127,6 +127,17 @@ def test_classes_are_needed_and_images_that_differ(tmp_path: Path) -> None:
             context(source, tmp_path).get(TheJudge())
 
 
+def test_a_judge_that_may_be_guessing_judges_nothing(tmp_path: Path, quick: list[int]) -> None:
+    """Of labels drawn at random nothing can be learnt."""
+    x = toy(400)
+    labels = torch.randint(3, (400,), generator=torch.Generator().manual_seed(0))
+    noise = Images(x.take(torch.arange(400)), labels, ("a", "b", "c"))
+    with pytest.raises(NotAvailable, match="its commonest class"):
+        TheJudge().resolve(context(noise, tmp_path))
+    with pytest.raises(NotAvailable, match="can't judge"):
+        TheJudge().resolve(context(noise, tmp_path))  # the one that is kept
+
+
 def test_samples_are_judged_as_images_are(tmp_path: Path, quick: list[int]) -> None:
     test = toy(80, seed=1)
     c = context(toy(), tmp_path, test)

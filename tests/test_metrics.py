@@ -328,12 +328,24 @@ def test_a_class_is_reached_by_a_tenth_of_its_share() -> None:
     assert modes.reached(predicted, labels, 3).tolist() == [True, False, False]  # 39 of 40; 1 of 10
     predicted = torch.tensor([0] * 950 + [1] * 40 + [2] * 10)
     assert modes.reached(predicted, labels, 3).tolist() == [True, True, True]
-    assert modes.reached(torch.zeros(10).long(), torch.zeros(10).long(), 2).tolist() == [True, True]
+    assert modes.reached(torch.zeros(10).long(), torch.zeros(10).long(), 2).tolist() == [True, False]
 
 
 def test_five_samples_at_least() -> None:
     labels = torch.arange(2).repeat(50)
     assert modes.reached(torch.tensor([0] * 16 + [1] * 4), labels, 2).tolist() == [True, False]
+
+
+def test_classes_without_test_images_arent_asked_for() -> None:
+    """Nine of ten are there; all samples are of one: a ninth. With a single class there is nothing to reach."""
+    names = tuple("abcdefghij")
+    nine = images(torch.zeros(90, 1, 4, 4, dtype=torch.uint8), torch.arange(9).repeat(10), names)
+    score = modes.modes(judged(torch.zeros(100).long(), 10), JUDGE, nine)
+    assert score.value == pytest.approx(1 / 9)
+    assert score.note.startswith("never or hardly: b, c, d, e, f, g, h, i;")
+    one = images(torch.zeros(90, 1, 4, 4, dtype=torch.uint8), torch.full((90,), 7), names)
+    with pytest.raises(NotAvailable, match="of one class"):
+        modes.modes(judged(torch.zeros(100).long(), 10), JUDGE, one)
 
 
 def test_modes_and_confidence_name_the_judge_and_missing_classes() -> None:

@@ -16,10 +16,12 @@ from bench.dataset import Data
 from bench.errors import NotAvailable
 from bench.evaluator import Evaluator
 from bench.evidence import FOLLOWED, BoundTerms, earlier
+from bench.images import Images
 from bench.measurement import METRICS, Score
 from bench.metrics import training
 from bench.metrics.likelihood import pixel_entropy
-from bench.metrics.training import Entropies
+from bench.metrics.training import Content, PixelContent
+from bench.places import cache_dir
 from bench.protocol import Scoring, Training
 from bench.trainer import train
 from bench.variant import Batch, Loss, Phase, Spec, Stage, Variant
@@ -29,7 +31,7 @@ Kept = dict[str, Tensor]
 
 
 def judge(model: Variant, data: Data, name: str, kept: Kept | None = None) -> Score | NotAvailable:
-    return Evaluator(model, data, Scoring(), Path("nowhere"), kept=kept).score(METRICS.load(name))[0]
+    return Evaluator(model, data, Scoring(), cache_dir(), kept=kept).score(METRICS.load(name))[0]
 
 
 def value(model: Variant, data: Data, name: str, kept: Kept | None = None) -> Score:
@@ -48,17 +50,22 @@ def terms(elbo: Tensor) -> BoundTerms:
 def test_the_gap_of_images_of_equal_entropy_is_the_plain_difference() -> None:
     torch.manual_seed(0)
     seen, unseen = torch.randn(300).double() - 90, 2 * torch.randn(500).double() - 100
-    found = training.generalisation_gap(seen, terms(unseen), Entropies(torch.zeros(300), torch.zeros(500)))
+    found = training.generalisation_gap(
+        seen, terms(unseen), Content(torch.zeros(300, 2).double(), torch.zeros(500, 2).double())
+    )
     assert found.value == pytest.approx((seen.mean() - unseen.mean()).item(), abs=1e-9)
     assert found.se == pytest.approx(math.sqrt(1 / 300 + 4 / 500), rel=0.1)
     assert found.n == 800
 
 
 def test_what_images_have_to_describe_is_no_gap() -> None:
-    """Test images of 3 more nats of entropy, and a true gap of half a nat."""
+    """Test images of 3 more nats of entropy and another residual, and a true gap of half a nat."""
     torch.manual_seed(0)
-    h = Entropies(200 + 70 * torch.randn(5_000).double(), 203 + 70 * torch.randn(10_000).double())
-    seen, unseen = (-40 - e + 20 * torch.randn(len(e)).double() for e in h)
+    entropy, residual = torch.tensor([70.0, 0]).double(), torch.tensor([0, 6.0]).double()
+    h = Content(
+        *(m + torch.randn(n, 2).double() @ torch.stack([entropy, residual]) for m, n in ((200, 5_000), (203, 10_000)))
+    )
+    seen, unseen = (-40 - e[:, 0] - 3 * e[:, 1] + 20 * torch.randn(len(e)).double() for e in h)
     found = training.generalisation_gap(seen + 0.5, terms(unseen), h)
     assert found.se == pytest.approx(20 * math.sqrt(1 / 5_000 + 1 / 10_000), rel=0.05)
     assert abs(found.value - 0.5) < 3 * found.se
@@ -86,6 +93,26 @@ def test_entropies_are_those_of_the_images_at_these_positions(digits: Data) -> N
     assert torch.equal(pixel_entropy(digits.train, where), pixel_entropy(digits.train)[where])
 
 
+def test_content_is_entropy_and_what_components_of_other_images_leave(digits: Data, tmp_path: Path) -> None:
+    """Images in a plane of 20 dimensions leave nothing, on whichever side; the rest is their distance from it."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.rand(20, 64, generator=generator)
+    mixed = torch.rand(16_000, 20, generator=generator) @ base
+    pixels = (mixed / mixed.max() * 255).round().to(torch.uint8).view(-1, 1, 8, 8)
+    pixels[-500:] = 255 - 255 * torch.randint(2, (500, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    train, test = Images(pixels[:15_000]), Images(pixels[15_000:])
+    model = build("vae", digits)
+    content = Evaluator(model, replace(digits, train=train, test=test), Scoring(), tmp_path).get(PixelContent())
+    assert (content.train.shape, content.test.shape) == ((5_000, 2), (1_000, 2))
+    assert torch.equal(content.test[:, 0], pixel_entropy(test))
+    rounding = 64 / 12 / 255**2
+    assert content.train[:, 1].mean().item() == pytest.approx(44 / 64 * rounding, rel=0.1)
+    assert content.test[:500, 1].mean().item() == pytest.approx(44 / 64 * rounding, rel=0.1)
+    assert content.test[500:, 1].min() > 1
+    few = replace(digits, train=train.subset(torch.arange(9_000)), test=test)
+    assert Evaluator(model, few, Scoring(), tmp_path).get(PixelContent()).train.shape == (5_000, 1)
+
+
 # the end of training
 
 
@@ -103,7 +130,7 @@ def test_an_unchanged_model_has_lost_nothing(digits: Data) -> None:
     """The same images under the same noise: the difference is exactly 0."""
     model = build("vae", digits)
     with torch.inference_mode():
-        bound = Evaluator(model, digits, Scoring(), Path("nowhere")).get(FOLLOWED)
+        bound = Evaluator(model, digits, Scoring(), cache_dir()).get(FOLLOWED)
     found = value(model, digits, "still_falling", {earlier(digits.test): bound})
     assert (found.value, found.se) == (0, 0)
     train(model, digits.train, Training(60), seed=0)

@@ -6,6 +6,7 @@ the two err apart.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,13 +183,25 @@ def _prefix(source: Images) -> str:
 class TheJudge(Request[TrainedJudge]):
     """The dataset's judge: shipped, kept in the cache, or trained now.
 
-    n/a without labels, with a single class, or where all images are the same.
+    n/a without labels, with a single class, where all images are the same, or where its accuracy on images that it
+    hasn't seen may be chance: within three standard errors of the commonest class's share.
     """
 
     def resolve(self, context: Context) -> TrainedJudge:
         source = context.data.source
         _check(source)
-        kept = context.cache / "networks"
+        found = self._found(context)
+        tried = halves(len(source))[0]
+        chance = torch.bincount(source.labels(tried, "cpu")).max().item() / len(tried)
+        if found.accuracy <= chance + 3 * math.sqrt(chance * (1 - chance) / len(tried)):
+            raise NotAvailable(
+                f"the classifier of this dataset is {found.accuracy:.1%} accurate, and naming its commonest class "
+                f"{chance:.1%}: it can't judge samples"
+            )
+        return found
+
+    def _found(self, context: Context) -> TrainedJudge:
+        source, kept = context.data.source, context.cache / "networks"
         if (found := shelf.found(_prefix(source), SHIPPED, kept, load)) is not None:
             return found
         fresh = trained_on(source, alive=context.alive)

@@ -22,13 +22,11 @@ LEAST = 5  #: and so many at least: one alone may be the classifier's error
 def reached(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Which classes are reached: (classes,) bool, out of predicted (N,) and real (M,) class indices.
 
-    A class is reached by a tenth of the samples that its real share would bring, and by five. One without
-    real images isn't asked for.
+    A class is reached by a tenth of the samples that its real share would bring, and by five.
     """
     drawn = torch.bincount(predicted, minlength=classes)
     real = torch.bincount(labels, minlength=classes)
-    enough = PART * drawn * len(labels) >= real * len(predicted)
-    return (enough & (drawn >= LEAST)) | (real == 0)
+    return (PART * drawn * len(labels) >= real * len(predicted)) & (drawn >= LEAST)
 
 
 @metric(Judged("prior"), TheJudge(), unit="probability", range=(0, 1))
@@ -50,11 +48,15 @@ def confidence(probabilities: Tensor, judge: TrainedJudge) -> Score:
     range=(0, 1),
 )
 def modes(probabilities: Tensor, judge: TrainedJudge, images: Images) -> Score:
-    """Share of the classes that prior samples reach, each by a tenth of its real share and by five."""
+    """Share of the test images' classes that prior samples reach, each by a tenth of its real share and by five."""
     if not images.labelled:
         raise NotAvailable("the test images have no labels")
-    there = reached(probabilities.argmax(1), images.labels().cpu(), len(images.classes))
-    missing = ", ".join(name for name, ok in zip(images.classes, there.tolist(), strict=True) if not ok)
+    labels = images.labels().cpu()
+    asked = labels.unique()
+    if len(asked) < 2:
+        raise NotAvailable("the test images are of one class")
+    there = reached(probabilities.argmax(1), labels, len(images.classes))[asked]
+    missing = ", ".join(images.classes[k] for k in asked[~there])
     note = f"never or hardly: {missing}; {judge.note}" if missing else judge.note
     return Score(there.double().mean().item(), len(probabilities), note=note)
 
