@@ -4,31 +4,36 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.row import Row
 from bench.summary import steps
 
+if TYPE_CHECKING:
+    from bench.selection import Choice
 
-def methods(rows: Iterable[Row]) -> str:
-    """A paragraph for each dataset: data, training, scoring, software, and what didn't finish.
+
+def methods(rows: Iterable[Row], choices: Iterable[Choice] = ()) -> str:
+    """A paragraph for each dataset: data, training, choice of settings, scoring, software, and what didn't finish.
 
     What differs between rows is said with the labels that it holds for; what a row doesn't say is left out.
+
+    Args:
+        choices: those that `rows` are the winners of.
     """
-    rows = list(rows)
-    return "\n\n".join(_paragraph([r for r in rows if r.dataset == name]) for name in dict.fromkeys(_datasets(rows)))
+    rows, choices = list(rows), list(choices)
+    return "\n\n".join(
+        _paragraph([r for r in rows if r.dataset == name], [c for c in choices if c.dataset == name])
+        for name in dict.fromkeys(row.dataset for row in rows)
+    )
 
 
-def _datasets(rows: Sequence[Row]) -> list[str]:
-    return [row.dataset for row in rows]
-
-
-def _paragraph(rows: Sequence[Row]) -> str:
+def _paragraph(rows: Sequence[Row], choices: Sequence[Choice]) -> str:
     ok = [row for row in rows if row.status == "ok"]
     sentences = [_cells(rows)]
     if ok:
         trained = [row for row in ok if any(row.steps)]
-        sentences += [_data(ok), _training(trained) if trained else "", _scoring(ok), _software(ok)]
+        sentences += [_data(ok), _training(trained) if trained else "", _tuning(choices), _scoring(ok), _software(ok)]
     return " ".join(sentence for sentence in [*sentences, _failures(rows)] if sentence)
 
 
@@ -43,11 +48,25 @@ def _cells(rows: Sequence[Row]) -> str:
 def _data(rows: Sequence[Row]) -> str:
     images = _each(rows, _of("data", "train_images"), lambda n: f"{n:,}")
     shape = _each(rows, lambda r: tuple(r.data.get("shape", ())), lambda s: " x ".join(map(str, s)))
-    tested = _each(rows, _of("data", "test_images"), lambda n: f"{n:,}")
+    tested = _each(rows, _scored_images, lambda n: f"{n:,}")
     split = _each(rows, _of("scoring", "split"), str)
     digests = _each(rows, _of("data", "train"), lambda d: f"sha256 {d[:12]}")
+    held = _each(rows, _held, lambda n: f"{n:,} more held out for validation" if n else "none held out")
+    beside = f", {held}" if any(map(_held, rows)) else ""
     scored = f"; scored on {tested} of the {split or 'test'} split" if tested else ""
-    return f"Trained on {images} images ({_joined(shape, digests)}){scored}." if images else ""
+    return f"Trained on {images} images ({_joined(shape, digests)}){beside}{scored}." if images else ""
+
+
+def _held(row: Row) -> int:
+    """Images of the training split that it wasn't trained on, for the sake of choices."""
+    return int(row.training.get("validation") or 0)
+
+
+def _scored_images(row: Row) -> int | None:
+    """How many images a row's scores are of; None where it doesn't say: it may be scored on others than it notes."""
+    if row.scoring.get("split") == "validation":
+        return _held(row)
+    return row.data.get("test_images") if row.scoring.get("test") in (None, row.data.get("test")) else None
 
 
 def _training(rows: Sequence[Row]) -> str:
@@ -65,15 +84,34 @@ def _training(rows: Sequence[Row]) -> str:
     return f"Protocol: {'; '.join(filter(None, t))}; the last step is scored, and no checkpoint is chosen."
 
 
+def _tuning(choices: Sequence[Choice]) -> str:
+    """Which settings were chosen, by what, out of how many."""
+    several = [choice for choice in choices if len(choice.settings) > 1]
+    if not several:
+        return ""
+    found = [f"{c.winner.label if c.winner else f'no {c.variant}'} out of {len(c.settings)}" for c in several]
+    single = "; what had a single setting is untuned" if len(several) < len(choices) else ""
+    metrics, seeds = (_listed(dict.fromkeys(texts)) for texts in (
+        (choice.metric for choice in several), (_counted(choice.seeds, "seed") for choice in several)
+    ))  # fmt: skip
+    return f"Settings chosen by mean validation {metrics} ({seeds}): {_listed(found)}{single}."
+
+
 def _scoring(rows: Sequence[Row]) -> str:
-    said = {
-        "samples": "{:,} samples, decoder means",
-        "mixture": "a mixture of {} Gaussians fitted on codes as second sampler",
-        "nll_samples": "{} importance samples an image",
-    }
-    found = [_each(rows, _of("scoring", key), text.format) for key, text in said.items()]
+    found = [
+        _each(rows, _of("scoring", "samples"), "{:,} samples, decoder means".format),
+        _each(rows, _of("scoring", "mixture"), "a mixture of {} Gaussians fitted on codes as second sampler".format),
+        _each(rows, _weighed, lambda kn: "{:,} importance samples for each of {:,} images".format(*kn)),
+    ]
     version = _each(rows, _of("scoring", "version"), lambda v: f"protocol version {v}")
     return f"Scoring: {'; '.join(filter(None, [*found, version]))}." if any(found) else ""
+
+
+def _weighed(row: Row) -> tuple[int, int] | None:
+    """Importance samples, and the images that they're drawn for."""
+    k, n = row.scoring.get("nll_samples"), row.scoring.get("nll_images")
+    there = _scored_images(row)
+    return (k, n if there is None else min(n, there)) if k and n else None
 
 
 def _software(rows: Sequence[Row]) -> str:

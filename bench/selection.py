@@ -228,7 +228,8 @@ def _on_test(run: Run, row: Row, request: RunRequest, known: dict[str, Data], li
             lease.release()
     scored = run.row(row.cell, TEST)
     assert scored is not None
-    return scored
+    test = known[key].test  # the cell notes the images that it was made to be scored on
+    return replace(scored, data={**scored.data, "test": test.digest, "test_images": len(test)})
 
 
 def _metrics(row: Row) -> dict[str, Metric]:

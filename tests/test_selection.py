@@ -17,6 +17,7 @@ from bench.errors import IntegrityError, NotAvailable, UnknownName, UsageError
 from bench.evaluator import Evaluator
 from bench.events import RunStarted
 from bench.measurement import METRICS, Score
+from bench.methods import methods
 from bench.protocol import RunRequest, Scoring
 from bench.runner import run as run_request
 from bench.selection import Choice, choose, parse, selected
@@ -227,6 +228,13 @@ def test_winners_alone_are_scored_on_the_test_split(trained: Path) -> None:
     assert selected(run, "val:elbo", seen.append).rows == found.rows
     assert seen == []
     assert files(run) == after
+
+    (text,) = methods(found.rows, found.choices).split("\n\n")
+    assert "Trained on 1,198 images" in text
+    assert "239 more held out for validation; scored on 360 of the test split." in text
+    assert "Settings chosen by mean validation elbo (1 seed): beta[beta=1] out of 2; " in text
+    assert "100 importance samples for each of 360 images" in text
+    assert {(r.data["test"], r.data["test_images"]) for r in found.rows} == {(data.test.digest, 360)}
 
     finding = Verifier()(run, beta.cell)
     assert (finding.wrong, finding.unchecked) == ([], [])
