@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import product
@@ -145,10 +145,13 @@ def sanity() -> tuple[str, ...]:
     return tuple(name for role, name in sorted(defaults().items()) if role.startswith("sanity"))
 
 
-def tuned(request: RunRequest) -> bool:
-    """Whether a request asks for several values of some hyperparameter."""
-    texts = [*request.set, *(text for selected in map(selector, request.variants) for text in selected[1].values())]
-    return any("|" in text for text in texts)
+def tuned(configs: Iterable[Config]) -> dict[str, list[str]]:
+    """The variants that come in several settings, however these were asked for, and their labels; anchors apart."""
+    labels: dict[str, dict[str, None]] = {}
+    for config in configs:
+        if not (config.baseline or config.sanity):
+            labels.setdefault(config.name, {})[config.label] = None
+    return {name: list(found) for name, found in labels.items() if len(found) > 1}
 
 
 def selected(request: RunRequest) -> list[str]:

@@ -18,7 +18,7 @@ import torch
 from bench import data as datasets
 from bench.columns import Column, reading_order
 from bench.dataset import Data
-from bench.errors import PluginError, UnknownName, UsageError
+from bench.errors import BenchError, PluginError, UnknownName, UsageError
 from bench.events import Listener, Preparing
 from bench.executor import EXECUTORS
 from bench.gc import bytes_in_words
@@ -233,8 +233,6 @@ def plan(
         listener(Preparing(path, done, total))
 
     validate(request)
-    if request.eval_split is None and tuned(request):
-        request = replace(request, eval_split="validation")
     device = device_of(request.device)
     if request.inception_precision == "bf16" and not computes_bf16(device):
         raise UsageError(
@@ -249,6 +247,9 @@ def plan(
         raise next(iter(faults.values()))
     if not request.datasets:
         request = replace(request, datasets=(default("dataset") or "",))
+    several = tuned(configs)
+    if several and request.eval_split is None and not _on_test_before(request, several):
+        request = replace(request, eval_split="validation")
     root = datasets.data_root(request.data_root)
     loaded = [
         datasets.load(
@@ -286,7 +287,10 @@ def plan(
     if faults and all(c.state == "broken" or c.row.anchor for c in cells):
         raise next(iter(faults.values()))
     cells = cells if request.shard is None else _share(cells, *request.shard)
-    notes = [] if request.scoring.split == "test" else [_on_validation(request, loaded, folder)]
+    if request.scoring.split == "test":
+        notes = [_on_test(several)] if several else []
+    else:
+        notes = [_on_validation(loaded, folder, bool(several))]
     if len(request.seeds) == 1:
         notes.append("one seed shows no spread: a difference between two rows may be chance (--seeds 3 tells)")
     notes += [f"the seeds of {kind} are trained one by one: {why}" for kind, why in found.items()]
@@ -312,10 +316,31 @@ def _why_alone(c: Cell, device: torch.device) -> dict[str, str]:
     return {_kind(c): why} if why else {}
 
 
-def _on_validation(request: RunRequest, loaded: Sequence[Data], folder: Path) -> str:
+def _on_test_before(request: RunRequest, several: Mapping[str, Sequence[str]]) -> bool:
+    """Whether the run's folder holds these very settings, scored on the test split: then they aren't made anew."""
+    store = Run(Path(request.out) if request.out else default_folder(request))
+    if not store.exists() or (before := store.request()).eval_split is not None:
+        return False
+    try:
+        there = {config.label for config in expand(before, {})}
+    except BenchError:  # a plugin isn't there any more
+        return False
+    return all(there.issuperset(labels) for labels in several.values())
+
+
+def _on_test(several: Mapping[str, Sequence[str]]) -> str:
+    """What it means that settings of one variant are scored on test images."""
+    counted = ", ".join(f"{len(labels)} settings of {name}" for name, labels in several.items())
+    return (
+        f"{counted} scored on the test split: to choose among them there is to choose on it, and the chosen looks "
+        "better than it is (--eval-split validation)"
+    )
+
+
+def _on_validation(loaded: Sequence[Data], folder: Path, several: bool) -> str:
     """That nothing is scored on test images, why, and what does it."""
     images = ", ".join(f"{len(data.test):,}{f' of {data.name}' if len(loaded) > 1 else ''}" for data in loaded)
-    why = "; this is a grid over hyperparameters" if tuned(request) else ""
+    why = "; this is a grid over hyperparameters" if several else ""
     then = f"`bench table {folder} --select val:{default('headline')}` scores the best settings on the test split"
     return f"scored on {images} validation images, held out of the training split{why}: {then}"
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 
 from bench.dataset import Data
 from bench.errors import UnknownName, UsageError
-from bench.grid import Config, cell, expand
+from bench.grid import Config, cell, expand, tuned
 from bench.hyperparameters import Range, check, hyperparameters, selector, show, split
-from bench.planning import validate
+from bench.planning import plan, validate
 from bench.protocol import RunRequest, Training, seed_for
+from bench.store import Run
 from bench.variant import Spec, Variant
 
 
@@ -137,6 +139,55 @@ def test_what_is_shown_can_be_typed(value: Any) -> None:
 
     kind = tuple[int, ...] if isinstance(value, tuple) else type(value)
     assert Hyperparameter("h", kind, None).parse(show(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("variants", "settings", "found"),
+    [
+        (("beta[beta=1|4]",), (), {"beta": ["beta[beta=1]", "beta"]}),
+        (("beta[beta=1]", "beta[beta=4]", "vae"), (), {"beta": ["beta[beta=1]", "beta"]}),
+        (("vae", "vae[latent_dim=4]"), (), {"vae": ["vae", "vae[latent_dim=4]"]}),
+        (("vae", "gan"), ("vae.latent_dim=2|3",), {"vae": ["vae[latent_dim=2]", "vae[latent_dim=3]"]}),
+        (("vae", "vae", "beta[beta=2]"), (), {}),
+        (("beta", "beta[beta=4]"), (), {}),  # its default
+        (("vae", "gan", "gan[latent_dim=4]"), (), {}),  # an anchor
+    ],
+)
+def test_several_settings_of_a_variant_are_a_choice_however_they_are_written(
+    variants: tuple[str, ...], settings: tuple[str, ...], found: dict[str, list[str]]
+) -> None:
+    assert tuned(expand(RunRequest(variants=variants, set=settings))) == found
+
+
+def planned(out: Path, *variants: str, **settings: Any) -> tuple[str | None, str]:
+    """The split of a run on digits, and what is noted beforehand."""
+    request = RunRequest(variants, steps=1, sanity=False, baseline=False, out=str(out), **settings)
+    made = plan(request)
+    return made.request.eval_split, "\n".join(made.notes)
+
+
+def test_a_list_of_settings_is_scored_on_validation_images_too(tmp_path: Path) -> None:
+    for variants in (("beta[beta=1]", "beta[beta=4]"), ("vae", "vae[latent_dim=4]")):
+        split, notes = planned(tmp_path, *variants)
+        assert split == "validation"
+        assert "a grid over hyperparameters" in notes
+    split, notes = planned(tmp_path, "vae", "beta[beta=1|4]", eval_split="test")
+    assert split == "test"
+    assert "2 settings of beta scored on the test split" in notes
+    assert "test split" not in planned(tmp_path, "vae", "beta", eval_split="test")[1]
+
+
+def test_what_was_scored_on_the_test_split_in_its_folder_stays_there(tmp_path: Path) -> None:
+    variants = ("vae", "vae[latent_dim=4]")
+    Run(tmp_path).create(RunRequest(variants, steps=1, sanity=False, baseline=False))
+    split, notes = planned(tmp_path, *variants, "beta", seeds=(0, 1))
+    assert split is None
+    assert "2 settings of vae scored on the test split" in notes
+    assert planned(tmp_path, *variants, "vae[latent_dim=2]")[0] == "validation"  # of these, one is new
+    assert planned(tmp_path, *variants, eval_split="validation")[0] == "validation"
+
+    Run(tmp_path / "gone").create(RunRequest(("vae", "no-such-plugin"), steps=1))
+    assert planned(tmp_path / "gone", *variants)[0] == "validation"
 
 
 def test_identity_holds_what_the_weights_depend_on_and_nothing_else(digits: Data) -> None:
