@@ -11,10 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from bench.measurement import Direction
 
 LEVEL = 0.05  #: of a test; intervals cover 1 - LEVEL
 POWER = 0.8  #: with which the smallest detectable difference is found
@@ -140,6 +143,38 @@ def holm(ps: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
         adjusted[i] = largest
     return adjusted
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of a difference among those that were looked at together.
+
+    `mark`: b is better, b is worse, no significant difference or too few pairs to say; '' is a coordinate that differs.
+    """
+
+    mark: Literal["+", "-", "~", ""]
+    p: float | None = None  #: corrected; None: too few pairs to say
+
+
+def verdicts(family: Sequence[tuple[Paired, Direction | None]]) -> list[Verdict]:
+    """What is said of each difference of a `family`, given which direction is better: None for a coordinate.
+
+    Holm's correction is over the family's merits; over its coordinates apart, of which nothing is called better.
+    """
+    ps: list[float | None] = [test.p for test, _ in family]
+    for merits in (True, False):
+        tested = [i for i, (test, way) in enumerate(family) if test.p is not None and (way is not None) == merits]
+        for i, p in zip(tested, holm([p for i in tested if (p := ps[i]) is not None]), strict=True):
+            ps[i] = p
+    return [Verdict(_mark(test, way, p), p) for (test, way), p in zip(family, ps, strict=True)]
+
+
+def _mark(test: Paired, direction: Direction | None, p: float | None) -> Literal["+", "-", "~", ""]:
+    if p is None or p > LEVEL:
+        return "~"
+    if direction is None:
+        return ""
+    return "+" if (test.mean > 0) == (direction == "higher") else "-"
 
 
 @dataclass(frozen=True)

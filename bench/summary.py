@@ -13,7 +13,7 @@ from bench.hyperparameters import show
 from bench.measurement import Score
 from bench.protocol import canonical
 from bench.row import Row
-from bench.statistics import LEAST, LEVEL, Paired, holm, paired
+from bench.statistics import LEAST, paired, verdicts
 
 ONE_SEED = "one seed can't say whether a difference is real: --seeds 3 shows the spread, and what ties with the best"
 TWO_SEEDS = "two can't say whether a difference is real: --seeds 3 marks what ties with the best"
@@ -253,9 +253,14 @@ def _spread(seeds: int) -> list[str]:
 
 
 def _unsaid(ranks: Iterable[Mapping[str, _Rank]], seeds: int) -> list[str]:
-    names = dict.fromkeys(label for of_block in ranks for rank in of_block.values() for label in rank.unsaid)
-    few = f"can't say whether it ties, with fewer than {LEAST} seeds in common with the best"
-    return [f"{few}: {', '.join(names)}"] if names and seeds >= LEAST else []
+    every = [rank for of_block in ranks for rank in of_block.values()]
+    few = dict.fromkeys(name for rank in every for name in rank.few)
+    apart = dict.fromkeys(name for rank in every for name in rank.apart)
+    said = [f"too few seeds to be compared, fewer than {LEAST}: {', '.join(few)}"] if few else []
+    if apart and seeds >= LEAST:
+        common = f"can't say whether it ties, with fewer than {LEAST} seeds in common with the best"
+        said.append(f"{common}: {', '.join(apart)}")
+    return said
 
 
 def _untuned(rows: Sequence[Row]) -> bool:
@@ -358,48 +363,56 @@ def _cell(draft: _Draft, name: str, places: int, rank: _Rank, common: Sequence[s
     mean, sd = fmean(values), stdev(values) if len(values) > 1 else None
     text = printed(mean, places)
     sd_text = "" if sd is None else printed(sd, places)
-    best = not draft.row.anchor and text == rank.best
+    best = text == rank.best and any(draft is rival for rival in rank.rivals)
     tie = not best and any(draft is other for other in rank.ties)
     return Cell(len(values), mean, sd, text, sd_text, best, tie, numbers)
 
 
 @dataclass(frozen=True)
 class _Rank:
-    """The best printed mean of a column in a block, what ties with it, and labels of which nothing can be said."""
+    """The best printed mean of a column in a block, who may have it, what ties with it, and who is left out."""
 
     best: str | None = None
+    rivals: tuple[_Draft, ...] = ()
     ties: tuple[_Draft, ...] = ()
-    unsaid: tuple[str, ...] = ()
+    few: tuple[str, ...] = ()  #: lines with too few seeds to be compared at all
+    apart: tuple[str, ...] = ()  #: lines with too few seeds that are the best's too
 
 
 def _rank(drafts: Sequence[_Draft], column: Column, places: int) -> _Rank:
     """Nothing where a column has no direction, or a block no two labels to choose between.
 
-    Every line is paired with the best by seed; Holm's correction is over these comparisons.
+    Every line is paired with the best by seed; Holm's correction is over these comparisons. Where some line has
+    seeds enough to be compared, those that haven't can't be the best: one seed that came out may be a lucky one.
     """
-    means = [(d, fmean(v)) for d in drafts if (v := d.values(column.name)) and not d.row.anchor]
-    if column.direction is None or len({d.row.label for d, _ in means}) < 2:
+    scored = [d for d in drafts if d.values(column.name) and not d.row.anchor]
+    if column.direction is None or len({d.row.label for d in scored}) < 2:
         return _Rank()
+    enough = [d for d in scored if len(d.values(column.name)) >= LEAST]
+    rivals = enough or scored
+    few = tuple(_named(d, column) for d in scored if not any(d is rival for rival in rivals))
+    means = [(d, fmean(d.values(column.name))) for d in rivals]
+    if len({d.row.label for d in rivals}) < 2 or len({printed(mean, places) for _, mean in means}) < 2:
+        return _Rank(few=few)
     sign = 1 if column.direction == "higher" else -1
     first, best = max(means, key=lambda pair: sign * pair[1])
-    if len({printed(mean, places) for _, mean in means}) < 2:
-        return _Rank()
-    of_first, unsaid = first.by_seed(column.name), []
-    tests: list[tuple[_Draft, Paired]] = []
-    for draft in (d for d, _ in means if d is not first):
+    of_first = first.by_seed(column.name)
+    tested, tests, apart = [], [], []
+    for draft in (d for d in rivals if d is not first):
         of_draft = draft.by_seed(column.name)
         both = sorted(of_draft.keys() & of_first.keys())
         if len(both) < LEAST:
-            unsaid.append(draft.row.label)
+            apart.append(draft.row.label)
         else:
-            tests.append((draft, paired([of_first[s] for s in both], [of_draft[s] for s in both])))
-    corrected = holm([test.p or 0.0 for _, test in tests])
-    worse = [
-        sign * test.mean < 0 and (p <= LEVEL or not test.sd)  # a share of classes may be the same at every seed
-        for (_, test), p in zip(tests, corrected, strict=True)
-    ]
-    ties = tuple(draft for (draft, _), w in zip(tests, worse, strict=True) if not w)
-    return _Rank(printed(best, places), ties, tuple(unsaid))
+            tested.append(draft)
+            tests.append((paired([of_first[s] for s in both], [of_draft[s] for s in both]), column.direction))
+    ties = tuple(draft for draft, verdict in zip(tested, verdicts(tests), strict=True) if verdict.mark != "-")
+    return _Rank(printed(best, places), tuple(rivals), ties, few, tuple(apart))
+
+
+def _named(draft: _Draft, column: Column) -> str:
+    """A line that lacks seeds, or has lost them in this column."""
+    return draft.row.label if len(draft.ok) < LEAST else f"{draft.row.label} ({column.name})"
 
 
 def _varied(rows: Sequence[Row]) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from bench import statistics
-from bench.statistics import detectable, holm, paired, paired_over_images, paired_t, sign_flip
+from bench.statistics import Paired, detectable, holm, paired, paired_over_images, paired_t, sign_flip, verdicts
 
 RNG = np.random.default_rng
 
@@ -157,6 +157,17 @@ def test_holm_keeps_the_rate_of_any_false_alarm_where_bare_p_values_do_not() -> 
         corrected += min(holm(ps)) <= 0.05
     assert corrected / trials < 0.05 + 4 * math.sqrt(0.05 * 0.95 / trials)
     assert bare / trials > 0.2
+
+
+def test_a_verdict_is_holms_over_merits_and_over_coordinates_apart() -> None:
+    def of(mean: float, p: float | None) -> Paired:
+        return Paired(5, mean, 1.0, p=p)
+
+    family = [(of(1, 0.02), "higher"), (of(1, 0.001), "lower"), (of(-1, 0.04), None), (of(1, None), "higher")]
+    found = verdicts([*family, (of(-2, 0.03), "lower")])  # type: ignore[list-item]
+    assert [v.p for v in found] == pytest.approx([0.04, 0.003, 0.04, None, 0.04])
+    assert [v.mark for v in found] == ["+", "-", "", "~", "+"]
+    assert verdicts([]) == []
 
 
 def test_pairing_over_images_takes_out_what_the_images_share() -> None:

@@ -336,9 +336,32 @@ def test_holm_counts_the_lines_that_are_held_against_the_best() -> None:
 def test_fewer_than_three_common_seeds_leave_a_line_unmarked_and_say_so() -> None:
     two = [*seeds("a", 1.0, 2.0), *seeds("b", 0.9, 1.9)]
     assert [cell(two, label, "bound").mark for label in "ab"] == ["best", ""]
-    rows = [*seeds("a", 1.0, 2.0, 1.5), row("b", 0, scores={"bound": 0.9}), row("b", 1, scores={"bound": 1.9})]
+    others = [row("b", seed, scores={"bound": v}) for seed, v in ((1, 1.9), (2, 1.4), (7, 0.0), (8, 0.2))]
+    rows = [*seeds("a", 1.0, 2.0, 1.5), *others]
     assert [cell(rows, label, "bound").mark for label in "ab"] == ["best", ""]
     assert summary(rows).groups[0].remarks[1].endswith("fewer than 3 seeds in common with the best: b")
+
+
+def test_a_seed_that_is_left_of_five_wins_nothing() -> None:
+    lone = [*seeds("x", 99.0), *(failed("x", seed) for seed in range(1, 5))]
+    rows = [*lone, *seeds("y", 1.0, 2.0, 3.0, 4.0, 5.0), *seeds("z", 0.9, 1.7, 2.9, 3.6, 4.8)]
+    assert [cell(rows, label, "bound").mark for label in "xyz"] == ["", "best", ""]
+    assert summary(rows).groups[0].remarks[1] == "too few seeds to be compared, fewer than 3: x"
+    rows = [*lone, *seeds("y", 1.0, 2.0, 3.0)]  # nobody to be better than
+    assert [cell(rows, label, "bound").mark for label in "xy"] == ["", ""]
+    assert "fewer than 3: x" in summary(rows).groups[0].remarks[1]
+
+
+def test_a_line_that_prints_like_the_best_by_too_few_seeds_is_not_it() -> None:
+    rows = [*seeds("a", 1.0, 2.0, 3.0), *seeds("b", 0.8, 1.9, 2.7), *seeds("x", 2.0)]
+    assert cell(rows, "x", "bound").text == cell(rows, "a", "bound").text
+    assert [cell(rows, label, "bound").mark for label in "abx"] == ["best", "tie", ""]
+
+
+def test_a_metric_that_most_seeds_lack_is_named_with_its_line() -> None:
+    rows = [*seeds("a", 1.0, 2.0, 3.0), *seeds("b", 0.8, 1.9, 2.7)]
+    rows += [row("x", s, scores={"bound": 9.0 if s == 0 else "it broke"}) for s in range(3)]
+    assert "too few seeds to be compared, fewer than 3: x (bound)" in summary(rows).groups[0].remarks
 
 
 def test_anchors_are_neither_best_nor_tie() -> None:
