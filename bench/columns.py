@@ -32,6 +32,11 @@ class Column:
         return self.metric is None or self.metric.default
 
     @property
+    def redraws(self) -> bool:
+        """Whether its standard errors are what other draws of the samples would change, and nothing else."""
+        return bool(getattr(self.metric, "redraws", False))
+
+    @property
     def arrow(self) -> str:
         return {"higher": "↑", "lower": "↓", None: ""}[self.direction]
 

@@ -6,6 +6,7 @@ Rows that were made under different conditions aren't compared: the fields in wh
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -13,13 +14,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from bench.columns import Column, Scores, columns, reading_order, scores
+from bench.columns import Column, Scores, chosen, columns, reading_order, scores
 from bench.errors import IncomparableRows, UnknownName, UsageError
 from bench.hyperparameters import show
 from bench.measurement import Score
 from bench.protocol import canonical, differences
 from bench.row import Row
-from bench.statistics import LEAST, LEVEL, OverImages, Paired, holm, paired, paired_over_images
+from bench.statistics import LEAST, OverImages, Paired, paired, paired_over_images, verdicts
 from bench.summary import decimals, printed
 
 Mark = Literal["+", "-", "~", "x", "!", "*", ""]
@@ -39,8 +40,9 @@ class Difference:
     a: float | None = None
     b: float | None = None
     seeds: Paired | None = None  #: None: n/a in one of them or both
-    p: float | None = None  #: corrected by Holm over the lines of this metric and dataset
+    p: float | None = None  #: corrected by Holm over all differences that the comparison shows
     images: OverImages | None = None  #: over test images, where a metric has values for each
+    redraw: float | None = None  #: sd that b - a would have by drawing the samples anew alone, where a metric knows it
     reason: str = ""  #: why seeds are missing
     places: int = 3  #: decimals of a and b
     fine: int = 3  #: decimals of what is made of differences
@@ -52,6 +54,13 @@ class Difference:
     @property
     def difference(self) -> float | None:
         return None if self.seeds is None else self.seeds.mean
+
+    @property
+    def training(self) -> float | None:
+        """What redraws leave of the sd over seeds; 0 where they'd make more."""
+        if self.redraw is None or self.seeds is None or self.seeds.sd is None:
+            return None
+        return math.sqrt(max(0.0, self.seeds.sd**2 - self.redraw**2))
 
     @property
     def text(self) -> str:
@@ -76,6 +85,8 @@ class Difference:
 
     @property
     def p_text(self) -> str:
+        if 0 < self.n < LEAST:
+            return "can't say"
         return "" if self.p is None else "<0.001" if self.p < 0.001 else f"{self.p:.3f}"
 
 
@@ -91,7 +102,7 @@ class Line:
     label: str
     marks: str  #: of 'x', '!' and '*' those that hold for some seed
     seeds: str  #: how many were compared: '5', or '4 of 5'
-    cells: Mapping[str, Difference]
+    cells: Mapping[str, Difference]  #: by metric, those that aren't shown among them: neither corrected nor marked
     anchor: bool
 
 
@@ -100,9 +111,13 @@ class Group:
     """One dataset."""
 
     dataset: str
-    columns: tuple[Column, ...]  #: those with a difference in some line
+    columns: tuple[Column, ...]  #: those that are shown: chosen ones with a difference in some line
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
+
+    @property
+    def shown(self) -> list[tuple[Column, Difference]]:
+        return [(column, line.cells[column.name]) for line in self.lines for column in self.columns]
 
 
 @dataclass(frozen=True)
@@ -116,9 +131,23 @@ class Comparison:
     unscored: tuple[str, ...] = ()  #: pairs that aren't ok in either
 
     @property
+    def family(self) -> tuple[int, int]:
+        """How many differences p is corrected over: of merits, and apart from them of coordinates."""
+        directions = [c.direction for group in self.groups for c, d in group.shown if d.p is not None]
+        coordinates = directions.count(None)
+        return len(directions) - coordinates, coordinates
+
+    @property
     def notes(self) -> list[str]:
         lists = (("only in a", self.only_a), ("only in b", self.only_b), ("without scores", self.unscored))
-        return [f"{what}: {'; '.join(names)}" for what, names in lists if names]
+        return [f"{what}: {'; '.join(names)}" for what, names in lists if names] + self._corrected()
+
+    def _corrected(self) -> list[str]:
+        merits, coordinates = self.family
+        over = [f"the {merits} in merits"] if merits > 1 else []
+        over += [f"the {coordinates} in coordinates"] if coordinates > 1 else []
+        family = ", and apart over ".join(over)
+        return [f"p is corrected (Holm) over the differences shown: {family}; intervals aren't"] if over else []
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers."""
@@ -136,8 +165,11 @@ class Comparison:
         ]
         lists = {"only_a": self.only_a, "only_b": self.only_b, "unscored": self.unscored}
         notes = {group.dataset: list(group.notes) for group in self.groups}
-        return {"a": self.names[0], "b": self.names[1], "differences": found, "lines": lines, "notes": notes} | {
-            name: list(names) for name, names in lists.items()
+        corrected = dict(zip(("merits", "coordinates"), self.family, strict=True))
+        return {"a": self.names[0], "b": self.names[1], "corrected_over": corrected, "differences": found} | {
+            "lines": lines,
+            "notes": notes,
+            **{name: list(names) for name, names in lists.items()},
         }
 
 
@@ -146,6 +178,8 @@ def _document(d: Difference) -> dict[str, Any]:
     over = d.images and {"n": d.images.n, "difference": d.images.mean, "se": d.images.se}
     numbers = {"difference": d.difference, "sd": s.sd, "low": s.low, "high": s.high, "p": s.p, "p_holm": d.p}
     return {"n": d.n, "a": d.a, "b": d.b, **numbers, "detectable": s.detectable, "images": over} | {
+        "redraw_sd": d.redraw,
+        "training_sd": d.training,
         "mark": d.mark,
         "reason": d.reason or None,
     }
@@ -156,15 +190,18 @@ def compare(
     b: Iterable[Row],
     evidence: tuple[Evidence, Evidence] | None = None,
     names: tuple[str, str] = ("a", "b"),
+    metrics: Sequence[str] | None = None,
 ) -> Comparison:
     """Pair the rows of two runs by label, dataset and seed, and take the differences.
 
     Args:
         evidence: what rows of a and of b keep; with it, differences are paired over test images too.
         names: what a and b are called.
+        metrics: those that are shown, as `bench.columns.chosen` takes them; None is all. p is corrected over these.
 
     Raises:
         IncomparableRows: no pair was made under the same conditions.
+        UnknownName: there is no such metric.
         UsageError: no row has a counterpart.
     """
     a, b = _models(a), _models(b)
@@ -176,17 +213,22 @@ def compare(
             cause=f"Rows are paired by label, dataset and seed. a has {_some(left)}; b has {_some(right)}.",
             fix="Compare runs that share variants, datasets and seeds; two labels of one: bench compare RUN --between.",
         )
-    return _compared(left, right, found, _conditions, evidence, names)
+    return _compared(left, right, found, _conditions, evidence, names, metrics)
 
 
-def between(rows: Iterable[Row], a: str, b: str, evidence: Evidence | None = None) -> Comparison:
+def between(
+    rows: Iterable[Row], a: str, b: str, evidence: Evidence | None = None, metrics: Sequence[str] | None = None
+) -> Comparison:
     """Pair the rows of labels `a` and `b` in one run by dataset and seed, and take the differences.
 
     Hyperparameters and stages may differ, they are what is compared; all else must be equal.
 
+    Args:
+        evidence, metrics: as `compare`.
+
     Raises:
         IncomparableRows, UsageError: as `compare`.
-        UnknownName: there are no rows of that label.
+        UnknownName: there are no rows of that label, or there is no such metric.
     """
     rows = list(rows)
     labels = list(dict.fromkeys(row.label for row in rows))
@@ -201,7 +243,7 @@ def between(rows: Iterable[Row], a: str, b: str, evidence: Evidence | None = Non
     )
     if a == b or not left.keys() & right.keys():
         raise UsageError(f"no row of {a!r} has a counterpart among those of {b!r}", cause="They are paired by seed.")
-    made = _compared(left, right, found, _surroundings, evidence and (evidence, evidence), (a, b))
+    made = _compared(left, right, found, _surroundings, evidence and (evidence, evidence), (a, b), metrics)
     (x, _), (y, _) = (next(iter(side.values())) for side in (left, right))
     apart = differences(_plain_all(x.hyperparameters), _plain_all(y.hyperparameters))
     if not apart:
@@ -243,6 +285,7 @@ def _compared(
     conditions: Callable[[Row], dict[str, Any]],
     evidence: tuple[Evidence, Evidence] | None,
     names: tuple[str, str],
+    metrics: Sequence[str] | None,
 ) -> Comparison:
     pairs = {key: (left[key], right[key]) for key in left if key in right}
     unlike = {key: _unlike(pair, conditions) for key, pair in pairs.items() if _standing(pair) == "ok"}
@@ -256,13 +299,15 @@ def _compared(
             fix="Run both with the same settings, or look at them side by side: bench table A B.",
         )
     datasets = dict.fromkeys(dataset for _, dataset, _ in (*unlike, *moved))
+    metrics = ("all",) if metrics is None else metrics
+    groups = [
+        _group(d, {key: pair for key, pair in pairs.items() if key[1] == d}, unlike, found, evidence, metrics)
+        for d in dict.fromkeys(key[1] for key in pairs)
+        if d in datasets
+    ]
     return Comparison(
         names,
-        tuple(
-            _group(d, {key: pair for key, pair in pairs.items() if key[1] == d}, unlike, found, evidence)
-            for d in dict.fromkeys(key[1] for key in pairs)
-            if d in datasets
-        ),
+        _judged(groups),
         tuple(_name(row) for key, (row, _) in left.items() if key not in right),
         tuple(_name(row) for key, (row, _) in right.items() if key not in left),
         tuple(f"{_name(x)} ({x.status}, {y.status})" for (x, _), (y, _) in pairs.values() if _neither(x, y)),
@@ -336,6 +381,7 @@ def _group(
     unlike: Mapping[_Key, Sequence[str]],
     found: Sequence[Column],
     evidence: tuple[Evidence, Evidence] | None,
+    metrics: Sequence[str],
 ) -> Group:
     labels = list(dict.fromkeys(label for label, _, _ in pairs))
     of = {label: {key: pair for key, pair in pairs.items() if key[0] == label} for label in labels}
@@ -346,9 +392,10 @@ def _group(
     cells: dict[str, dict[str, Difference]] = {label: {} for label in labels}
     for column in found:
         drafts = [_difference(like[label], column, values[label].get(column.name), marks[label]) for label in labels]
-        for label, made in zip(labels, _settled(drafts, column), strict=True):
+        for label, made in zip(labels, _spaced(drafts), strict=True):
             cells[label][column.name] = made
-    shown = tuple(c for c in found if any(by_name[c.name].n for by_name in cells.values()))
+    scored = [c for c in found if any(by_name[c.name].n for by_name in cells.values())]
+    shown = tuple(chosen(scored, metrics))
     lines = tuple(
         Line(label, marks[label], _count(len(like[label]), len(of[label])), cells[label], _anchor(of[label].values()))
         for label in labels
@@ -358,16 +405,46 @@ def _group(
     apart = {key: texts for key, texts in unlike.items() if key in pairs and texts}
     notes += [f"x {text}" for text in _listed_fields(apart)]
     notes += [_failure(pair) for pair in pairs.values() if _standing(pair) in ("!", "*")]
+    notes += [*_lacking(lines, shown), *_redrawn(lines, shown)]
+    named = set(metrics) - {"all"}
+    notes += _unscored(lines, [c.name for c in (chosen(found, metrics) if named else found) if c not in scored])
+    if more := 0 if named else len(scored) - len(shown):
+        notes.append(f"{more} more metric{'' if more == 1 else 's'}: --all, or --metrics NAMES")
+    return Group(dataset, shown, lines, tuple(notes))
+
+
+def _lacking(lines: Sequence[Line], shown: Sequence[Column]) -> list[str]:
+    """Why lines have no difference in a metric, or lack seeds."""
     why: dict[str, dict[str, None]] = {}
     for line in lines:
         for column in shown:
             if reason := line.cells[column.name].reason:
                 why.setdefault(f"{line.label}: {reason}", {})[column.name] = None
-    notes += [f"n/a {', '.join(names)}: {reason}" for reason, names in why.items()]
-    hidden = [c.name for c in found if c not in shown]
-    some = ", ".join(hidden) if len(hidden) <= 8 else f"{len(hidden)} metrics"
-    notes += [f"in no pair of rows: {some}"] if hidden else []
-    return Group(dataset, shown, lines, tuple(notes))
+    return [f"n/a {', '.join(names)}: {reason}" for reason, names in why.items()]
+
+
+def _unscored(lines: Sequence[Line], names: Sequence[str]) -> list[str]:
+    """Metrics without a difference: those that neither run was asked for, and those that didn't come out in both."""
+    reasons = {name: {line.cells[name].reason for line in lines} - {""} for name in names}
+    unasked = [n for n in names if reasons[n] and all(_UNASKED.fullmatch(reason) for reason in reasons[n])]
+    lists = (("not scored in either", unasked), ("in no pair of rows", [n for n in names if n not in unasked]))
+    return [f"{what}: {', '.join(own) if len(own) <= 8 else f'{len(own)} metrics'}" for what, own in lists if own]
+
+
+_UNASKED = re.compile(r"(?!a: |b: )(.*: )?not scored")
+
+
+def _redrawn(lines: Sequence[Line], shown: Sequence[Column]) -> list[str]:
+    """What of the spread over seeds is the noise of samples drawn anew, where a score says how large that is."""
+    found: dict[str, list[str]] = {}
+    for line, column in ((line, column) for line in lines for column in shown):
+        d = line.cells[column.name]
+        if d.seeds is not None and d.redraw is not None and d.training is not None and d.seeds.sd is not None:
+            sd, redraw, training = (printed(v, max(d.fine, 0)) for v in (d.seeds.sd, d.redraw, d.training))
+            found.setdefault(line.label, []).append(f"{column.name} {sd} ({redraw}, {training})")
+    what = "spread of b − a over seeds (redraws of samples alone, training alone)"
+    said = "; ".join(f"{label}: {', '.join(texts)}" for label, texts in found.items())
+    return [f"{what}: {said}"] if found else []
 
 
 CANT_SAY = f"; fewer than {LEAST} can't say whether a difference is real"
@@ -407,7 +484,16 @@ def _difference(
     images = None
     if per_image is not None and len(per_image[0]) == len(values):
         images = paired_over_images(*([v.numpy() for v in side] for side in per_image))
-    return Difference("~", fmean(a), fmean(b), paired(a, b), None, images, reason)
+    redraw = (
+        _redraw([(x, y) for x, y in both if isinstance(x, Score) and isinstance(y, Score)]) if column.redraws else None
+    )
+    return Difference("~", fmean(a), fmean(b), paired(a, b), None, images, redraw, reason)
+
+
+def _redraw(pairs: Sequence[tuple[Score, Score]]) -> float | None:
+    """The sd that b - a has from redraws alone, by the standard errors of the scores; None where one has none."""
+    variances = [x.se**2 + y.se**2 for x, y in pairs if x.se is not None and y.se is not None]
+    return math.sqrt(fmean(variances)) if len(variances) == len(pairs) else None
 
 
 def _missing(a: object, b: object) -> list[str]:
@@ -417,29 +503,31 @@ def _missing(a: object, b: object) -> list[str]:
     return [f"{which}: {reason}" for which, reason in (("a", in_a), ("b", in_b)) if reason]
 
 
-def _settled(drafts: Sequence[Difference], column: Column) -> list[Difference]:
-    """The lines of one metric, with p corrected over them, marks, and decimals that suit them all."""
-    tested = [d for d in drafts if d.seeds is not None and d.seeds.p is not None]
-    ps = holm([d.seeds.p for d in tested if d.seeds is not None and d.seeds.p is not None])
-    corrected = {id(d): p for d, p in zip(tested, ps, strict=True)}
+def _spaced(drafts: Sequence[Difference]) -> list[Difference]:
+    """The lines of one metric, with decimals that suit them all."""
     places = decimals([[d.a, d.b] for d in drafts if d.a is not None and d.b is not None])
     fine = decimals([[d.seeds.mean, *_ends(d.seeds)] for d in drafts if d.seeds is not None]) or places
-    made = []
-    for d in drafts:
-        p = corrected.get(id(d))
-        mark = d.mark
-        if d.seeds is not None and p is not None and p <= LEVEL:
-            mark = "" if column.direction is None else "+" if _better(d.seeds.mean, column) else "-"
-        made.append(replace(d, p=p, mark=mark, places=places, fine=fine))
-    return made
+    return [replace(d, places=places, fine=fine) for d in drafts]
+
+
+def _judged(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """The same, with marks and a p that is corrected over all differences shown: they're looked at together."""
+    shown = [(d, column) for group in groups for column, d in group.shown]
+    family = [(d, d.seeds, column.direction) for d, column in shown if d.seeds is not None]
+    found = verdicts([(test, direction) for _, test, direction in family])
+    said = {id(d): verdict for (d, _, _), verdict in zip(family, found, strict=True)}
+
+    def judged(d: Difference) -> Difference:
+        return replace(d, mark=said[id(d)].mark, p=said[id(d)].p) if id(d) in said else d
+
+    def line(of: Line) -> Line:
+        return replace(of, cells={name: judged(d) for name, d in of.cells.items()})
+
+    return tuple(replace(group, lines=tuple(map(line, group.lines))) for group in groups)
 
 
 def _ends(seeds: Paired) -> list[float]:
     return [end for end in (seeds.low, seeds.high) if end is not None]
-
-
-def _better(difference: float, column: Column) -> bool:
-    return (difference > 0) == (column.direction == "higher")
 
 
 def _per_image(

@@ -7,15 +7,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor
 
-from bench.compare import Difference, Evidence, between, compare
+from bench.compare import Comparison, Difference, Evidence, between, compare
 from bench.errors import IncomparableRows, UnknownName, UsageError
 from bench.measurement import Score
 from bench.row import Row
+from bench.summary import summary
 from bench.threshold import Threshold
 from tests.synthetic import (
     DATA,
@@ -76,6 +78,7 @@ def test_the_mark_is_bs(metric: str, by: float, mark: str) -> None:
 def test_one_seed_has_a_difference_and_no_verdict() -> None:
     found = difference(seeds("vae", 1.5), seeds("vae", 99.0), "bound")
     assert (found.difference, found.mark, found.p, found.interval) == (97.5, "~", None, "")
+    assert found.p_text == "can't say"
     (group,) = compare(seeds("vae", 1.5), seeds("vae", 99.0)).groups
     assert "fewer than 3 can't say" in group.notes[0]
 
@@ -102,15 +105,62 @@ def test_p_the_interval_and_the_detectable_difference_are_students() -> None:
     )
 
 
-def test_holm_is_over_the_lines_of_a_metric() -> None:
-    a = seeds("vae", *map(float, range(5)))
-    alone = difference(a, shifted("vae", 0.25), "bound")
+def family(metrics: list[str] | None = None) -> Comparison:
+    """Two labels in a merit, one of them in another merit and in a coordinate: b differs by a bare p below .05."""
+    a = [row("vae", i, scores={"bound": i, "loss": i, "rate": i}) for i in range(5)]
+    b = [row("vae", i, scores={"bound": i + 0.25 + x, "loss": i + 0.01 + x, "rate": i + 0.25 + x}) for i, x in OFF]
     a += seeds("beta", *map(float, range(5)))
-    among = difference(a, [*shifted("vae", 0.25), *shifted("beta", 0.01)], "bound")
-    assert alone.seeds is not None
-    assert alone.p == alone.seeds.p
-    assert among.p == 2 * (alone.p or 0)
-    assert (alone.mark, among.mark) == ("+", "~")
+    return compare(a, [*b, *shifted("beta", 0.01)], metrics=metrics)
+
+
+OFF = list(enumerate(SPREAD))
+
+
+def bare(d: Difference) -> float:
+    """p before correction."""
+    assert d.seeds is not None
+    assert d.seeds.p is not None
+    return d.seeds.p
+
+
+def test_holm_is_over_all_merits_that_are_shown_and_over_coordinates_apart() -> None:
+    found = family()
+    vae, beta = (line.cells for line in found.groups[0].lines)
+    assert 0.02 < bare(vae["bound"]) < 0.05
+    assert found.family == (3, 1)
+    assert vae["bound"].p == pytest.approx(3 * bare(vae["bound"]))
+    assert vae["rate"].p == pytest.approx(bare(vae["rate"]))
+    assert (vae["bound"].mark, vae["loss"].mark, beta["bound"].mark, vae["rate"].mark) == ("~", "~", "~", "")
+    assert "p is corrected (Holm) over the differences shown: the 3 in merits; intervals aren't" in found.notes
+    assert found.to_json()["corrected_over"] == {"merits": 3, "coordinates": 1}
+
+
+def test_what_is_not_shown_is_not_corrected_for() -> None:
+    two, other = family(["bound"]), family(["loss", "rate"])
+    assert [two.family, other.family] == [(2, 0), (1, 1)]
+    assert [c.name for c in two.groups[0].columns] == ["bound"]
+    assert {d["metric"] for d in two.to_json()["differences"]} == {"bound"}
+    of_two, of_other = (made.groups[0].lines[0].cells for made in (two, other))
+    assert of_other["loss"].p == pytest.approx(bare(of_other["loss"]))
+    assert of_two["bound"].p == pytest.approx(2 * bare(of_two["bound"]))
+    assert not any("corrected" in note for note in other.notes)
+    with pytest.raises(UnknownName, match="no metric called 'bond'"):
+        family(["bond"])
+
+
+def test_marks_of_equal_labels_are_rare_however_many_metrics_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    merits = {f"m{i}": bound for i in range(12)}
+    register(monkeypatch, **merits)
+    rng, marked, trials = np.random.default_rng(0), 0, 120
+    for values in rng.normal(size=(trials, 2, 5, len(merits))):
+        rows = [
+            row(label, seed, scores=dict(zip(merits, of_seed, strict=True)))
+            for label, own in zip("ab", values, strict=True)
+            for seed, of_seed in enumerate(own)
+        ]
+        (line,) = between(rows, "a", "b").groups[0].lines
+        marked += any(cell.mark != "~" for cell in line.cells.values())
+    assert marked / trials < 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)  # 45 % without correction
 
 
 @pytest.mark.parametrize(
@@ -155,6 +205,27 @@ def test_a_refusal_stays_on_one_screen() -> None:
     with pytest.raises(IncomparableRows, match="and 48 more") as caught:
         compare(a, b)
     assert len(str(caught.value).splitlines()) < 20
+
+
+def test_metrics_that_neither_was_scored_on_are_told_from_those_that_came_out_in_one() -> None:
+    a, b = row(scores={"bound": 1.0, "loss": "broke"}), row(scores={"bound": 2.0})
+    (group,) = compare([a], [b]).groups
+    assert "not scored in either: rate" in group.notes
+    assert "in no pair of rows: loss, loss_ratio" in group.notes
+    assert [n for n in compare([a], [b], metrics=["rate"]).groups[0].notes if "in " in n] == [
+        "not scored in either: rate"
+    ]
+    b = row(scores={"bound": 2.0, "rate": 1.0})
+    assert any(n.startswith("in no pair of rows: ") and "rate" in n for n in compare([a], [b]).groups[0].notes)
+
+
+def test_metrics_left_out_of_a_screen_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.columns.MANY", 1)
+    rows = [row(scores={"bound": 1.0, "loss": 2.0, "rate": 3.0})]
+    (group,) = compare(rows, rows, metrics=()).groups
+    assert [c.name for c in group.columns] == ["bound"]
+    assert "2 more metrics: --all, or --metrics NAMES" in group.notes
+    assert not any("more metrics" in note for note in compare(rows, rows, metrics=["loss"]).groups[0].notes)
 
 
 def test_provenance_and_cost_may_differ() -> None:
@@ -245,6 +316,77 @@ def test_a_label_that_is_not_there_is_answered_with_the_closest() -> None:
         between([row(), row("beta")], "vea", "beta")
     with pytest.raises(UsageError, match="counterpart"):
         between([row(), row("beta", seed=1)], "vae", "beta")
+
+
+MODES = {"a": (1.0, 1.0, 1.0), "b": (0.9, 0.9, 0.9), "c": (0.9, 0.9, 0.8)}
+
+
+@pytest.mark.parametrize("metric", ["bound", "loss"])
+@pytest.mark.parametrize("seed", range(-1, 12))
+def test_the_table_and_a_comparison_say_the_same_of_two_labels(metric: str, seed: int) -> None:
+    n, values = 3 + seed % 8, np.random.default_rng(abs(seed))
+    a, b = MODES["a"], MODES["b"]
+    if seed >= 0:
+        a, b = (tuple(values.normal((0, seed % 3)[i], 1, n).round(1)) for i in range(2))
+    rows = [*seeds("a", *a, metric=metric), *seeds("b", *b, metric=metric)]
+    marks = {line.label: line.cells[metric].mark for line in summary(rows).groups[0].lines}
+    best, other = sorted(marks, key=lambda label: marks[label] != "best")
+    (line,) = between(rows, best, other).groups[0].lines
+    assert (marks[best], marks[other]) == ("best", {"-": "", "~": "tie"}[line.cells[metric].mark])
+
+
+def test_a_constant_difference_of_few_seeds_is_a_tie_in_the_table_too() -> None:
+    """Docs: nothing is called certain because few seeds happen to agree."""
+    rows = [r for label, values in MODES.items() for r in seeds(label, *values)]
+    found = {line.label: line.cells["bound"].mark for line in summary(rows).groups[0].lines}
+    assert found == {"a": "best", "b": "tie", "c": "tie"}
+    assert between(rows, "a", "b").groups[0].lines[0].cells["bound"].p == 0.25
+
+
+# redraws
+
+
+def redrawn(label: str, values: list[float], se: float | None) -> list[Row]:
+    return [row(label, seed, scores={"loss": Score(v, 100, se)}) for seed, v in enumerate(values)]
+
+
+def test_what_redraws_make_of_the_spread_over_seeds_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sds of 3 by training and of 4 by redraws make one of 5; differences have each of them twice."""
+    drawn = replace(loss)
+    drawn.__dict__["redraws"] = True
+    register(monkeypatch, bound=bound, loss=drawn)
+    b = 5 * math.sqrt(2) * stats.zscore(SPREAD, ddof=1)
+    found = between([*redrawn("a", [0.0] * 5, 4.0), *redrawn("b", list(b), 4.0)], "a", "b")
+    (line,) = found.groups[0].lines
+    cell = line.cells["loss"]
+    assert cell.redraw == pytest.approx(4 * math.sqrt(2))
+    assert cell.training == pytest.approx(3 * math.sqrt(2))
+    what = "spread of b − a over seeds (redraws of samples alone, training alone): b − a: loss "
+    (note,) = (n for n in found.groups[0].notes if n.startswith("spread"))
+    assert note.startswith(what)
+    assert note.endswith("loss 7.071 (5.657, 4.243)")
+    (made,) = found.to_json()["differences"]
+    assert (made["redraw_sd"], made["training_sd"]) == (cell.redraw, cell.training)
+
+
+def test_redraws_that_would_make_more_than_the_spread_leave_training_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = replace(loss)
+    drawn.__dict__["redraws"] = True
+    register(monkeypatch, loss=drawn)
+    a, b = [1.0, 1.1, 0.9], [2.0, 2.2, 2.1]
+
+    def cell(se_a: float | None, se_b: float | None = 0.5) -> Difference:
+        return difference(redrawn("vae", a, se_a), redrawn("vae", b, se_b), "loss")
+
+    assert cell(0.5).training == 0.0
+    assert (cell(None).redraw, cell(None).training) == (None, None)
+    assert cell(0.5).p == cell(None).p == pytest.approx(stats.ttest_rel(a, b).pvalue)  # redraws are in the noise tested
+
+
+def test_standard_errors_over_images_are_no_part_of_the_spread_over_seeds() -> None:
+    found = compare(seeds("vae", 1.0, 2.0, 3.0), seeds("vae", 1.5, 2.7, 3.0)).groups[0]  # each has an SE of .5
+    assert found.lines[0].cells["bound"].redraw is None
+    assert not any("redraws" in note for note in found.notes)
 
 
 # over images

@@ -191,12 +191,14 @@ def compare(
             fix="bench compare A B, or bench compare A --between vae,beta.",
         )
     thresholds = [Threshold.parse(text, differences=True) for text in fail_if]
+    shown = ("all",) if every or (as_json and not metrics) else metrics
     if between is not None:
-        found = comparing.between(_rows([a]), between[0], between[1], _evidence(a))
+        found = comparing.between(_rows([a]), between[0], between[1], _evidence(a), shown)
     else:
-        found = comparing.compare(_rows([a]), _rows([b or ""]), (_evidence(a), _evidence(b or "")), (a, b or ""))
-    print_json(found.to_json()) if as_json else console.comparison(found, metrics=("all",) if every else metrics)
-    crossed = [line for threshold in thresholds for line in threshold.crossed_by(found)]
+        evidence = _evidence(a), _evidence(b or "")
+        found = comparing.compare(_rows([a]), _rows([b or ""]), evidence, (a, b or ""), shown)
+    print_json(found.to_json()) if as_json else console.comparison(found, metrics=("all",))
+    crossed = dict.fromkeys(line for threshold in thresholds for line in threshold.crossed_by(found))
     for line in crossed:
         click.echo(line, err=True)
     return THRESHOLD if crossed else 0
