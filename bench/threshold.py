@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ class Threshold:
         Raises:
             UsageError: it isn't written so, there is no such metric, or its unit is another one.
         """
+        if re.search(r"[<>]\s*[-+]?\d*,\d[^<>]*$", text):
+            raise UsageError(
+                f"--fail-if {text!r} has a comma in its number",
+                fix="Decimals take a point, thousands nothing: 'elbo<-0.5nat', 'elbo<-2000'.",
+            )
         found = _WRITTEN.fullmatch(text.strip())
         if found is None:
             raise UsageError(
@@ -86,29 +92,45 @@ class Threshold:
 
         Where a label was named, also if there's no difference; and if there's none at all.
         """
-        lines, measured, named = [], 0, False
-        for group in comparison.groups:
-            for line in group.lines:
-                if self.label not in ("", line.label) or (line.anchor and not self.label):
-                    continue
-                named, found = True, line.cells.get(self.metric)
-                where = f"{line.label} · {group.dataset}: {self.metric}"
-                value = None if found is None else self._of(found)
-                measured += value is not None
-                if value is not None and self._crosses(value):
-                    lines.append(f"{where} {value:+.6g}{'%' if self.percent else ''} is {self._side}")
-                elif value is None and ("!" in line.marks or self.label):
-                    why = (found.reason if found else "") or "no pair of rows to compare"
-                    lines.append(f"{where} has no difference: {'new failure' if '!' in line.marks else why}")
-        if measured or lines:
-            return lines
-        missing = f"no row is called {self.label!r}" if self.label and not named else f"no pair has {self.metric}"
-        return [f"--fail-if: {missing}"]
+        every = [(f"{line.label} · {group.dataset}", line) for group in comparison.groups for line in group.lines]
+        lines = [(where, line) for where, line in every if self.label in ("", line.label)]
+        if self.label and not lines:
+            return [f"--fail-if: no row is called {self.label!r}"]
+        crossed = [f"{where}: new failure: a came out ok, b didn't" for where, line in lines if "!" in line.marks]
+        without, measured = [], False
+        for where, line in lines:
+            found = line.cells.get(self.metric)
+            if found is None or (line.anchor and not self.label):
+                continue
+            value = self._of(found)
+            measured |= value is not None
+            if value is None and "!" not in line.marks:
+                without.append(f"{where}: {self.metric} has no difference: {_why_not(found)}")
+            elif value is not None and self._crosses(value):
+                crossed.append(f"{where}: {self.metric} {self._told(found, value)}")
+        if self.label:
+            return [*crossed, *without]
+        missing = [text for text in without if text.endswith(OF_NOTHING)] or [f"--fail-if: no pair has {self.metric}"]
+        return crossed if measured else [*crossed, *missing]
+
+    def _told(self, found: Difference, value: float) -> str:
+        if math.isinf(value):
+            return f"{found.difference:+.6g} is {self._side}: {OF_NOTHING}"
+        return f"{value:+.6g}{'%' if self.percent else ''} is {self._side}"
 
     def _of(self, found: Difference) -> float | None:
         if found.difference is None or not self.percent:
             return found.difference
-        return 100 * found.difference / found.a if found.a else None
+        if not found.a:  # its range begins at 0
+            return math.copysign(math.inf, found.difference) if found.difference else None
+        return 100 * found.difference / found.a
+
+
+OF_NOTHING = "a's mean is 0: no percentage of it"
+
+
+def _why_not(found: Difference) -> str:
+    return found.reason or "no pair of rows to compare" if found.difference is None else OF_NOTHING
 
 
 def _check(text: str, metric: Metric, name: str, unit: str, differences: bool) -> None:
@@ -131,7 +153,7 @@ def _check(text: str, metric: Metric, name: str, unit: str, differences: bool) -
         raise UsageError(
             f"--fail-if {text!r}: {name} isn't measured in {unit}",
             cause=f"Its unit is {metric.unit}." if metric.unit else "It has no unit.",
-            fix=f"Write {text.strip().removesuffix(unit).strip()!r}.",
+            fix=f"Give the value in {metric.unit}." if metric.unit else "Give a plain number.",
         )
 
 

@@ -498,5 +498,55 @@ def test_a_gate_that_measures_nothing_or_a_new_failure_is_not_open() -> None:
     a = [row(scores={"loss": 1.0}), row("beta", scores={"loss": 1.0})]
     assert limit.crossed_by(compare(a, a)) == []
     (line,) = limit.crossed_by(compare(a, [a[0], failed("beta")]))
-    assert line == "beta · fashion: loss has no difference: new failure"
+    assert line == "beta · fashion: new failure: a came out ok, b didn't"
     assert Threshold.parse("loss>2").crossed([ok]) == ["--fail-if: no row has a score in loss"]
+
+
+@pytest.mark.usefixtures("_thresholds")
+def test_a_seed_that_newly_failed_crosses_any_limit_of_its_line() -> None:
+    a = [*seeds("vae", 1.0, 2.0), *seeds("beta", 1.0, 2.0), row("gan", baseline=True, scores={"bound": 1.0})]
+    b = [*seeds("vae", 1.0, 2.0), *seeds("beta", 1.0), failed("beta", 1), failed("gan", baseline=True)]
+    found = compare(a, b)
+
+    def crossed(text: str) -> list[str]:
+        return Threshold.parse(text, differences=True).crossed_by(found)
+
+    beta, gan = (f"{label} · fashion: new failure: a came out ok, b didn't" for label in ("beta", "gan"))
+    assert {line.label: line.marks for line in found.groups[0].lines} == {"vae": "", "beta": "!", "gan": "!"}
+    assert crossed("bound<-10") == [beta, gan]
+    assert crossed("beta:bound<-10") == [beta]
+    assert crossed("vae:bound<-10") == []
+    assert crossed("loss>1") == [beta, gan, "--fail-if: no pair has loss"]
+    assert crossed("vae:loss>1") == ["vae · fashion: loss has no difference: not scored"]
+
+
+@pytest.mark.usefixtures("_thresholds")
+@pytest.mark.parametrize(
+    ("text", "b", "says"),
+    [
+        ("loss>5%", 0.0, "vae · fashion: loss has no difference: a's mean is 0: no percentage of it"),
+        ("loss>5%", 0.1, "vae · fashion: loss +0.1 is above 5%: a's mean is 0: no percentage of it"),
+        ("loss<-5%", 0.1, ""),
+        ("loss>0.05", 0.1, "vae · fashion: loss +0.1 is above 0.05"),
+    ],
+)
+def test_nothing_has_no_percentages(text: str, b: float, says: str) -> None:
+    found = compare([row(scores={"loss": 0.0})], [row(scores={"loss": b})])
+    assert "".join(Threshold.parse(text, differences=True).crossed_by(found)) == says
+
+
+@pytest.mark.usefixtures("_thresholds")
+@pytest.mark.parametrize(
+    ("text", "says", "never"),
+    [
+        ("bound<-0.5bits", "Give the value in nats/image.", "Write"),
+        ("bound<-0,5nat", "Decimals take a point", "isn't measured in"),
+        ("vae[x=1,y=2]:loss>20,000", "thousands nothing", "isn't measured in"),
+        ("vae[x=1,y=2]:loss>2 nat,1", "Give the value in FD.", "comma"),
+    ],
+)
+def test_a_refused_limit_says_the_way_out(text: str, says: str, never: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Threshold.parse(text, differences=True)
+    assert says in str(caught.value)
+    assert never not in str(caught.value)
