@@ -99,15 +99,15 @@ class Threshold:
         crossed = [f"{where}: new failure: a came out ok, b didn't" for where, line in lines if "!" in line.marks]
         without, measured = [], False
         for where, line in lines:
-            found = line.cells.get(self.metric)
-            if found is None or (line.anchor and not self.label):
+            if line.anchor and not self.label:
                 continue
-            value = self._of(found)
+            found = line.cells.get(self.metric)
+            value = None if found is None else self._of(found)
             measured |= value is not None
-            if value is None and "!" not in line.marks:
-                without.append(f"{where}: {self.metric} has no difference: {_why_not(found)}")
-            elif value is not None and self._crosses(value):
+            if found is not None and value is not None and self._crosses(value):
                 crossed.append(f"{where}: {self.metric} {self._told(found, value)}")
+            elif value is None and "!" not in line.marks:
+                without.append(f"{where}: {self.metric} has no difference: {_why_not(found)}")
         if self.label:
             return [*crossed, *without]
         missing = [text for text in without if text.endswith(OF_NOTHING)] or [f"--fail-if: no pair has {self.metric}"]
@@ -129,8 +129,10 @@ class Threshold:
 OF_NOTHING = "a's mean is 0: no percentage of it"
 
 
-def _why_not(found: Difference) -> str:
-    return found.reason or "no pair of rows to compare" if found.difference is None else OF_NOTHING
+def _why_not(found: Difference | None) -> str:
+    if found is not None and found.difference is not None:
+        return OF_NOTHING
+    return (found and found.reason) or "no pair of rows to compare"
 
 
 def _check(text: str, metric: Metric, name: str, unit: str, differences: bool) -> None:

@@ -19,6 +19,7 @@ from bench.measurement import Score
 from bench.row import Row
 from bench.summary import summary
 from bench.threshold import Threshold
+from tests.conftest import Bench
 from tests.synthetic import (
     DATA,
     SCORING,
@@ -341,6 +342,22 @@ def test_a_constant_difference_of_few_seeds_is_a_tie_in_the_table_too() -> None:
     found = {line.label: line.cells["bound"].mark for line in summary(rows).groups[0].lines}
     assert found == {"a": "best", "b": "tie", "c": "tie"}
     assert between(rows, "a", "b").groups[0].lines[0].cells["bound"].p == 0.25
+
+
+@pytest.mark.usefixtures("_thresholds")
+def test_metrics_that_are_named_are_those_of_the_json_and_gates_see_all(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.store.Run.rows", lambda self: rows)
+    rows = [r for label, by in (("a", 0.0), ("b", 1.0)) for r in shifted(label, by)]
+    rows = [replace(r, scores={**r.scores, "loss": r.scores["bound"]}) for r in rows]
+    call = ("compare", "run", "--between", "a,b", "--json")
+    assert {d["metric"] for d in json.loads(bench(*call)[1])["differences"]} == {"bound", "loss"}
+    made = json.loads(bench(*call, "--metrics", "loss")[1])
+    assert {d["metric"] for d in made["differences"]} == {"loss"}
+    assert made["corrected_over"] == {"merits": 1, "coordinates": 0}
+    assert bench(*call, "--metrics", "loss", "--fail-if", "bound>0.5")[0] == 6
+    assert bench(*call, "--metrics", "loss", "--fail-if", "bound>2")[0] == 0
 
 
 # redraws
