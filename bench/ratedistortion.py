@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -180,14 +180,20 @@ WIDTH, PLOT = 860.0, (580.0, 400.0)
 LEFT, TOP, RIGHT, BOTTOM = 78.0, 62.0, 22.0, 78.0
 SIZE = 12.5  # of labels' letters
 LETTERS = 44  # of a label that are shown
+INSET = 12.0  # of an arrow's middle from the frame
 COLOURS = ("#1b4f9c", "#b5460f", "#1f7a4d", "#7a3a8f", "#8a6d00", "#a01c4a", "#2c7a86", "#5b5b5b")
 GREY, FAINT, INK = "#6b6b6b", "#c9ced6", "#1a1a1a"
 
 
-def draw(found: Sequence[Plane], without: Iterable[str] = ()) -> str:
+def draw(found: Sequence[Plane], without: Iterable[str] = (), alone: Iterable[Point] = ()) -> str:
     """An SVG file: a panel for each plane, one below the other.
 
-    Full points are on the Pareto front, hollow ones dominated; the dotted staircase bounds what is dominated.
+    Full points are on the Pareto front, hollow ones dominated; the dotted staircase bounds what is dominated. An
+    anchor that is far from all others is no part of the axes, but an arrow at the border.
+
+    Args:
+        without: labels without a place in any plane.
+        alone: those whose planes aren't drawn.
     """
     found = list(found)
     panels, top = [], 0.0
@@ -195,8 +201,12 @@ def draw(found: Sequence[Plane], without: Iterable[str] = ()) -> str:
         drawn, height = _panel(plane)
         panels.append(element("g", drawn, transform=f"translate(0 {top:.0f})"))
         top += height
+    below = []
     if missing := sorted(without):
-        words = f"Not shown, for want of a bound or a result: {', '.join(missing)}"
+        below.append(f"Not shown, for want of a bound or a result: {', '.join(missing)}")
+    if others := [f"{p.label}, at {_place(p)}" for p in alone]:
+        below.append(f"Alone in {'its plane' if len(others) == 1 else 'their planes'}: {'; '.join(others)}")
+    for words in below:
         panels.append(_text(shortened(words, 130), LEFT, top + 4, 11, fill=GREY))
         top += 18
     names = ", ".join(dict.fromkeys(plane.dataset for plane in found))
@@ -225,6 +235,10 @@ class _Scales:
 
     @classmethod
     def over(cls, points: Sequence[Point], frame: Box) -> _Scales:
+        """Axes over what is held against each other; with the anchors where that is less than two labels."""
+        own = [p for p in points if not p.anchor]
+        points = own if len(own) > 1 else points
+
         def span(values: Sequence[tuple[float, float]]) -> tuple[float, float]:
             low, high = min(v - s for v, s in values), max(v + s for v, s in values)
             pad = 0.09 * (high - low) or 0.05 * abs(high) or 1.0
@@ -239,6 +253,9 @@ class _Scales:
         u, v = (rate - self.x[0]) / (self.x[1] - self.x[0]), (distortion - self.y[0]) / (self.y[1] - self.y[0])
         return f.left + u * (f.right - f.left), f.bottom - v * (f.bottom - f.top)
 
+    def hold(self, p: Point) -> bool:
+        return self.x[0] <= p.rate <= self.x[1] and self.y[0] <= p.distortion <= self.y[1]
+
 
 def _panel(plane: Plane) -> tuple[str, float]:
     """A plane's drawing, and how tall it is."""
@@ -248,21 +265,24 @@ def _panel(plane: Plane) -> tuple[str, float]:
     variants = list(dict.fromkeys(p.variant for p in plane.points))
     out = [element("rect", x=frame.left, y=frame.top, width=frame.right - frame.left,
                    height=frame.bottom - frame.top, fill="#fbfcfd", stroke="#9aa2ad")]  # fmt: skip
-    spots = [scales(p.rate, p.distortion) for p in plane.points]
+    inner = frame.grown(-INSET)
+    spots = [s if scales.hold(p) else inner.nearest(s) for p in plane.points for s in [scales(p.rate, p.distortion)]]
     lines, taken = _diagonals(scales, [Box.around(spot, MARK + 2) for spot in spots])
     corners = _staircase(plane, scales)
     out += [*_axes(scales), *lines]
     if corners:
         out.append(element("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in corners), fill="none",
                            stroke="#8790a0", stroke_width=1.2, stroke_dasharray="2 3"))  # fmt: skip
-    labels = [shortened(p.label, LETTERS) for p in plane.points]
+    labels = [_name(p, scales.hold(p)) for p in plane.points]
     sizes = [(width_of(t, SIZE), SIZE * 1.25) for t in labels]
-    boxes = placed(spots, sizes, frame.grown(-3.0), taken, list(pairwise(corners)))
+    whiskers = [line for p in plane.points if scales.hold(p) for line in _whiskers(p, scales)]
+    boxes = placed(spots, sizes, frame.grown(-3.0), taken, [*pairwise(corners), *whiskers])
     for spot, box in zip(spots, boxes, strict=True):
         if box is not None and math.dist(spot, end := box.nearest(spot)) > 14:
             out.append(_line(spot, end, stroke=GREY, stroke_width=0.8))
     for p, spot in zip(plane.points, spots, strict=True):
-        out.append(_mark(p, spot, scales, variants.index(p.variant)))
+        kind = variants.index(p.variant)
+        out.append(_mark(p, spot, scales, kind) if scales.hold(p) else _pointer(p, spot, frame))
     for p, text, box in zip(plane.points, labels, boxes, strict=True):
         if box is not None:
             colour = GREY if p.anchor else COLOURS[variants.index(p.variant) % len(COLOURS)]
@@ -274,31 +294,47 @@ def _panel(plane: Plane) -> tuple[str, float]:
     title = f"Rate and distortion · {plane.dataset}"
     out.append(_text(shortened(title, 80), frame.left, 26, 17, weight="bold"))
     out.append(_text(shortened(f"{plane.heading} · {spread}", 120), frame.left, 47, 12, fill=GREY))
-    legend, height = _legend(frame.left, frame.bottom + 64, frame.right, any(p.anchor for p in plane.points))
+    held = {scales.hold(p) for p in plane.points if p.anchor}
+    legend, height = _legend(frame.left, frame.bottom + 64, frame.right, held)
     out += legend
     for p, text in homeless:
-        words = f"no room for {text}, at rate {p.rate:.1f}, distortion {p.distortion:.1f}"
+        words = f"no room for {text}" + (f", at {_place(p)}" if scales.hold(p) else "")
         out.append(_text(words, frame.left, height - 6, 11, fill=GREY))
         height += 15
     return "\n".join(out), height
 
 
-def _legend(left: float, y: float, right: float, anchors: bool) -> tuple[list[str], float]:
-    """What the signs mean, in as many lines as it takes, and how far down it goes."""
+def _place(p: Point) -> str:
+    return f"rate {p.rate:.1f}, distortion {p.distortion:.1f}"
+
+
+def _name(p: Point, inside: bool) -> str:
+    """A point's label; where the axes don't say where it is, it does."""
+    name = shortened(p.label, LETTERS)
+    return name if inside else f"{name}: R {p.rate:.1f}, D {p.distortion:.1f}"
+
+
+def _legend(left: float, y: float, right: float, held: Set[bool]) -> tuple[list[str], float]:
+    """What the signs mean, in as many lines as it takes, and how far down it goes.
+
+    Args:
+        held: whether there are anchors that the axes hold, and others.
+    """
     out, x = [], left
+    beyond = "the same, beyond the axes" if True in held else "to hold others against, beyond the axes"
     signs: list[tuple[str, Callable[[Spot], str]]] = [
         ("on the Pareto front", lambda at: _circle(at, 4.8, fill=INK, stroke=INK, stroke_width=1.6)),
         (
             "dominated: another has no more of both",
             lambda at: _circle(at, 4.8, fill="#ffffff", stroke=INK, stroke_width=1.6),
         ),
+        *[("to hold others against", lambda at: _circle(at, 4.8, fill="#ffffff", stroke=GREY))] * (True in held),
+        *[(beyond, lambda at: "".join(_arrow(at, (0, -1))))] * (False in held),
         (
             "equal −ELBO = D + R, lower left is better",
             lambda at: _line((at[0] - 9, at[1]), (at[0] + 9, at[1]), stroke="#9aa2ad", stroke_width=1.5),
         ),
     ]
-    if anchors:
-        signs.insert(2, ("to hold others against", lambda at: _circle(at, 4.8, fill="#ffffff", stroke=GREY)))
     for words, sign in signs:
         width = 26 + width_of(words, 12)
         if x + width > right + 10:
@@ -342,7 +378,7 @@ def _diagonals(scales: _Scales, marks: Sequence[Box]) -> tuple[list[str], list[B
         for at in (0.12, 0.25, 0.5, 0.75):
             x, y = a[0] + at * (b[0] - a[0]), a[1] + at * (b[1] - a[1])
             box = Box(x - w / 2, y - 7, x + w / 2, y + 7)
-            if box.within(scales.frame) and not any(box.meets(other) for other in (*taken, *marks)):
+            if box.within(scales.frame.grown(-4.0)) and not any(box.meets(other) for other in (*taken, *marks)):
                 numbers.append(_text(text, x, y + 3.7, 10.5, fill=GREY, anchor="middle", halo=True))
                 taken.append(box)
                 break
@@ -362,18 +398,43 @@ def _staircase(plane: Plane, scales: _Scales) -> list[Spot]:
 
 def _mark(p: Point, spot: Spot, scales: _Scales, kind: int) -> str:
     colour = GREY if p.anchor else COLOURS[kind % len(COLOURS)]
-    (x, y), (dr, dd) = spot, p.spread
-    left, right = scales(p.rate - dr, p.distortion)[0], scales(p.rate + dr, p.distortion)[0]
-    low, high = scales(p.rate, p.distortion - dd)[1], scales(p.rate, p.distortion + dd)[1]
-    told = f"{p.label}: rate {p.rate:.2f}, distortion {p.distortion:.2f}, -ELBO {p.negative_elbo:.2f} nats/image"
-    whiskers = [
-        _line((left, y), (right, y), stroke=colour, stroke_width=1.2) if dr else "",
-        _line((x, low), (x, high), stroke=colour, stroke_width=1.2) if dd else "",
-    ]
+    whiskers = [_line(*ends, stroke=colour, stroke_width=1.2) for ends in _whiskers(p, scales)]
     fill = colour if p.on_front else "#ffffff"
     style: dict[str, object] = {"fill": fill, "stroke": colour, "stroke_width": 1.6}
     shape = _SHAPES[kind % len(_SHAPES)](spot, style)
-    return element("g", f"<title>{text_of(told)}</title>", *whiskers, shape)
+    return element("g", _title(p), *whiskers, shape)
+
+
+def _whiskers(p: Point, scales: _Scales) -> list[tuple[Spot, Spot]]:
+    """One standard deviation either way, of both coordinates that have one."""
+    (r, dr), (d, dd) = zip((p.rate, p.distortion), p.spread, strict=True)
+    across = [(scales(r - dr, d), scales(r + dr, d))] * bool(dr)
+    return across + [(scales(r, d - dd), scales(r, d + dd))] * bool(dd)
+
+
+def _title(p: Point) -> str:
+    told = f"{p.label}: rate {p.rate:.2f}, distortion {p.distortion:.2f}, -ELBO {p.negative_elbo:.2f} nats/image"
+    return f"<title>{text_of(told)}</title>"
+
+
+def _pointer(p: Point, spot: Spot, frame: Box) -> str:
+    """An arrow out of the frame, towards a point beyond it."""
+    (x, y), near = spot, INSET + 1
+    dx = (x > frame.right - near) - (x < frame.left + near)
+    dy = (y > frame.bottom - near) - (y < frame.top + near)
+    return element("g", _title(p), *_arrow(spot, (dx, dy)))
+
+
+def _arrow(at: Spot, towards: Spot) -> list[str]:
+    """A short arrow whose middle is at a spot."""
+    length = math.hypot(*towards)
+    u, v = towards[0] / length, towards[1] / length
+
+    def along(by: float, aside: float) -> Spot:
+        return at[0] + by * u - aside * v, at[1] + by * v + aside * u
+
+    ends = (along(-7, 0), along(1.5, 4.5), along(1.5, -4.5))
+    return [_line(end, along(7, 0), stroke=GREY, stroke_width=1.6) for end in ends]
 
 
 def _polygon(*corners: Spot) -> Callable[[Spot, dict[str, object]], str]:
@@ -423,16 +484,18 @@ def _text(
 # the file
 
 
-def write(path: Path, found: Iterable[Plane], without: Iterable[str] = (), *, least: int = 2) -> bool:
-    """Draw the planes that have `least` labels or more into a file, whole; False: there is none, and no file.
+def write(path: Path, found: Iterable[Plane], without: Iterable[str] = ()) -> bool:
+    """Draw the planes that have two labels or more into a file, whole; False: there is none, and no file.
 
     Raises:
         StoreError: it can't be written.
     """
-    if not (worth := [plane for plane in found if len(plane.points) >= least]):
+    found = list(found)
+    if not (worth := [plane for plane in found if len(plane.points) > 1]):
         return False
+    alone = [point for plane in found if len(plane.points) == 1 for point in plane.points]
     try:
-        write_text(path, draw(worth, without))
+        write_text(path, draw(worth, without, alone))
     except OSError as error:
         raise StoreError(
             f"{path} can't be written: {error.strerror or error}", fix="Choose another file with --out."
@@ -448,8 +511,9 @@ def write_unasked(run: Run, rows: Sequence[Row]) -> Path | None:
     """
     if len({row.label for row in rows if row.status == "ok"}) < WORTH:
         return None
+    found, without = planes([(run, rows)])
     path = run.path / FIGURE
-    return path if write(path, *planes([(run, rows)]), least=WORTH) else None
+    return path if any(len(plane.points) >= WORTH for plane in found) and write(path, found, without) else None
 
 
 # the table

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from bench.figures import Box, crossing, placed, shortened, ticks
+from bench.figures import Box, Spot, crossing, placed, shortened, ticks
 from bench.protocol import RunRequest
 from bench.ratedistortion import FIGURE, Plane, Point, dominators, draw, planes, write, write_unasked
 from bench.row import Row
@@ -106,8 +106,8 @@ def test_a_run_draws_itself_where_three_labels_have_a_place(run: Run) -> None:
 # the picture
 
 
-def plane(*points: tuple[str, Sequence[float], Sequence[float]]) -> Plane:
-    made = [Point(label, label.partition("[")[0], False, tuple(r), tuple(d)) for label, r, d in points]
+def plane(*points: tuple[str, Sequence[float], Sequence[float]], anchors: Sequence[str] = ()) -> Plane:
+    made = [Point(label, label.partition("[")[0], label in anchors, tuple(r), tuple(d)) for label, r, d in points]
     where = dominators([(p.rate, p.distortion) for p in made])
     return Plane(
         "fashion",
@@ -157,12 +157,26 @@ class Picture:
     def nats(self, x: float, y: float) -> tuple[float, float]:
         return self.rate[0] + self.rate[1] * x, self.distortion[0] + self.distortion[1] * y
 
+    def arrows(self) -> dict[str, tuple[Spot, Spot]]:
+        """Each arrow's tail and tip, in pixels, by the title of its group."""
+        found = {}
+        for group in self.root.iter(f"{SVG}g"):
+            if (title := group.find(f"{SVG}title")) is not None and group.find("*[@fill]") is None:
+                ends = [
+                    tuple(float(e.get(k, "")) for k in ("x1", "y1", "x2", "y2")) for e in group.findall(f"{SVG}line")
+                ]
+                assert len({end[2:] for end in ends}) == 1
+                found[(title.text or "").split(":")[0]] = (ends[0][:2], ends[0][2:])
+        return found  # type: ignore[return-value]
+
     def marks(self) -> dict[str, tuple[float, float]]:
         """Each point's centre, in nats, by the title of its group."""
         found = {}
         for group in self.root.iter(f"{SVG}g"):
             if (title := group.find(f"{SVG}title")) is not None and title.text:
                 circle, polygon = group.find(f"{SVG}circle"), group.find(f"{SVG}polygon")
+                if circle is polygon is None:  # an arrow
+                    continue
                 if circle is not None:
                     at = float(circle.get("cx", "")), float(circle.get("cy", ""))
                 else:
@@ -180,6 +194,74 @@ def test_every_mark_is_where_the_axes_say() -> None:
     assert marks.keys() == {p.label for p in SWEEP.points}
     for p in SWEEP.points:
         assert marks[p.label] == pytest.approx((p.rate, p.distortion), abs=0.25)
+
+
+def beside(*anchors: tuple[str, float, float]) -> Plane:
+    """The sweep, with anchors."""
+    others = plane(*((label, (r,), (d,)) for label, r, d in anchors), anchors=[label for label, _, _ in anchors])
+    return replace(SWEEP, points=tuple(sorted((*SWEEP.points, *others.points), key=lambda p: p.rate)))
+
+
+@pytest.mark.parametrize(
+    ("rate", "distortion", "x", "y"),
+    [(0, 385, -1, -1), (30, 385, 0, -1), (300, 230, 1, 0), (300, 100, 1, 1), (-9, 230, -1, 0), (-9, 100, -1, 1)],
+)
+def test_an_anchor_beyond_the_axes_of_the_others_is_an_arrow_with_its_numbers(
+    rate: float, distortion: float, x: int, y: int
+) -> None:
+    alone, picture = Picture(draw([SWEEP])), Picture(draw([beside(("mean", rate, distortion))]))
+    assert (picture.rate, picture.distortion, picture.frame) == (alone.rate, alone.distortion, alone.frame)
+    marks = picture.marks()
+    assert marks.keys() == alone.marks().keys()
+    assert all(marks[p.label] == pytest.approx((p.rate, p.distortion), abs=0.25) for p in SWEEP.points)
+
+    assert picture.arrows().keys() == {"mean"}
+    tail, tip = picture.arrows()["mean"]
+    assert picture.frame.holds(tail)
+    assert picture.frame.holds(tip)
+    assert [(b > a + 0.1) - (b < a - 0.1) for a, b in zip(tail, tip, strict=True)] == [x, y]
+    edges = Box.around(tip, 20.0)
+    f = picture.frame
+    assert (edges.left < f.left, edges.right > f.right) == (x < 0, x > 0)
+    assert (edges.top < f.top, edges.bottom > f.bottom) == (y < 0, y > 0)
+    texts = {t.text for t in picture.texts}
+    assert f"mean: R {rate:.1f}, D {distortion:.1f}" in texts
+    assert "to hold others against, beyond the axes" in texts
+
+
+def test_an_anchor_within_the_axes_is_a_mark() -> None:
+    picture = Picture(draw([beside(("near", 30.0, 230.0), ("mean", 0.0, 385.0))]))
+    assert picture.marks()["near"] == pytest.approx((30.0, 230.0), abs=0.25)
+    assert picture.arrows().keys() == {"mean"}
+    texts = {t.text for t in picture.texts}
+    assert {"near", "to hold others against", "the same, beyond the axes"} <= texts
+
+
+def test_fewer_than_two_others_share_their_axes_with_anchors() -> None:
+    for anchors in ("ab", "a"):
+        picture = Picture(draw([plane(("a", (1.0,), (90.0,)), ("b", (2.0,), (7.0,)), anchors=anchors)]))
+        assert (picture.marks().keys(), picture.arrows()) == ({"a", "b"}, {})
+
+
+def test_whoever_is_alone_in_a_plane_is_named(run: Run) -> None:
+    for i, label in enumerate(("a", "b", "c")):
+        cell(run, row(label, cell=label), 10.0 + i, 100.0 - i)
+    assert write_unasked(run, run.rows()) is not None
+    assert "Alone" not in (run.path / FIGURE).read_text()
+    cell(run, row("given", cell="given", uses_labels=True), 9.25, 90.0)
+    assert write_unasked(run, run.rows()) is not None
+    picture = Picture((run.path / FIGURE).read_text())
+    assert "Alone in its plane: given, at rate 9.2, distortion 90.0" in {t.text for t in picture.texts}
+    assert "given" not in picture.marks()
+
+    cell(run, row("other", cell="other", uses_labels=True, likelihood="gaussian"), 9.0, 80.0)
+    write_unasked(run, run.rows())
+    assert "Alone in their planes: given, at rate 9.2, distortion 90.0; other, at" in (run.path / FIGURE).read_text()
+    cell(run, row("too", cell="too", uses_labels=True), 9.5, 80.0)  # two of five: beside three that are worth it
+    write_unasked(run, run.rows())
+    drawn = (run.path / FIGURE).read_text()
+    assert "Alone in its plane: other" in drawn
+    assert "<title>given: " in drawn
 
 
 def test_diagonals_have_one_elbo_and_their_numbers_say_which() -> None:
