@@ -9,8 +9,9 @@ import csv
 import io
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -23,7 +24,9 @@ from torch import Tensor
 
 from bench.errors import DataError, NotAvailable
 from bench.evidence import BoundTerms
-from bench.images import to_uint8
+from bench.images import Images, to_float, to_uint8
+from bench.likelihood import Bernoulli, Gaussian, Likelihood
+from bench.likelihood import likelihood as likelihood_called
 from bench.protocol import seed_for
 
 SAMPLES = (
@@ -34,7 +37,15 @@ BOUNDS = (
     "Save `elbo`, or `log_likelihood` and `rate`, in an .npz file or as the columns of a .csv file: one number for "
     "each test image, in nats, in the order of the test split."
 )
+BOUND = (
+    "Sum over pixels instead of taking their mean, hand in the bound and not a loss, and leave no constant of a "
+    "logarithm out. Of binarised or rescaled pixels it's another dataset's; of another model, another --likelihood's."
+)
+OVERSHOOT = 1e-3  #: beyond [0, 1] by so much, floats are black or white: arithmetic's error, and no other scale
+CHANCE = 1e-6  #: of refusing bounds of a right model, whose draws of z were lucky
+ROUNDING = 1e-3  #: nats by which the arithmetic of a right model may be off
 _HALVES = ("log_likelihood", "rate")
+_BOUND = ("elbo", *_HALVES)
 
 
 class Samples(NamedTuple):
@@ -69,7 +80,7 @@ def read_bounds(path: Path, n: int) -> BoundTerms:
     """
     with _reading(path, BOUNDS):
         there = _columns(path)
-        columns = {name: _column(name, there[name], n) for name in ("elbo", *_HALVES) if name in there}
+        columns = {name: _column(name, there[name], n) for name in _BOUND if name in there}
         whole = columns.get("elbo")
         if not all(name in columns for name in _HALVES):
             if whole is None:
@@ -79,6 +90,65 @@ def read_bounds(path: Path, n: int) -> BoundTerms:
         if whole is not None and not torch.allclose(whole, terms.log_likelihood - terms.rate, rtol=1e-4, atol=1e-2):
             raise ValueError("its `elbo` isn't `log_likelihood` - `rate`")
         return terms
+
+
+def check_bounds(path: Path, terms: BoundTerms, images: Images, likelihood: str | None) -> None:
+    """Refuse what no model's bound on these images can be. Where `likelihood` is unknown (None), rates alone can tell.
+
+    No log p(x|z) is above that of a decoder whose output is x, nor is log p(x). Draws of z leave noise in an ELBO and
+    in a rate; but E[exp(elbo)] <= p(x) and E[exp(-rate)] <= 1 however many there are, so by Markov's inequality the
+    excess over those limits, summed over independent images, is above log(1 / CHANCE) with at most that CHANCE.
+
+    Args:
+        path: the file that they are from.
+        images: the test split.
+
+    Raises:
+        DataError: such a log-likelihood, ELBO or rate is there.
+        UsageError: no such likelihood.
+    """
+    with _reading(path, BOUND):
+        rate, half = terms.rate, terms.log_likelihood
+        if isinstance(rate, Tensor) and _beyond_chance(-rate - ROUNDING):
+            raise ValueError("`rate` is below what a KL can be" + _where(rate, torch.zeros_like(rate), -rate))
+        most = None if likelihood is None else _most(likelihood_called(likelihood, images.shape), images)
+        if most is None:
+            return
+        if isinstance(half, Tensor) and bool((half - most > ROUNDING + 1e-5 * most.abs()).any()):
+            raise ValueError(f"`log_likelihood` is above what {likelihood} allows" + _where(half, most, half - most))
+        if _beyond_chance((elbo := half - rate) - most):
+            raise ValueError(f"`elbo` is above what {likelihood} allows" + _where(elbo, most, elbo - most))
+
+
+def _most(likelihood: Likelihood, images: Images) -> Tensor | None:
+    """The most that log p(x|z) can be of each image, (N,) float64 in nats; None where there is no such limit.
+
+    A mass is at most 1. Else it's that of a decoder whose output is x itself, which under Bernoulli is minus the
+    pixels' entropy. A density whose scale is trained, or with poles at black and white, has no limit.
+    """
+    if likelihood.kind == "mass":
+        return torch.zeros(len(images), dtype=torch.float64)
+    if isinstance(likelihood, Bernoulli):
+        perfect: Callable[[Tensor], Tensor] = partial(torch.logit, eps=1e-9)
+    elif isinstance(likelihood, Gaussian) and not list(likelihood.parameters()):
+        perfect = torch.clone
+    else:
+        return None
+    blocks = (to_float(images.take(part, "cpu")).double() for part in torch.split(torch.arange(len(images)), 500))
+    return torch.cat([likelihood.log_prob(x, perfect(x)) for x in blocks])
+
+
+def _beyond_chance(excess: Tensor) -> bool:
+    """Whether luck can't explain so much above a limit: of all images together, or of one of them."""
+    return bool(excess.sum() > -math.log(CHANCE)) or bool(excess.max() > math.log(len(excess) / CHANCE))
+
+
+def _where(values: Tensor, limit: Tensor, excess: Tensor) -> str:
+    worst = int(excess.argmax())
+    return (
+        f" in {int((excess > 0).sum()):,} of {len(values):,} images: {values[worst]:.4g} nats of image {worst}, "
+        f"counted from 0, where {limit[worst]:.4g} is the limit"
+    )
 
 
 class _Half:
@@ -135,8 +205,11 @@ def _array(path: Path) -> np.ndarray:
 
 
 def _images_last_to_first(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """(N, H, W), (N, H, W, C) or (N, C, H, W) to (N, C, H, W)."""
+    """(N, H, W), (N, H, W, C) or (N, C, H, W) to (N, C, H, W). Grey images may have three equal channels."""
     c, h, w = shape
+    axis = {(3, h, w): 1, (h, w, 3): 3}.get(array.shape[1:]) if c == 1 else None
+    if axis is not None:
+        array = _grey(np.moveaxis(array, axis, 0))[0]
     if array.ndim == 3 and c == 1 and array.shape[1:] == (h, w):
         array = array[:, None]
     elif array.ndim == 4 and array.shape[1:] == (h, w, c) != shape:
@@ -148,6 +221,15 @@ def _images_last_to_first(array: np.ndarray, shape: tuple[int, int, int]) -> np.
     return array
 
 
+def _grey(channels: np.ndarray) -> np.ndarray:
+    """(3, ...) of a grey image, as torchvision writes them, to (1, ...)."""
+    red: np.ndarray
+    red, *others = channels
+    if not all(np.array_equal(red, other, equal_nan=red.dtype.kind == "f") for other in others):
+        raise ValueError("it has 3 channels that differ; this dataset 1")
+    return red[None]
+
+
 def _some(n: int, most: int) -> np.ndarray:
     """Positions of `most` of n, drawn by a fixed seed, in order; or all."""
     if n <= most:
@@ -157,17 +239,17 @@ def _some(n: int, most: int) -> np.ndarray:
 
 
 def _levels(array: np.ndarray) -> Tensor:
-    """Pixels as the suite holds them: uint8, floats rounded by the one quantiser."""
+    """Pixels as the suite holds them: uint8, floats rounded by the one quantiser, which clamps `OVERSHOOT`."""
     kind = array.dtype.kind
     if kind not in "biuf":
         raise ValueError(f"its pixels are of type {array.dtype}")
     low, high = float(array.min()), float(array.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("it has values that are NaN or infinite")
-    most = 1 if kind in "bf" else 255
-    if low < 0 or high > most:
+    most, slack = (1, OVERSHOOT) if kind in "bf" else (255, 0)
+    if low < -slack or high > most + slack:
         what = "floats" if kind == "f" else "whole numbers"
-        raise ValueError(f"it has {what} from {low:g} to {high:g}: they are from 0 to {most}")
+        raise ValueError(f"it has {what} from {low:.9g} to {high:.9g}: they are from 0 to {most}")
     if kind in "iu" and high == 1:
         raise ValueError("it has whole numbers, none above 1: white is 255, and 1 next to black")
     if kind in "bf":
@@ -192,24 +274,19 @@ def _picture(path: Path, shape: tuple[int, int, int]) -> Tensor:
                 raise ValueError(f"it's of mode {picture.mode}, and neither grey (L) nor RGB of 8 bits")
             if picture.size != (w, h):
                 raise ValueError(f"it's {picture.size[0]} wide and {picture.size[1]} high; this dataset {w} and {h}")
-            pixels = torch.from_numpy(np.array(picture)).reshape(h, w, -1).movedim(-1, 0)
+            pixels = np.moveaxis(np.array(picture).reshape(h, w, -1), -1, 0)
+        if c == 1 and len(pixels) == 3:
+            pixels = _grey(pixels)
+        if len(pixels) != c:
+            raise ValueError(f"it has {len(pixels)} channels; this dataset {c}")
     except (ValueError, OSError, SyntaxError) as error:
         raise ValueError(f"{path.name!r}: {error}") from None
-    if c == 1 and len(pixels) == 3 and torch.equal(pixels[0], pixels[1]) and torch.equal(pixels[0], pixels[2]):
-        pixels = pixels[:1]
-    if len(pixels) != c:
-        raise ValueError(f"{path.name!r}: it has {len(pixels)} channels; this dataset {c}")
-    return pixels
+    return torch.from_numpy(pixels)
 
 
 def _columns(path: Path) -> dict[str, np.ndarray]:
     if path.suffix.lower() == ".csv":
-        lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-        lines = [line for line in lines if line]
-        heads = [head.strip() for head in lines[0]] if lines else []
-        if any(len(line) != len(heads) for line in lines):
-            raise ValueError("not all of its lines have as many fields as the first one, which names the columns")
-        return {head: np.array([line[i] for line in lines[1:]]) for i, head in enumerate(heads)}
+        return _from_csv(path)
     opened = _opened(path)
     if isinstance(opened, np.ndarray):
         raise ValueError("it's a single array without a name")
@@ -217,14 +294,39 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
         return {name: _member(archive, name) for name in archive.files}
 
 
+def _from_csv(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a .csv file by their names in its first line: those of a bound as numbers, others as text."""
+    reader = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+    lines = [(reader.line_num, fields) for fields in reader if fields]
+    heads = [head.strip() for head in lines[0][1]] if lines else []
+    for line, fields in lines:
+        if len(fields) != len(heads):
+            raise ValueError(f"line {line} has {len(fields)} fields; the first, which names the columns, {len(heads)}")
+    made: dict[str, np.ndarray] = {}
+    for i, head in enumerate(heads):
+        known = head in _BOUND
+        made[head] = np.array([_number(fields[i], head, line) if known else fields[i] for line, fields in lines[1:]])
+    return made
+
+
+def _number(text: str, column: str, line: int) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"column `{column}`, line {line}: {text!r} is no number") from None
+
+
 def _column(name: str, values: np.ndarray, n: int) -> Tensor:
-    if values.dtype.kind not in "fiuU":
+    if values.dtype.kind not in "fiu":
         raise ValueError(f"`{name}` is of type {values.dtype}")
     if values.shape != (n,):
         raise ValueError(f"`{name}` is of shape {values.shape}, and there are {n:,} test images")
     found = torch.from_numpy(values.astype(np.float64))
-    if not bool(found.isfinite().all()):
-        raise ValueError(f"`{name}` has values that are NaN or infinite")
+    if not bool((finite := found.isfinite()).all()):
+        first = int(finite.int().argmin())
+        raise ValueError(
+            f"`{name}` is NaN or infinite in {int((~finite).sum()):,} of {n:,} images, first in {first}, counted from 0"
+        )
     return found
 
 

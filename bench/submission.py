@@ -28,7 +28,7 @@ from bench.evidence import KEPT, BoundTerms, LogLikelihood, Terms
 from bench.grid import slug
 from bench.likelihood import Likelihood
 from bench.measurement import Metric, Request, Score
-from bench.outside import read_bounds, read_samples
+from bench.outside import check_bounds, read_bounds, read_samples
 from bench.pictures import grid
 from bench.places import cache_dir
 from bench.planning import choose_metrics, device_of
@@ -113,6 +113,8 @@ def submit(
     say("reading")
     held = read_samples(samples, data.train.shape, scoring.samples)
     terms = None if bounds is None else read_bounds(bounds, len(data.test))
+    if bounds is not None and terms is not None:
+        check_bounds(bounds, terms, data.test, likelihood)
     model = Outsider(spec, held.pixels).to(on)
     evaluator = _Told(model, data, scoring, cache_dir())
     if terms is not None:

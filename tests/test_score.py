@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,11 @@ from PIL import Image
 
 from bench.dataset import Data
 from bench.errors import BenchError, DataError, NotAvailable, UsageError
+from bench.evidence import BoundTerms
+from bench.images import Images
+from bench.likelihood import Likelihood, likelihood
 from bench.measurement import Score
-from bench.outside import read_bounds, read_samples
+from bench.outside import check_bounds, read_bounds, read_samples
 from bench.row import Row
 from bench.store import Run
 from bench.submission import submit
@@ -66,6 +70,31 @@ def test_every_layout_and_type_is_the_same_images(
 def test_floats_are_rounded_and_not_truncated(tmp_path: Path) -> None:
     level = np.full((1, 8, 8), 0.5019, dtype=np.float32)  # 127.98
     assert read_samples(saved(tmp_path / "x.npz", samples=level), SHAPE, 9).pixels.unique().tolist() == [128]
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+def test_arithmetics_overshoot_is_black_or_white(kind: str, tmp_path: Path) -> None:
+    pixels = np.array([-9e-4, -1e-6, 0, 1, 1 + 1e-6, 1 + 9e-4, 0.5, 0.5], dtype=kind).repeat(8).reshape(1, 8, 8)
+    found = read_samples(saved(tmp_path / "x.npz", samples=pixels), SHAPE, 9).pixels[0, 0, :, 0]
+    assert found.tolist() == [0, 0, 0, 255, 255, 255, 128, 128]
+
+
+def test_more_than_overshoot_is_refused_with_its_digits(tmp_path: Path) -> None:
+    level = np.full((1, 8, 8), 1.0010001)
+    with pytest.raises(DataError, match=r"from 1\.0010001 to 1\.0010001: they are from 0 to 1"):
+        read_samples(saved(tmp_path / "x.npz", samples=level), SHAPE, 9)
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_three_equal_channels_are_a_grey_image(axis: int, kind: str, tmp_path: Path) -> None:
+    pixels = some()
+    array = (pixels / 255 if kind == "float32" else pixels).astype(kind).repeat(3, 1)
+    path = saved(tmp_path / "x.npz", samples=np.moveaxis(array, 1, axis))
+    assert np.array_equal(read_samples(path, SHAPE, 99).pixels, pixels)
+    array[7, 2, 0, 0] = not array[7, 1, 0, 0]  # blue alone, of one pixel
+    with pytest.raises(DataError, match="3 channels that differ"):
+        read_samples(saved(path, samples=np.moveaxis(array, 1, axis)), SHAPE, 99)
 
 
 def test_an_array_is_found_by_name_or_by_being_alone(tmp_path: Path) -> None:
@@ -123,7 +152,8 @@ def png(folder: Path, content: bytes) -> Path:
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda p: p / "none.npz", "there is nothing"),
     "wrong size": (lambda p: saved(p / "x.npz", samples=some(5, (1, 9, 8))), "shape (5, 1, 9, 8)"),
-    "wrong channels": (lambda p: saved(p / "x.npz", samples=some(5, (3, 8, 8))), "shape (5, 3, 8, 8)"),
+    "wrong channels": (lambda p: saved(p / "x.npz", samples=some(5, (3, 8, 8))), "3 channels that differ"),
+    "four channels": (lambda p: saved(p / "x.npz", samples=some(5, (4, 8, 8))), "shape (5, 4, 8, 8)"),
     "flat": (lambda p: saved(p / "x.npz", samples=some(5).reshape(5, 64)), "shape (5, 64)"),
     "no samples": (lambda p: saved(p / "x.npz", samples=some(0)), "no samples"),
     "above 1": (lambda p: saved(p / "x.npz", samples=some() / 100), "floats from"),
@@ -159,7 +189,7 @@ def test_what_holds_no_samples_is_refused(case: str, tmp_path: Path) -> None:
 def test_pictures_in_colour_are_no_grey_images(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     Image.fromarray(np.moveaxis(some(1, (3, 8, 8))[0], 0, -1)).save(tmp_path / "d" / "a.png")
-    with pytest.raises(DataError, match="3 channels"):
+    with pytest.raises(DataError, match=r"'a\.png': it has 3 channels that differ"):
         read_samples(tmp_path / "d", SHAPE, 9)
     pictures(tmp_path / "grey", some(1))
     with pytest.raises(DataError, match="1 channels"):
@@ -190,7 +220,8 @@ def test_of_the_bound_alone_no_half_is_known(tmp_path: Path) -> None:
         ({"elbo": np.zeros(4)}, "shape (4,), and there are 5 test images"),
         ({"elbo": np.zeros((5, 1))}, "shape (5, 1)"),
         ({"elbo": np.array([0, 0, np.nan, 0, 0])}, "NaN"),
-        ({"elbo": np.array(list("abcde"))}, "could not convert"),
+        ({"elbo": np.array([0, 0, 0, np.nan, -np.inf])}, "in 2 of 5 images, first in 3"),
+        ({"elbo": np.array(list("abcde"))}, "`elbo` is of type <U1"),
         ({"rate": np.zeros(5)}, "neither `elbo` nor"),
         ({"elbo": np.zeros(5), "log_likelihood": np.zeros(5), "rate": np.ones(5)}, "isn't `log_likelihood` - `rate`"),
     ],
@@ -201,11 +232,117 @@ def test_bounds_that_are_none_are_refused(arrays: dict[str, np.ndarray], says: s
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["", "elbo\n1\n2,3\n", "elbo\n1\nx\n3\n4\n5\n", "1\n2\n3\n4\n5\n"])
-def test_a_csv_that_is_none_is_refused(content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "neither `elbo` nor"),
+        ("1\n2\n3\n4\n5\n", "neither `elbo` nor"),
+        ("i;elbo\n0;1\n", "but 'i;elbo'"),
+        ("elbo\n1\n2,3\n", "line 3 has 2 fields; the first, which names the columns, 1"),
+        ("elbo\n1\nx\n3\n4\n5\n", "column `elbo`, line 3: 'x' is no number"),
+        ("i,elbo\n0,1\n\n1,\n2,3\n", "column `elbo`, line 4: '' is no number"),  # a blank line is passed over
+        ("elbo,rate,log_likelihood\n1,x,1\n", "column `rate`, line 2: 'x'"),
+        ("elbo\n1\n2\nnan\n4\n5\n", "first in 2"),
+    ],
+)
+def test_a_csv_that_is_none_is_refused(content: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text(content)
-    with pytest.raises(DataError):
+    with pytest.raises(DataError) as caught:
         read_bounds(tmp_path / "b.csv", 5)
+    assert says in str(caught.value)
+
+
+# bounds that can't be
+
+PIXELS = torch.from_numpy(some(40, seed=3))
+GREY, BINARY = Images(PIXELS), Images((PIXELS > 127).to(torch.uint8) * 255)
+
+
+def check(images: Images, text: str | None, half: torch.Tensor, rate: torch.Tensor) -> None:
+    check_bounds(Path(), BoundTerms(half.double(), rate.double()), images, text)
+
+
+def entropy(images: Images) -> torch.Tensor:
+    """Of pixels as probabilities, summed: (N,)."""
+    x = images.take(torch.arange(len(images))).double() / 255
+    return torch.distributions.Bernoulli(x).entropy().flatten(1).sum(1)
+
+
+def limits(images: Images) -> dict[str, torch.Tensor]:
+    """What log p(x|z) comes to at most, in closed form, by likelihood."""
+    no, constant = torch.zeros(len(images), dtype=torch.float64), 64 * 0.5 * math.log(2 * math.pi)
+    return {
+        "bernoulli": -entropy(images),
+        "logistic": no,
+        "gaussian": no - constant,
+        "gaussian[sigma=0.1]": no - constant + 64 * math.log(10),
+    }
+
+
+@pytest.mark.parametrize("images", [GREY, BINARY], ids=["grey", "binary"])
+@pytest.mark.parametrize("text", limits(GREY))
+def test_a_log_likelihood_above_that_of_the_image_itself_is_refused(text: str, images: Images) -> None:
+    most, rate = limits(images)[text], torch.full((40,), 3.0)
+    check(images, text, most, rate)
+    over = most.clone()
+    over[17] += 0.02
+    with pytest.raises(
+        DataError, match=r"`log_likelihood` is above what .* allows in \d+ of 40 images: .* of image 17,"
+    ):
+        check(images, text, over, rate)
+    check(images, None, over, rate)  # of a density, say
+
+
+@pytest.mark.parametrize("text", limits(GREY))
+def test_no_decoder_reaches_beyond_that_limit(text: str) -> None:
+    x, generator = GREY.take(torch.arange(40)).double() / 255, torch.Generator().manual_seed(0)
+    made: Likelihood = likelihood(text, SHAPE)
+    for scale in (0, 0.1, 1, 10):
+        for near in (x, torch.logit(x, 1e-3), torch.zeros_like(x)):
+            out = near + scale * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+            check(GREY, text, made.log_prob(x, out).detach(), torch.zeros(40))
+
+
+@pytest.mark.parametrize("text", ["continuous_bernoulli", "gaussian[learned=true]"])
+def test_densities_without_a_limit_are_not_judged(text: str) -> None:
+    check(BINARY, text, torch.full((40,), 1e4), torch.zeros(40))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda elbo: -elbo, "in 40 of 40 images"),
+        (lambda elbo: elbo / 64, "in 40 of 40 images"),
+        (lambda elbo: elbo.where(torch.arange(40) != 17, elbo + 100), "in 1 of 40 images: .* of image 17,"),
+    ],
+    ids=["a loss", "a mean over pixels", "one image"],
+)
+def test_an_elbo_above_the_pixels_entropy_is_refused(
+    change: Callable[[torch.Tensor], torch.Tensor], says: str, tmp_path: Path
+) -> None:
+    right = -entropy(GREY) - 20
+    path = saved(tmp_path / "b.npz", elbo=right.numpy())
+    check_bounds(path, read_bounds(path, 40), GREY, "bernoulli")
+    terms = read_bounds(saved(path, elbo=change(right).numpy()), 40)
+    check_bounds(path, terms, GREY, None)  # of a density, say
+    with pytest.raises(DataError, match=f"`elbo` is above what bernoulli allows {says}") as caught:
+        check_bounds(path, terms, GREY, "bernoulli")
+    assert (caught.value.exit_code, len(str(caught.value).splitlines())) == (2, 3)
+
+
+def test_a_rate_below_0_is_refused_and_that_of_single_draws_is_not() -> None:
+    half = torch.full((40,), -1e3)
+    for text in ("bernoulli", None):
+        with pytest.raises(DataError, match="`rate` is below what a KL can be in 40 of 40 images: -2 nats"):
+            check(GREY, text, half, torch.full((40,), -2.0))
+    check(GREY, "bernoulli", half, torch.full((40,), -5e-4))  # a collapsed posterior's, in few bits
+    images, normal = Images(torch.zeros(2000, 1, 1, 1, dtype=torch.uint8)), torch.distributions.Normal
+    for i, (m, s) in enumerate([(0.02, 1.0), (0.0, 0.8), (0.1, 0.99), (1.0, 0.5)] * 25):
+        generator = torch.Generator().manual_seed(i)
+        z = m + s * torch.randn(2000, generator=generator, dtype=torch.float64)
+        rate = normal(m, s).log_prob(z) - normal(0, 1).log_prob(z)  # log q(z) - log p(z) at one draw from q
+        assert float(rate.min()) < -0.01
+        check(images, None, torch.zeros(2000), rate)
 
 
 # the row
@@ -261,6 +398,15 @@ def test_halves_of_a_known_likelihood_have_their_metrics(copies: Path, digits: D
     assert row.likelihood == "bernoulli"
 
 
+def test_bounds_that_cannot_be_write_nothing(copies: Path, digits: Data, bench: Bench, tmp_path: Path) -> None:
+    bounds = saved(tmp_path / "b.npz", elbo=np.full(len(digits.test), 27.0))
+    call = ("score", copies, "--dataset", "digits", "--bounds", bounds, "--likelihood", "bernoulli")
+    code, out, err = bench(*call, "--metrics", "elbo", "--out", tmp_path / "run")
+    assert (code, out) == (2, "")
+    assert "`elbo` is above what bernoulli allows" in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_it_stands_beside_others_in_a_block_of_its_own(copies: Path, bench: Bench, tmp_path: Path) -> None:
     run = ("run", "--variants", "mean", "--steps", 2, "--metrics", "fd", "--no-baseline", "--no-sanity", "--quiet")
     bench(*run, "--in-process", "--threads", 1, "--device", "cpu", "--out", tmp_path / "ours")
@@ -288,12 +434,12 @@ def test_again_scores_what_is_missing_and_keeps_the_rest(copies: Path, tmp_path:
 
 def test_few_samples_cost_scores_and_not_the_row(tmp_path: Path) -> None:
     row, _ = submit(
-        saved(tmp_path / "few.npz", samples=some(1)), "digits", metrics=("fd", "sharpness", "noise"),
+        saved(tmp_path / "few.npz", samples=some(12)), "digits", metrics=("fd", "sharpness", "noise"),
         out=tmp_path / "run", device="cpu",
     )  # fmt: skip
     assert row.status == "ok"
     assert isinstance(row.scores["fd"], NotAvailable)
-    assert row.scores["sharpness"].n == 1  # type: ignore[union-attr]
+    assert row.scores["sharpness"].n == 12  # type: ignore[union-attr]
 
 
 def test_an_existing_run_keeps_its_request(copies: Path, bench: Bench, tmp_path: Path) -> None:
