@@ -147,7 +147,7 @@ class Comparison:
         over = [f"the {merits} in merits"] if merits > 1 else []
         over += [f"the {coordinates} in coordinates"] if coordinates > 1 else []
         family = ", and apart over ".join(over)
-        return [f"p is corrected (Holm) over the differences shown: {family}; intervals aren't"] if over else []
+        return [f"p is corrected (Holm) over the differences shown: {family}; the other columns aren't"] if over else []
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers."""

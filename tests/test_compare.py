@@ -132,7 +132,7 @@ def test_holm_is_over_all_merits_that_are_shown_and_over_coordinates_apart() -> 
     assert vae["bound"].p == pytest.approx(3 * bare(vae["bound"]))
     assert vae["rate"].p == pytest.approx(bare(vae["rate"]))
     assert (vae["bound"].mark, vae["loss"].mark, beta["bound"].mark, vae["rate"].mark) == ("~", "~", "~", "")
-    assert "p is corrected (Holm) over the differences shown: the 3 in merits; intervals aren't" in found.notes
+    assert "p is corrected (Holm) over the differences shown: the 3 in merits; the other columns aren't" in found.notes
     assert found.to_json()["corrected_over"] == {"merits": 3, "coordinates": 1}
 
 
