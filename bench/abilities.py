@@ -6,6 +6,7 @@ if the model gives one, the ability's own sentence otherwise.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
@@ -125,6 +126,14 @@ ABILITIES: tuple[type, ...] = (
 
 A = TypeVar("A")
 
+#: How the sentence of an ability begins, and how one that denies it does.
+_DENIALS = (
+    (r"It has ", "it lacks "),
+    (r"It can ", "it can't "),
+    (r"Its (.+?) (are|is) ", r"its \1 \2n't "),
+    (r"It (\w+)s ", r"it doesn't \1 "),
+)
+
 
 def why_not(model: Any, ability: type) -> str | None:
     """None where `model` has the ability, else the reason why not."""
@@ -133,8 +142,11 @@ def why_not(model: Any, ability: type) -> str | None:
         return lacks[ability]
     if isinstance(model, ability):
         return None
-    can = (ability.__doc__ or ability.__name__).strip().rstrip(".")
-    return "no such ability: " + can.replace("It ", "it ", 1).replace("Its ", "its ", 1)
+    can = (ability.__doc__ or "").strip().partition("\n")[0].rstrip(".")
+    for pattern, denial in _DENIALS:
+        if re.match(pattern, can):
+            return re.sub(pattern, denial, can, count=1)
+    return f"it lacks the ability {ability.__name__}"
 
 
 def require(model: Any, ability: type[A]) -> A:
