@@ -137,6 +137,15 @@ def submit(
     return found, store
 
 
+def namesakes(row: Row, run: Run) -> list[Row]:
+    """Of a run's rows those that share a line of its tables with `row`, which counts the first alone: the newest."""
+
+    def line(of: Row) -> tuple[Any, ...]:
+        return of.status, of.label, of.seed, of.block, dict(of.data), dict(of.scoring)
+
+    return [other for other in run.rows() if line(other) == line(row)]
+
+
 def _named(name: str | None, samples: Path) -> str:
     wanted = samples.resolve().stem if name is None else name
     if not _NAME.fullmatch(wanted):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import json
 import math
 import pickle
 from collections.abc import Callable
@@ -430,6 +432,26 @@ def test_again_scores_what_is_missing_and_keeps_the_rest(copies: Path, tmp_path:
     other = saved(tmp_path / "other.npz", samples=some(50))
     submit(other, "digits", name="mine", metrics=("sharpness",), **settings)  # type: ignore[arg-type]
     assert len(run.rows()) == 2, "other samples are another result"
+
+
+def test_of_two_results_of_one_name_it_says_which_counts(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours = itertools.count(10)
+    monkeypatch.setattr("bench.submission.now", lambda: f"2030-01-01T{next(hours)}:00:00+00:00")
+    call = ("--dataset", "digits", "--name", "m", "--metrics", "noise", "--device", "cpu", "--out", tmp_path / "run")
+    first, second = (saved(tmp_path / f"{seed}.npz", samples=some(20, seed=seed)) for seed in (1, 2))
+    assert bench("score", first, *call)[::2] == (0, "")
+    (older,) = Run(tmp_path / "run").names()
+    code, _, err = bench("score", second, *call)
+    (newer,) = set(Run(tmp_path / "run").names()) - {older}
+    assert code == 0
+    assert f"the newest result called 'm', {newer}, and not {older}: another --name" in err
+    assert bench("score", first, *call)[2] == err, "what is scored already doesn't become the newest"
+    _, out, _ = bench("table", tmp_path / "run", "--json")
+    assert json.loads(out)[0]["cell"] == newer
+    assert bench("score", second, *call, "--likelihood", "bernoulli")[2] == "", "a block of its own, and a line"
+    assert bench("score", second, *call[:3], "other", *call[4:])[2] == ""
 
 
 def test_few_samples_cost_scores_and_not_the_row(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def score(
     (N, C, H, W), or a folder of .png files. 10,000 are scored, as of every variant. Nothing is unpickled.
     """
     from bench.progress import working
-    from bench.submission import submit
+    from bench.submission import namesakes, submit
 
     with working() as say:
         row, run = submit(
@@ -67,3 +67,10 @@ def score(
             say=say,
         )
     print_rows([row], as_json, str(run.path))
+    counted, *others = (other.cell for other in namesakes(row, run))
+    if others:
+        click.echo(
+            f"tables count the newest result called {row.label!r}, {counted}, and not {', '.join(others)}: "
+            "another --name shows both",
+            err=True,
+        )
