@@ -21,9 +21,11 @@ from bench.metrics.sharpness import (
     PerImage,
     contrast,
     noise_sigma,
+    noisier,
     normalised,
     paired_ratio,
     ratio,
+    relative_noise,
 )
 from bench.sharpness import laplacian_variance
 
@@ -31,6 +33,7 @@ SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
 IMAGES = 1_000  #: test images that are blurred
 FALL = 0.9  #: a step of the curve that falls by less is within the rounding of grey levels: there calibration ends
 NOISE = 1.5  #: times the noise of real images of the same blur, at most, for a lack of sharpness to be blur alone
+PASSES = "noise passes for sharpness"
 
 
 def heat(n: int, sigma: float) -> Tensor:
@@ -57,10 +60,13 @@ def blurred(pixels: Tensor, sigma: float) -> Tensor:
 
 
 class Curve(NamedTuple):
-    """What blur does to real images: all (K,), the last two as shares of what the unblurred ones have."""
+    """What blur does to real images: all (K,), the last two as shares of what the unblurred ones have.
+
+    Both are contrast-normalised: what guards a measure has to see what it sees.
+    """
 
     sigma: np.ndarray
-    sharpness: np.ndarray  #: contrast-normalised; falls from 1
+    sharpness: np.ndarray  #: falls from 1
     noise: np.ndarray
 
 
@@ -73,8 +79,9 @@ def calibrate(pixels: Tensor, sigmas: tuple[float, ...] = SIGMAS) -> Curve:
     rows: list[tuple[float, float, float]] = []
     for sigma in sigmas:
         images = blurred(pixels, sigma) if sigma else pixels
-        sharpness = normalised(laplacian_variance(images), contrast(images)).nanmean().item()
-        noise = noise_sigma(images).mean().item()
+        spread = contrast(images)
+        sharpness = normalised(laplacian_variance(images), spread).nanmean().item()
+        noise = relative_noise(noise_sigma(images), spread).nanmean().item()
         if rows and not sharpness < FALL * rows[-1][1]:
             break
         rows.append((sigma, sharpness, noise))
@@ -107,25 +114,26 @@ def equivalent(curve: Curve, share: float) -> float:
     return float(np.sqrt(np.interp(-math.log(share), -np.log(curve.sharpness), curve.sigma**2, right=math.inf)))
 
 
-def equivalent_blur(curve: Curve, sharpness: Score, noise: Score) -> Score:
+def equivalent_blur(curve: Curve, sharpness: Score, noise: Score, *to_others: Score) -> Score:
     """The equivalent blur of images with these ratios to real ones, and its standard error by that of `sharpness`.
 
+    `to_others` are ratios of noise to further real images, which has to be above theirs, too, to count as more.
+
     Raises:
-        NotAvailable: they're noisier than real images or than those of the same blur; or beyond the calibration.
+        NotAvailable: they're noisier than real images or than those of the same blur; or beyond the calibration; or a
+            ratio has no standard error.
     """
+    if sharpness.se is None or noise.se is None:
+        raise NotAvailable("its ratio to real images has no standard error: it could be anything")
     sigma = equivalent(curve, sharpness.value)
-    if noise.value - 2 * (noise.se or 0.0) > 1:
-        raise NotAvailable(f"noisier than real images ({noise.value:.2f} times): its sharpness can't be read as blur")
+    if noisier(noise, *to_others):
+        raise NotAvailable(f"noisier than real images of its contrast ({noise.value:.2f} times): {PASSES}")
     if math.isinf(sigma):
         raise NotAvailable(f"blurrier than real images blurred by {curve.sigma[-1]:g} px, where calibration ends")
     excess = noise.value / float(np.interp(sigma, curve.sigma, curve.noise))
     if excess > NOISE:
-        raise NotAvailable(
-            f"noisier than real images of as much blur ({excess:.2f} times): its sharpness can't be read as blur"
-        )
+        raise NotAvailable(f"noisier than real images of its contrast and blur ({excess:.2f} times): {PASSES}")
     notes = [sharpness.note] if sharpness.note else []
-    if sharpness.se is None:
-        return Score(sigma, sharpness.n, note="; ".join(notes))
     if sharpness.value - 2 * sharpness.se > 1:
         notes.append("sharper than real images: no blur would make these of them")
     less, more = (equivalent(curve, max(sharpness.value + s * sharpness.se, 0.0)) for s in (1, -1))
@@ -145,22 +153,26 @@ def _reconstructions(sigma: float) -> str:
     Calibration(),
     PerImage("normalised", "prior"),
     PerImage("normalised", "test"),
-    PerImage("noise", "prior"),
-    PerImage("noise", "test"),
+    PerImage("relative noise", "prior"),
+    PerImage("relative noise", "test"),
+    PerImage("relative noise", "train"),
     unit="px",
     range=(0, math.inf),
     told=_samples,
 )
-def blur(curve: Curve, samples: Tensor, real: Tensor, noise: Tensor, real_noise: Tensor) -> Score:
+def blur(curve: Curve, samples: Tensor, real: Tensor, noise: Tensor, of_test: Tensor, of_training: Tensor) -> Score:
     """Equivalent blur: sigma of the Gaussian that leaves real images no more sharpness than prior samples have.
 
-    Sharpness is contrast-normalised. 0 where samples are no less sharp than real images. n/a where they're noisier than
-    those, or by a half than real images of that blur: noise passes for sharpness. Read off a curve over 1,000 images.
+    Sharpness and noise are contrast-normalised. 0 where samples are no less sharp than real images. n/a where they're
+    noisier than those, or by a half than real images of that blur: noise passes for sharpness. Read off a curve over
+    1,000 images.
     """
-    return equivalent_blur(curve, ratio(samples, real), ratio(noise, real_noise))
+    return equivalent_blur(curve, ratio(samples, real), ratio(noise, of_test), ratio(noise, of_training))
 
 
-@metric(Calibration(), Paired("normalised"), Paired("noise"), unit="px", range=(0, math.inf), told=_reconstructions)
+@metric(
+    Calibration(), Paired("normalised"), Paired("relative noise"), unit="px", range=(0, math.inf), told=_reconstructions
+)
 def blur_rec(curve: Curve, sharpness: Pairs, noise: Pairs) -> Score:
     """`blur` of reconstructions against their own 2,000 originals: what code and decoder lose, whatever the prior."""
     return equivalent_blur(curve, paired_ratio(sharpness), paired_ratio(noise))
