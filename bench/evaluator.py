@@ -106,13 +106,23 @@ class Evaluator(Context):
         with torch.inference_mode(), seeded(0, self.device):
             try:
                 score: Score | NotAvailable = metric(*[self.get(need) for need in metric.needs])
-                if not isinstance(score, Score):
-                    score = NotAvailable(f"the metric returned {type(score).__name__}, not a Score", retry=True)
+                score = _sound(score, metric)
             except NotAvailable as reason:
                 score = reason
             except (Exception, SystemExit) as error:
                 score = NotAvailable(f"the metric raised {type(error).__name__}: {error}", retry=True)
         return score, time.perf_counter() - began
+
+
+def _sound(score: object, metric: Metric) -> Score:
+    """A score as its metric declares it; anything else is a mistake of the metric."""
+    if not isinstance(score, Score):
+        raise NotAvailable(f"the metric returned {type(score).__name__}, not a Score", retry=True)
+    low, high = metric.range
+    off = 1e-9 * max(1.0, abs(score.value))  # rounding
+    if not low - off <= score.value <= high + off:
+        raise NotAvailable(f"came out as {score.value:g}, outside of its range: {low:g} to {high:g}", retry=True)
+    return score
 
 
 def _seed(seed: int, device: torch.device) -> None:

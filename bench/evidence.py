@@ -20,6 +20,7 @@ from bench.protocol import seed_for
 from bench.variant import Spec
 
 Sampler = Literal["prior", "gmm"]
+OVERSHOOT = 1e-3  #: beyond [0, 1] that counts as rounding: a quarter of a grey level
 SHOWN = 256  #: samples and reconstructions that are kept to be looked at
 
 
@@ -92,7 +93,7 @@ class Terms(Request[BoundTerms]):
         images, pairs = context.data.test, []
         for x, y in _batches(context, images, positions(images), "bound"):
             pairs.append(model.elbo_terms(x, torch.full_like(y, -1)))
-        return _terms(pairs)
+        return _terms(pairs, len(images))
 
     def keep(self, value: BoundTerms) -> dict[str, Tensor]:
         return {"rate": value.rate.float()}
@@ -109,7 +110,7 @@ class BoundOn(Request[Tensor]):
         model = require(context.model, abilities.Bound)
         images = context.data.train if self.split == "train" else context.data.test
         batches = _batches(context, images, positions(images, self.n), f"bound-{self.split}")
-        terms = _terms([model.elbo_terms(x, torch.full_like(y, -1)) for x, y in batches])
+        terms = _terms([model.elbo_terms(x, torch.full_like(y, -1)) for x, y in batches], min(self.n, len(images)))
         return terms.log_likelihood - terms.rate
 
 
@@ -140,12 +141,13 @@ class ConditionalTerms(Request[BoundTerms]):
     def resolve(self, context: Context) -> BoundTerms:
         model = require(context.model, abilities.ConditionalBound)
         images = context.data.test
-        return _terms([
-            model.conditional_elbo_terms(x, y) for x, y in _batches(context, images, positions(images), "conditional")
-        ])  # fmt: skip
+        batches = _batches(context, images, positions(images), "conditional")
+        return _terms([model.conditional_elbo_terms(x, y) for x, y in batches], len(images))
 
 
-def _terms(pairs: list[tuple[Tensor, Tensor]]) -> BoundTerms:
+def _terms(pairs: list[tuple[Tensor, Tensor]], n: int) -> BoundTerms:
+    if any(a.ndim != 1 or b.shape[:1] != a.shape for a, b in pairs) or sum(len(a) for a, _ in pairs) != n:
+        raise NotAvailable("its bound isn't a log-likelihood (B,) and a rate (B,) or (B, d) of B images")
     log_px = torch.cat([a.cpu().double() for a, _ in pairs])
     rate = torch.cat([(b.flatten(1).sum(1) if b.ndim > 1 else b).cpu().double() for _, b in pairs])
     return BoundTerms(log_px, rate)
@@ -161,6 +163,8 @@ class LogLikelihood(Request[Tensor]):
         model = require(context.model, abilities.Reconstructs)
         images = context.data.test
         found = [model.log_likelihood(x, y) for x, y in _batches(context, images, positions(images), "log-likelihood")]
+        if any(v.ndim != 1 for v in found) or sum(map(len, found)) != len(images):
+            raise NotAvailable("its log-likelihood isn't one number for each image")
         return torch.cat([v.cpu().double() for v in found])
 
     def keep(self, value: Tensor) -> dict[str, Tensor]:
@@ -179,7 +183,10 @@ class Codes(Request[LabelledCodes]):
         images = context.data.train if self.split == "train" else context.data.test
         where = positions(images, self.n)
         found = [model.encode(x, y).float().cpu() for x, y in _batches(context, images, where, f"codes-{self.split}")]
-        return LabelledCodes(torch.cat(found), images.labels(where, "cpu"))
+        codes = torch.cat(found)
+        if len(codes) != len(where):
+            raise NotAvailable(f"it has {len(codes)} codes of {len(where)} images")
+        return LabelledCodes(codes, images.labels(where, "cpu"))
 
 
 @dataclass(frozen=True)
@@ -233,15 +240,18 @@ class Generated(Request[Tensor]):
 
         found = []
         for part in context.chunks(len(labels), f"samples-{self.sampler}"):
-            found.append(to_uint8(_checked(draw(part), "samples")).cpu())
+            shape = (part.stop - part.start, *context.data.train.shape)
+            found.append(to_uint8(_checked(draw(part), shape, "samples")).cpu())
         return torch.cat(found)
 
     def keep(self, value: Tensor) -> dict[str, Tensor]:
         return {"samples" if self.sampler == "prior" else f"samples_{self.sampler}": value[:SHOWN]}
 
 
-def _checked(x: Tensor, what: str) -> Tensor:
-    if not bool(((x >= 0) & (x <= 1)).all()):
+def _checked(x: Tensor, shape: tuple[int, ...], what: str) -> Tensor:
+    if x.shape != shape:
+        raise NotAvailable(f"its {what} are {tuple(x.shape)}, and should be {shape}")
+    if not bool(((x >= -OVERSHOOT) & (x <= 1 + OVERSHOOT)).all()):
         raise NotAvailable(f"its {what} aren't images in [0, 1]")
     return x
 
@@ -280,7 +290,8 @@ class Reconstructions(Request[Tensor]):
         images = context.data.test
         found = []
         for x, y in _batches(context, images, positions(images, self.n), "reconstructions"):
-            found.append(to_uint8(_checked(decoder.decode(encoder.encode(x, y), y), "reconstructions")).cpu())
+            decoded = decoder.decode(encoder.encode(x, y), y)
+            found.append(to_uint8(_checked(decoded, tuple(x.shape), "reconstructions")).cpu())
         return torch.cat(found)
 
     def keep(self, value: Tensor) -> dict[str, Tensor]:

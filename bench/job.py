@@ -13,6 +13,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from bench import registry
 from bench.abilities import Bound, why_not
 from bench.api import load
 from bench.checkpoint import Checkpoints
@@ -309,13 +310,18 @@ def _score(
     scores = store.read_scores(c.name, way)
     for name in wanted.keys() & dead.keys():
         scores[name] = NotAvailable(f"{DIED}{dead[name]}", retry=True)
-    for name in [n for n in wanted if n not in dead]:
+    for name in sorted((n for n in wanted if n not in dead), key=_foreign):
         alive()
         listener(ScoringEvent(c.name, name, evaluator.predict(wanted[name])))
         scores[name], seconds = evaluator.score(wanted[name])
         store.write_scores(c.name, way, _in_order(scores), {name: seconds})
     if wanted.keys() & dead.keys():
         store.write_scores(c.name, way, _in_order(scores), {})
+
+
+def _foreign(name: str) -> bool:
+    """Whether a metric is somebody else's: these come last, or evidence that one changes would be others' too."""
+    return name not in METRICS or METRICS.entry(name).distribution != registry.OURS
 
 
 def _in_order(scores: Mapping[str, Score | NotAvailable]) -> dict[str, Score | NotAvailable]:

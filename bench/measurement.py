@@ -49,6 +49,8 @@ class Score:
             raise NotAvailable(f"came out as {self.value}")
         if self.se is not None:
             object.__setattr__(self, "se", float(self.se) if math.isfinite(self.se) else None)
+        if self.n < 0 or (self.se or 0) < 0:
+            raise ValueError(f"a score of n = {self.n} and a standard error of {self.se}")
 
     @classmethod
     def of(cls, values: Tensor, note: str = "") -> Score:

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from bench import Context, NotAvailable, Request, Score, Spec, Variant
+from bench import Context, NotAvailable, Request, Score, Spec, Variant, api
 from bench.dataset import Data
 from bench.evaluator import Evaluator, keepers
-from bench.evidence import KEPT, Codes, Generated, LogLikelihood, MixtureCodes, SampledLabels, Terms, TheSpec
+from bench.evidence import (
+    KEPT,
+    Codes,
+    Generated,
+    LogLikelihood,
+    MixtureCodes,
+    Reconstructions,
+    SampledLabels,
+    Terms,
+    TheSpec,
+)
 from bench.measurement import BaselineScored, Metric, Scored, metric
 from bench.protocol import Scoring
 from tests.conftest import build, trained
@@ -161,6 +173,70 @@ def test_samples_out_of_range_are_no_images(digits: Data, tmp_path: Path) -> Non
         Evaluator(model, digits, SMALL, tmp_path).get(Generated("prior"))
 
 
+def fake(**methods: Callable[..., Any]) -> Variant:
+    """A variant of these methods alone."""
+    model: Variant = type("Fake", (Variant,), methods)(Spec((1, 8, 8), 10, 1437, 2))
+    model.weight = torch.nn.Parameter(torch.zeros(()))
+    return model
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 8), (3, 8, 8), (8, 8), ()])
+def test_images_of_another_shape_are_not_scored(shape: tuple[int, ...], digits: Data, tmp_path: Path) -> None:
+    model = fake(
+        sample=lambda self, y, temperature=1.0: torch.zeros(len(y), *shape),
+        encode=lambda self, x, y: torch.randn(len(x), 2),
+        decode=lambda self, z, y: torch.zeros(len(z), *shape),
+    )
+    evaluator = Evaluator(model, digits, SMALL, tmp_path)
+    for what in (Generated("prior"), Generated("gmm"), Reconstructions()):
+        with pytest.raises(NotAvailable, match=r"are \(200.*\), and should be \(200, 1, 8, 8\)"):
+            evaluator.get(what)
+
+
+def test_as_many_images_and_codes_as_were_asked_for(digits: Data, tmp_path: Path) -> None:
+    model = fake(
+        sample=lambda self, y, temperature=1.0: torch.zeros(5, 1, 8, 8), encode=lambda self, x, y: torch.zeros(5, 2)
+    )
+    evaluator = Evaluator(model, digits, SMALL, tmp_path)
+    with pytest.raises(NotAvailable, match=r"are \(5, 1, 8, 8\), and should be"):
+        evaluator.get(Generated("prior"))
+    with pytest.raises(NotAvailable, match="10 codes of 360 images"):
+        evaluator.get(Codes("test"))
+
+
+@pytest.mark.parametrize(("value", "there"), [(1.0 + 1e-6, True), (-1e-6, True), (1.01, False), (-0.01, False)])
+def test_rounding_beyond_white_and_black_is_forgiven(value: float, there: bool, digits: Data, tmp_path: Path) -> None:
+    model = fake(sample=lambda self, y, temperature=1.0: torch.full((len(y), 1, 8, 8), value))
+    with nullcontext() if there else pytest.raises(NotAvailable, match=r"\[0, 1\]"):
+        assert set(Evaluator(model, digits, SMALL, tmp_path).get(Generated("prior")).unique().tolist()) <= {0, 255}
+
+
+@pytest.mark.parametrize(("log_px", "rate"), [((), ()), ((1,), ()), ((), None), (None, ())], ids=str)
+def test_a_bound_is_of_each_image(
+    log_px: tuple[int, ...] | None, rate: tuple[int, ...] | None, digits: Data, tmp_path: Path
+) -> None:
+    """(B, 1) and (B,) would broadcast to (B, B), and a mean over the batch would count once a chunk."""
+
+    def terms(self: Variant, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.zeros(()) if more is None else torch.zeros(len(x), *more) for more in (log_px, rate))
+
+    evaluator = Evaluator(fake(elbo_terms=terms), digits, SMALL, tmp_path)
+    fine = log_px == () and rate == ()
+    with nullcontext() if fine else pytest.raises(NotAvailable, match="of B images"):
+        assert evaluator.get(Terms()).rate.shape == (360,)
+
+
+def test_a_score_out_of_its_range_is_none(evaluate: Callable[..., Evaluator]) -> None:
+    for value, fine in ((1.0 + 1e-12, True), (1.1, False), (-0.1, False)):
+        score, _ = evaluate().score(Metric(lambda v=value: Score(v, 1), (), "", None, (0, 1)))
+        assert isinstance(score, Score) is fine
+        if isinstance(score, NotAvailable):
+            assert "outside of its range: 0 to 1" in score.reason
+    for wrong in ({"n": -5}, {"n": 5, "se": -2.0}):
+        with pytest.raises(ValueError, match="a score of n ="):
+            Score(7, **wrong)
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
@@ -223,3 +299,27 @@ def test_a_derived_metric_passes_on_what_is_missing() -> None:
         ratio.from_scores({"s": Score(3, 1)}, None)
     with pytest.raises(NotAvailable, match="the baseline's s: blurred"):
         ratio.from_scores({"s": Score(3, 1)}, {"s": NotAvailable("blurred")})
+
+
+SPOILS = """
+from bench import Score, metric
+from bench.evidence import Terms
+
+@metric(Terms(), unit="nats")
+def aaa(terms):
+    "It spoils the evidence that it's given."
+    terms.log_likelihood.zero_()
+    return Score.of(terms.rate)
+"""
+
+
+def test_a_strangers_metric_spoils_no_evidence_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It's scored last, whatever its name and its place."""
+    monkeypatch.chdir(tmp_path)
+    Path("spoils.py").write_text(SPOILS)
+    small = {"steps": 2, "in_process": True, "threads": 1, "baseline": False, "sanity": False, "progress": False}
+    spoilt = api.run(["vae"], metrics=("./spoils.py:aaa", "elbo", "bce"), out="a", **small)
+    plain = api.run(["vae"], metrics=("elbo", "bce"), out="b", **small)
+    assert spoilt["elbo"].item() == plain["elbo"].item() != 0
+    assert spoilt["bce"].item() == plain["bce"].item()
+    assert spoilt["aaa@spoils.py"].notna().all()

@@ -348,6 +348,20 @@ def test_classes_without_test_images_arent_asked_for() -> None:
         modes.modes(judged(torch.zeros(100).long(), 10), JUDGE, one)
 
 
+def test_few_samples_say_nothing_of_classes() -> None:
+    """A class is asked for if ten real images out of as many would be of it."""
+    names = ("ant", "bee", "cat")
+    real = images(torch.zeros(100, 1, 4, 4, dtype=torch.uint8), torch.tensor([0] * 49 + [1] * 49 + [2] * 2), names)
+    score = modes.modes(judged(torch.arange(2).repeat(50), 3), JUDGE, real)
+    assert (score.value, score.note) == (1.0, f"1 too rare to be asked for; {JUDGE.note}")
+    with pytest.raises(NotAvailable, match="of 20 samples no two classes would have 10"):
+        modes.modes(judged(torch.arange(2).repeat(10), 3), JUDGE, real)
+    with pytest.raises(NotAvailable, match="9 samples are too few for 2 classes"):
+        modes.class_kl(
+            judged(torch.arange(2).repeat(5)[:9], 2), JUDGE, of_classes(torch.arange(2).repeat(9), ("a", "b"))
+        )
+
+
 def test_modes_and_confidence_name_the_judge_and_missing_classes() -> None:
     real = images(torch.zeros(30, 1, 4, 4, dtype=torch.uint8), torch.arange(3).repeat(10), ("ant", "bee", "cat"))
     seen = judged(torch.arange(2).repeat(50), 3, sure=0.9)

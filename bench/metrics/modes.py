@@ -48,17 +48,24 @@ def confidence(probabilities: Tensor, judge: TrainedJudge) -> Score:
     range=(0, 1),
 )
 def modes(probabilities: Tensor, judge: TrainedJudge, images: Images) -> Score:
-    """Share of the test images' classes that prior samples reach, each by a tenth of its real share and by five."""
+    """Share of the test images' classes that prior samples reach, each by a tenth of its real share and by five.
+
+    Those are asked for of which as many real images would have ten.
+    """
     if not images.labelled:
         raise NotAvailable("the test images have no labels")
-    labels = images.labels().cpu()
-    asked = labels.unique()
-    if len(asked) < 2:
+    n, labels, classes = len(probabilities), images.labels().cpu(), len(images.classes)
+    real = torch.bincount(labels, minlength=classes)
+    if int((real > 0).sum()) < 2:
         raise NotAvailable("the test images are of one class")
-    there = reached(probabilities.argmax(1), labels, len(images.classes))[asked]
+    asked = (real * n >= 2 * LEAST * len(labels)).nonzero()[:, 0]
+    if len(asked) < 2:
+        raise NotAvailable(f"of {n} samples no two classes would have {2 * LEAST}")
+    there = reached(probabilities.argmax(1), labels, classes)[asked]
     missing = ", ".join(images.classes[k] for k in asked[~there])
-    note = f"never or hardly: {missing}; {judge.note}" if missing else judge.note
-    return Score(there.double().mean().item(), len(probabilities), note=note)
+    rare = int((real > 0).sum()) - len(asked)
+    said = (f"never or hardly: {missing}" if missing else "", f"{rare} too rare to be asked for" if rare else "")
+    return Score(there.double().mean().item(), n, note="; ".join(filter(None, (*said, judge.note))))
 
 
 @metric(Judged("prior"), TheJudge(), TheData(), unit="nats", direction="lower", range=(0, math.inf))
@@ -75,6 +82,8 @@ def class_kl(probabilities: Tensor, judge: TrainedJudge, data: Data) -> Score:
         raise NotAvailable("the training images are of one class")
     if bool((drawn[real == 0] > 0).any()):
         raise NotAvailable("samples are taken for a class that no training image has: the divergence isn't finite")
+    if len(probabilities) < LEAST * int((real > 0).sum()):
+        raise NotAvailable(f"{len(probabilities)} samples are too few for {int((real > 0).sum())} classes")
     floor = expected_divergence(int((real > 0).sum()), len(probabilities))
     note = f"a perfect sampler's expected {floor:.2g}; the judge's errors alone come to {judge.error:.2g}; {judge.note}"
     return Score(divergence(drawn, real), len(probabilities), spread(drawn, real), note)
