@@ -98,6 +98,7 @@ class Data:
     validation: int = 0
     outliers: Images | None = None  #: of a kind that it wasn't trained on
     factors: Tensor | None = None  #: (N, F) int64, of `test`
+    held: Tensor | None = None  #: positions in `source` of the images of `test`, where they were carved out of it
 
     @property
     def classes(self) -> int:
@@ -142,6 +143,7 @@ def prepare(
     """
     latent_dim, steps, likelihood = defaults(splits.train.shape)
     train, test, n = splits.train, splits.test, len(splits.train)
+    held = None
     if split == "validation" and not validation:
         validation = n // 6
     if validation + (limit or 1) > n:
@@ -154,7 +156,8 @@ def prepare(
         keep = order[validation:] if limit is None else order[validation : validation + limit]
         train = train.subset(keep.sort().values)
         if split == "validation":
-            test = _settled(splits.train.subset(order[:validation].sort().values))
+            held = order[:validation].sort().values
+            test = _settled(splits.train.subset(held))
     return Data(
         name,
         train,
@@ -167,6 +170,7 @@ def prepare(
         validation,
         splits.outliers,
         splits.factors if split == "test" else None,
+        held,
     )
 
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from bench.dataset import DATASETS, Data
+from bench.dataset import DATASETS, Data, prepare
 from bench.errors import NotAvailable
 from bench.evidence import Generated
 from bench.images import Images, to_float, to_uint8
@@ -222,6 +222,21 @@ def test_real_images_are_predicted_once(tmp_path: Path, quick: list[int], monkey
         kept = again.get(PredictedReal(split))
         assert torch.equal(kept.features, predictions.features)
         assert torch.equal(kept.probabilities, predictions.probabilities)
+
+
+@pytest.mark.parametrize("settings", [{}, {"validation": 100}, {"limit": 300}])
+def test_no_scored_image_is_among_the_other_real_ones(settings: dict[str, int]) -> None:
+    """The scored images of a validation split come out of the training split, which the others come out of, too."""
+    dataset = DATASETS.load("digits")()
+    splits = dataset.load(Path())
+    data = prepare("digits", dataset, splits, split="validation", **settings)  # type: ignore[arg-type]
+    others = unseen(data)
+    scored, drawn = ({x.numpy().tobytes() for x in s.take(torch.arange(len(s)))} for s in (data.test, others))
+    assert not scored & drawn
+    assert len(others) == len(data.test)
+    plain = prepare("digits", dataset, splits, **settings)  # type: ignore[arg-type]
+    assert plain.held is None
+    assert unseen(plain).digest == unseen(prepare("digits", dataset, splits)).digest
 
 
 def test_labels_of_two_classes_are_needed(tmp_path: Path) -> None:

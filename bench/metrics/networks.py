@@ -129,18 +129,20 @@ class Predicted(Request[Predictions]):
 
 
 def unseen(data: Data) -> Images:
-    """Training images that the classifier hasn't seen, at random: as many as the test split has, or all."""
+    """Training images that the classifier hasn't seen and nobody scores, at random: as many as are scored, or all."""
     half = halves(len(data.source))[1]
+    if data.held is not None:
+        half = half[~torch.isin(half, data.held)]
     order = torch.randperm(len(half), generator=torch.Generator().manual_seed(seed_for("unseen")))
     return data.source.subset(half[order[: len(data.test)]])
 
 
 @dataclass(frozen=True)
 class PredictedReal(Request[Predictions]):
-    """What the dataset's classifier makes of real images that it hasn't seen: the test split, or half of training.
+    """What the dataset's classifier makes of real images: the scored ones, or training images that it hasn't seen.
 
-    Both of one size where there are enough, so that distances to them carry the same bias of finite samples. Kept
-    between runs.
+    The two share no image, and are of one size where there are enough, so that distances to them carry the same bias of
+    finite samples. Of validation images it was trained on half, of the test split on none. Kept between runs.
     """
 
     split: Literal["test", "train"]
