@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from bench.evaluator import Evaluator
 from bench.images import Images, to_float
 from bench.measurement import METRICS, Score
 from bench.metrics import conditional, judge, within
-from bench.metrics.gaussians import Gaussian, frechet_distance
+from bench.metrics.gaussians import Gaussian, frechet_distance, influence
 from bench.metrics.judge import TrainedJudge
 from bench.metrics.networks import SHIPPED, Predictions, find
 from bench.protocol import Scoring
@@ -130,16 +131,18 @@ def test_the_mean_over_classes_is_weighted_by_their_real_share() -> None:
     real, labels = torch.cat([a, b]), torch.tensor([0] * 400 + [1] * 1_200)
     samples, classes = torch.cat([d, c]), torch.tensor([1] * 800 + [0] * 400)
     first, second = (frechet_distance(Gaussian.of(x), Gaussian.of(y)) for x, y in ((c, a), (d, b)))
-    found = within.mean_distance(samples, classes, real, labels, ("a", "b"))
+    found, se = within.mean_distance(samples, classes, real, labels, ("a", "b"))
     assert found == pytest.approx(first / 4 + second * 3 / 4, rel=1e-9)
-    assert within.mean_distance(real, labels, real, labels, ("a", "b")) == pytest.approx(0, abs=1e-6)
+    errors = [influence(x, Gaussian.of(y)).std().item() / len(x) ** 0.5 for x, y in ((c, a), (d, b))]
+    assert se == pytest.approx(math.hypot(errors[0] / 4, errors[1] * 3 / 4), rel=1e-9)
+    assert within.mean_distance(real, labels, real, labels, ("a", "b"))[0] == pytest.approx(0, abs=1e-6)
 
 
 def test_classes_that_are_exchanged_are_seen_within_and_not_overall() -> None:
     torch.manual_seed(0)
     real, labels = torch.cat([normal(0), normal(5)]), torch.arange(2).repeat_interleave(400)
     overall = frechet_distance(Gaussian.of(real), Gaussian.of(real))
-    exchanged = within.mean_distance(real, 1 - labels, real, labels, ("a", "b"))
+    exchanged, _ = within.mean_distance(real, 1 - labels, real, labels, ("a", "b"))
     assert overall == pytest.approx(0, abs=1e-6)
     assert exchanged == pytest.approx(8 * 5**2, rel=0.05)
 
@@ -151,7 +154,7 @@ def test_a_class_with_too_few_images_is_named() -> None:
         within.mean_distance(x, few, x, labels, ("ant", "bee"))
     with pytest.raises(NotAvailable, match="test images of each class: bee has 10"):
         within.mean_distance(x, labels, x, few, ("ant", "bee"))
-    only = within.mean_distance(x, torch.zeros(100), x, torch.zeros(100).long(), ("ant", "bee"))
+    only, _ = within.mean_distance(x, torch.zeros(100), x, torch.zeros(100).long(), ("ant", "bee"))
     assert only == pytest.approx(0, abs=1e-6)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from bench.errors import NotAvailable
 from bench.metrics import coverage as family
-from bench.metrics.coverage import PriorShares, TestPoints, expected_coverage, radii, shares
+from bench.metrics.coverage import PriorErrors, PriorShares, TestPoints, expected_coverage, radii, redraw_errors, shares
 from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Predictions, Trained
 
 from .test_metrics import Bare, data_of, images
@@ -112,6 +113,36 @@ def test_single_precision_is_enough() -> None:
     assert means(real.float(), fake.float()) == pytest.approx(means(real, fake), abs=0.003)
 
 
+def skewed(n: int, spread: float) -> Tensor:
+    mix = torch.randn(6, 16, generator=torch.Generator().manual_seed(1))
+    return (spread * torch.randn(n, 6) @ mix).relu()
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.5])
+def test_the_standard_errors_are_the_spread_over_redraws(spread: float) -> None:
+    """Of 80 draws of samples, of the real images' own law and of a narrower one; a jackknife is up to twice that."""
+    torch.manual_seed(0)
+    real = skewed(400, 1.0)
+    around = radii(real)
+    drawn = [shares(real, skewed(400, spread), around) for _ in range(80)]
+    errors = torch.tensor([redraw_errors(real, around, skewed(800, spread)) for _ in range(10)], dtype=D)
+    estimated = errors.square().mean(0).sqrt().tolist()
+    for which, found in (("recall", estimated[0]), ("coverage", estimated[1])):
+        spreads = torch.stack([getattr(s, which).mean() for s in drawn]).std().item()
+        assert found == pytest.approx(spreads, rel=0.25)
+    assert (errors.std(0) / errors.mean(0)).max() < 0.3
+
+
+def test_redraws_of_what_is_recalled_for_sure_have_no_error() -> None:
+    torch.manual_seed(0)
+    real, fake = torch.zeros(40, 3) + 0.1 * torch.randn(40, 3), 3 * torch.randn(80, 3)
+    assert redraw_errors(real, radii(real), 100 + fake) == (0, 0)
+    near = 0.1 * torch.randn(80, 3)
+    recall, coverage = redraw_errors(real, radii(real), near)
+    assert 0 < recall < 0.1  # type: ignore[operator]
+    assert 0 < coverage < 0.1  # type: ignore[operator]
+
+
 # --- as metrics ---
 
 
@@ -140,11 +171,31 @@ def test_they_say_what_real_images_come_to(tmp_path: Path) -> None:
     evidence = [c.get(need) for need in family.recall.needs]
     real_means, expected = means(real, others), means(real, samples[:90])
     for metric, which in ((family.precision, 0), (family.recall, 1), (family.density, 2), (family.coverage, 3)):
-        score = metric(*evidence)
+        score = metric(*evidence[: len(metric.needs)])
+        assert score.se is not None
+        assert 0 < score.se < 0.2
         assert score.value == pytest.approx(expected[which], abs=0.02)
         assert score.n == 90
         assert f"90 unseen training images come to {real_means[which]:.3f}" in score.note
     assert f"their own law to {expected_coverage(90, 90):.3f}" in family.coverage(*evidence).note
+
+
+def test_fewer_samples_than_twice_the_real_images_have_no_error(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    real = torch.randn(90, 64)
+    assert context(real, real, torch.randn(179, 64), tmp_path).get(PriorErrors()) == (None, None)
+    assert None not in context(real, real, torch.randn(180, 64), tmp_path).get(PriorErrors())
+
+
+def test_other_unseen_images_are_compared_anew(tmp_path: Path) -> None:
+    """A cached share of them isn't taken for that of others, as where the scored images are taken out of them."""
+    torch.manual_seed(0)
+    real = torch.randn(90, 64)
+    first = context(real, real + 100, real, tmp_path)
+    assert first.get(TestPoints()).others.sum() == 0
+    second = context(real, real, real, tmp_path)
+    second.data = replace(first.data, held=torch.arange(5))
+    assert second.get(TestPoints()).others.sum() > 0
 
 
 def test_a_subset_of_real_images_stands_for_them_and_is_computed_once(

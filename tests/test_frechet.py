@@ -21,10 +21,11 @@ from bench.dataset import DATASETS, Data
 from bench.errors import DataError, NotAvailable, UsageError
 from bench.evidence import Generated, Reconstructions
 from bench.images import Images, to_uint8
+from bench.measurement import Score
 from bench.metrics import frechet, inception, kernel
 from bench.metrics.cache import remembered
 from bench.metrics.classifier import halves, predict
-from bench.metrics.gaussians import Gaussian, expected_bias, extrapolated, frechet_distance, line
+from bench.metrics.gaussians import PARTS, Gaussian, expected_bias, extrapolated, frechet_distance, influence, line
 from bench.metrics.inception import InceptionFeatures, InceptionGaussian, InceptionWeights, Weights, find_weights
 from bench.metrics.networks import FeatureNetwork, Predicted, unseen
 from bench.planning import plan
@@ -56,8 +57,8 @@ def features(n: int, d: int, seed: int = 0) -> Tensor:
 
 
 def test_a_shift_of_the_mean() -> None:
-    eye, zero = torch.eye(512), torch.zeros(512)
-    assert frechet_distance(gaussian(zero, eye), gaussian(zero + 1, eye)) == pytest.approx(512, rel=1e-12)
+    eye, zero = torch.eye(2_048), torch.zeros(2_048)
+    assert frechet_distance(gaussian(zero, eye), gaussian(zero + 1, eye)) == pytest.approx(2_048, rel=1e-12)
 
 
 def test_covariances_that_commute_in_any_basis() -> None:
@@ -88,8 +89,9 @@ def test_two_forms_of_the_trace_agree(n: int, m: int) -> None:
 def test_symmetry_scale_and_translation() -> None:
     x, y = features(300, 16), features(200, 16, seed=1)
     there = frechet_distance(Gaussian.of(x), Gaussian.of(y))
-    assert frechet_distance(Gaussian.of(y), Gaussian.of(x)) == pytest.approx(there, rel=1e-9)
-    assert frechet_distance(Gaussian.of(3 * x + 7), Gaussian.of(3 * y + 7)) == pytest.approx(9 * there, rel=1e-9)
+    assert frechet_distance(Gaussian.of(y), Gaussian.of(x)) == pytest.approx(there, rel=1e-10)
+    assert frechet_distance(Gaussian.of(x + 7), Gaussian.of(y + 7)) == pytest.approx(there, rel=1e-10)
+    assert frechet_distance(Gaussian.of(3 * x), Gaussian.of(3 * y)) == pytest.approx(9 * there, rel=1e-10)
 
 
 @pytest.mark.parametrize(("n", "first", "tolerance"), [(300, 2, 1e-9), (300, 0, 1e-6), (10, 0, 1e-5)])
@@ -120,21 +122,24 @@ def test_it_agrees_with_pytorch_fid() -> None:
 class Flat(nn.Module):
     """An image is its own feature vector."""
 
-    num_features = 12
+    num_features = 24
 
     def forward(self, x: Tensor) -> Tensor:
         return x.double().flatten(1)
 
 
 def test_it_agrees_with_torchmetrics() -> None:
-    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.fid import FrechetInceptionDistance, _compute_fid
 
-    x, y = torch.rand(200, 3, 2, 2), torch.rand(300, 3, 2, 2).square()
+    x, y = torch.rand(200, 3, 4, 2), torch.rand(300, 3, 4, 2).square()
+    x.flatten(1)[:, -10:], y.flatten(1)[:, -10:] = 0, 0
     other = FrechetInceptionDistance(feature=Flat(), normalize=True)
     other.update(x, real=True)
     other.update(y, real=False)
+    theirs = _compute_fid(*(s for f in (x, y) for s in (f.double().flatten(1).mean(0), f.double().flatten(1).T.cov())))
+    assert other.compute().item() == pytest.approx(float(theirs), rel=1e-6)  # it rounds to single precision
     own = frechet_distance(Gaussian.of(x.flatten(1)), Gaussian.of(y.flatten(1)))
-    assert own == pytest.approx(other.compute().item(), rel=1e-5)
+    assert own == pytest.approx(float(theirs), rel=1e-8)
 
 
 # --- finite samples ---
@@ -166,6 +171,44 @@ def test_finite_samples_of_one_law_have_the_expected_bias(n: int, m: int | None)
     assert abs(found.mean().item() - expected) < 3 * found.std().item() / 200**0.5 + 0.01 * expected
 
 
+def drawn(n: int, generator: torch.Generator, scale: float = 1.0) -> Tensor:
+    """Skewed features: (n, 16), the first of them always 0."""
+    mix = torch.randn(16, 16, generator=torch.Generator().manual_seed(1), dtype=D) / 4
+    found = scale * (torch.randn(n, 16, generator=generator, dtype=D) @ mix).relu()
+    return torch.cat([torch.zeros(n, 1, dtype=D), found[:, 1:]], 1)
+
+
+@pytest.mark.parametrize("scale", [1.5, 0.7])
+def test_the_standard_error_is_the_spread_over_redraws(scale: float) -> None:
+    """Of 300 draws of the samples; and it's that of a jackknife."""
+    generator = torch.Generator().manual_seed(0)
+    reference = Gaussian.of(drawn(2_000, generator))
+    found, errors = [], []
+    for _ in range(300):
+        x = drawn(1_000, generator, scale)
+        found.append(frechet_distance(Gaussian.of(x), reference))
+        errors.append(Score.of(influence(x, reference)).se)
+    assert np.mean(errors) == pytest.approx(np.std(found), rel=0.12)  # type: ignore[arg-type]
+    assert np.std(errors) < 0.1 * np.mean(errors)  # type: ignore[arg-type]
+    groups = [Gaussian.of(x[torch.arange(1_000) % 100 != g]) for g in range(100)]
+    left = torch.tensor([frechet_distance(g, reference) for g in groups])
+    assert errors[-1] == pytest.approx((99 * left.var(correction=0)).sqrt().item(), rel=0.15)
+
+
+def test_the_influence_of_gaussian_features_has_its_closed_form() -> None:
+    """One feature, N(m, s^2) to N(0, 1): the distance m^2 + (s - 1)^2 varies by 4 m^2 s^2 / N + 2 s^2 (s - 1)^2 / N."""
+    m, s, n = 0.8, 1.6, 200_000
+    x = m + s * torch.randn(n, 1, generator=torch.Generator().manual_seed(0), dtype=D)
+    found = influence(x, gaussian(torch.zeros(1), torch.eye(1))).var().item()
+    assert found == pytest.approx(4 * m**2 * s**2 + 2 * s**2 * (s - 1) ** 2, rel=0.02)
+
+
+def test_what_does_not_vary_has_no_influence() -> None:
+    reference = Gaussian.of(features(100, 6))
+    assert influence(torch.ones(50, 6), reference).abs().max() == 0
+    assert bool(influence(features(4, 6), reference).isfinite().all())
+
+
 def test_a_line_is_that_of_numpy() -> None:
     x, y = torch.rand(7, dtype=D), torch.rand(7, dtype=D)
     (slope, intercept), cov = np.polyfit(x.numpy(), y.numpy(), 1, cov=True)
@@ -178,7 +221,7 @@ def test_extrapolation_takes_the_bias_away() -> None:
     root = torch.randn(d, d, generator=generator, dtype=D) / d**0.5
     shift = torch.full((d,), 0.2, dtype=D)
     true = frechet_distance(gaussian(0 * shift, root.T @ root), gaussian(shift, 1.5 * root.T @ root))
-    finite, infinite, straight = [], [], []
+    finite, infinite, straight, of_parts = [], [], [], []
     for _ in range(20):
         x, y = (torch.randn(n, d, generator=generator, dtype=D) @ root for _ in range(2))
         y = 1.5**0.5 * y + shift
@@ -187,10 +230,14 @@ def test_extrapolation_takes_the_bias_away() -> None:
         finite.append(frechet_distance(Gaussian.of(x), Gaussian.of(y)) - true)
         infinite.append(found.intercept - true)
         straight.append(found.se)
+        sizes = [n // parts for parts in PARTS]
+        of_part = [frechet_distance(Gaussian.of(x[:size]), Gaussian.of(y[:size])) for size in sizes]
+        of_parts.append(line(1 / torch.tensor(sizes).double(), torch.tensor(of_part).double()).intercept)
     noise = float(np.std(infinite)) / 20**0.5
     assert np.mean(finite) > 5 * noise
     assert abs(np.mean(infinite)) < 3 * noise
     assert np.mean(straight) < np.std(infinite)
+    assert np.std(infinite) < 0.7 * np.std(of_parts)  # the mean over all parts, and not the first of each size
     assert extrapolated(x, y, 5 * d) == found
     with pytest.raises(NotAvailable, match="640 images on both sides: there are 639"):
         extrapolated(x[:639], y, 5 * d)
@@ -313,6 +360,8 @@ def test_fd_names_its_network_and_the_distance_of_real_images(digits: Bare) -> N
     assert f"real images come to {floor:.3g}" in found.note
     bias = expected_bias(digits.get(frechet.Reference("test")), found.n, len(digits.data.test))
     assert f"finite samples alone bring {bias:.3g}" in found.note
+    drawn = predict(digits.get(FeatureNetwork()).network, half_of_training(digits), "cpu")[0]
+    assert found.se == Score.of(influence(drawn, digits.get(frechet.Reference("test")))).se
 
 
 def test_the_expected_bias_is_what_real_images_come_to(mnist: Data, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from bench.errors import NotAvailable
 from bench.evidence import positions
 from bench.measurement import Context, Request, Score, metric
 from bench.metrics.cache import remembered_tensors
-from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Trained
+from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Trained, unseen
+from bench.protocol import seed_for
 
 K_RECALL = 3  #: of precision and recall
 K_COVERAGE = 5  #: of density and coverage
@@ -30,6 +31,9 @@ POINTS = 3_000  #: real images, and samples, at most: distances between all of t
 ROWS = 500  #: of a matrix of distances at a time
 COPY = 1e-6  #: a squared distance for each feature, in training variances, below which two images are one
 FEW = 0.05  #: of test images may have so many copies that their ball has no inside
+HALVINGS = 50  #: of twice as many samples: a standard error out of them is off by a tenth
+NEIGHBOURS = 16  #: among which the third nearest of one's own half is looked for: it's there but once in 500 times
+SURE = 24  #: balls of the smallest size around a real image: in one half or the other there will be some
 
 
 class Shares(NamedTuple):
@@ -49,12 +53,17 @@ def radii(points: Tensor) -> Tensor:
     """
     if len(points) <= K_COVERAGE:
         raise ValueError(f"{len(points)} points have no {K_COVERAGE} neighbours each")
+    return _nearest(points, K_COVERAGE)[0]
+
+
+def _nearest(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Squared distances from each point (N, d) to its k nearest others, ascending, and their positions: both (N, k)."""
     found = []
     for rows in torch.split(torch.arange(len(points)), ROWS):
         distances = squared_distances(points[rows], points)
         distances[torch.arange(len(rows)), rows] = math.inf
-        found.append(distances.topk(K_COVERAGE, largest=False).values)
-    return torch.cat(found)
+        found.append(distances.topk(k, largest=False))
+    return torch.cat([distances for distances, _ in found]), torch.cat([where for _, where in found])
 
 
 def shares(real: Tensor, fake: Tensor, real_radii: Tensor | None = None) -> Shares:
@@ -76,6 +85,48 @@ def shares(real: Tensor, fake: Tensor, real_radii: Tensor | None = None) -> Shar
         density += within.sum(0).double() / K_COVERAGE
         covered.append(within.any(1))
     return Shares(precise.double(), torch.cat(recalled).double(), density, torch.cat(covered).double())
+
+
+class Errors(NamedTuple):
+    """Standard errors of `recall` and `coverage` over other draws of the samples; None where too few were drawn."""
+
+    recall: float | None
+    coverage: float | None
+
+
+def redraw_errors(real: Tensor, real_radii: Tensor, pool: Tensor) -> Errors:
+    """Of M samples against `real` (N, d), out of a `pool` of 2 M (2 M, d).
+
+    Two halves of it are two draws: half their squared difference is the variance of either, without bias, whatever is
+    done with them. Its mean is taken over random halvings. (A jackknife comes out up to twice too large, for the real
+    images that a single sample covers.)
+    """
+    n, generator = len(pool), torch.Generator().manual_seed(seed_for("halvings"))
+    first = torch.stack([torch.randperm(n, generator=generator) < n // 2 for _ in range(HALVINGS)])
+    reach, others = _nearest(pool, min(NEIGHBOURS, n - 1))
+    covered, image, sample, away = [], [], [], []
+    for rows in torch.split(torch.arange(len(real)), ROWS):
+        distances = squared_distances(real[rows], pool)
+        within = (distances < real_radii[rows, -1:]).float()
+        inside = within @ first.float().T
+        covered.append((inside > 0).float() - (within.sum(1, keepdim=True) > inside).float())
+        unsure = (distances <= reach[:, K_RECALL - 1]).sum(1) < SURE
+        rows, distances = rows[unsure], distances[unsure]
+        i, j = (distances <= reach[:, -1]).nonzero(as_tuple=True)
+        image.append(rows[i])
+        sample.append(j)
+        away.append(distances[i, j])
+    i, j, d = torch.cat(image), torch.cat(sample), torch.cat(away)
+
+    def recalled(half: Tensor) -> Tensor:
+        third = (half[others].to(torch.int8).cumsum(1, dtype=torch.int8) < K_RECALL).sum(1, keepdim=True)
+        balls = reach.gather(1, third.clamp_max(reach.shape[1] - 1))[:, 0].where(half, -1)
+        return torch.zeros(len(real)).index_fill_(0, i[d <= balls[j]], 1)
+
+    apart = torch.stack([recalled(half).mean() - recalled(~half).mean() for half in first])
+    return Errors(
+        *(math.sqrt(difference.square().mean().item() / 2) for difference in (apart, torch.cat(covered).mean(0)))
+    )
 
 
 def expected_coverage(real: int, fake: int, k: int = K_COVERAGE) -> float:
@@ -113,7 +164,8 @@ class TestPoints(Request[RealPoints]):
             around = radii(real)
             return {"radii": around, "others": torch.stack([v.mean() for v in shares(real, others, around)])}
 
-        path = context.cache / "statistics" / f"balls-{trained.name}-{test.digest[:16]}-{len(real)}.safetensors"
+        pair = f"{test.digest[:16]}-{unseen(context.data).digest[:16]}"
+        path = context.cache / "statistics" / f"balls-{trained.name}-{pair}-{len(real)}.safetensors"
         kept = remembered_tensors(path, compute, "radii", "others")
         if (copies := (kept["radii"][:, -1] <= COPY * real.shape[1]).double().mean().item()) > FEW:
             raise NotAvailable(
@@ -140,36 +192,72 @@ class PriorShares(Request[Shares]):
         return shares(real.features, fake, real.radii)
 
 
+@dataclass(frozen=True)
+class PriorErrors(Request[Errors]):
+    """Standard errors out of as many prior samples again; none where there aren't so many."""
+
+    def resolve(self, context: Context) -> Errors:
+        real, features = context.get(TestPoints()), context.get(Predicted("prior")).features
+        if len(features) < 2 * len(real.features):
+            return Errors(None, None)
+        pool = features[: 2 * len(real.features)]
+        _check(pool, "samples")
+        return redraw_errors(real.features, real.radii, pool)
+
+
 def _score(
-    values: Tensor, trained: Trained, found: Shares, real: RealPoints, which: int, k: int, law: str = ""
+    values: Tensor,
+    se: float | None,
+    trained: Trained,
+    found: Shares,
+    real: RealPoints,
+    which: int,
+    k: int,
+    law: str = "",
 ) -> Score:
-    """Their mean, without a standard error: points share balls, so they scatter together, up to threefold."""
+    """Their mean, with its standard error over other draws of the samples."""
     note = (
         f"{trained.note}; k = {k}, {len(found.recall):,} test images, {len(found.precision):,} samples; "
         f"{real.drawn:,} unseen training images come to {real.others[which].item():.3f}{law}"
     )
-    return Score(values.mean().item(), len(values), note=note)
+    return Score(values.mean().item(), len(values), se, note)
 
 
-@metric(PriorShares(), TestPoints(), FeatureNetwork(), unit="share of test images", direction="higher", range=(0, 1))
-def recall(found: Shares, real: RealPoints, trained: Trained) -> Score:
+@metric(
+    PriorShares(),
+    TestPoints(),
+    FeatureNetwork(),
+    PriorErrors(),
+    unit="share of test images",
+    direction="higher",
+    range=(0, 1),
+)
+def recall(found: Shares, real: RealPoints, trained: Trained, errors: Errors) -> Score:
     """Share of test images in the ball of some prior sample (Kynkäänniemi et al. 2019, eq. 1-2, k = 3).
 
     What the model can make, rather than how often: one far sample has a large ball. Samples of the very law of
     the test images don't reach 1; the note says what real images come to.
     """
-    return _score(found.recall, trained, found, real, 1, K_RECALL)
+    return _score(found.recall, errors.recall, trained, found, real, 1, K_RECALL)
 
 
-@metric(PriorShares(), TestPoints(), FeatureNetwork(), unit="share of test images", direction="higher", range=(0, 1))
-def coverage(found: Shares, real: RealPoints, trained: Trained) -> Score:
+@metric(
+    PriorShares(),
+    TestPoints(),
+    FeatureNetwork(),
+    PriorErrors(),
+    unit="share of test images",
+    direction="higher",
+    range=(0, 1),
+)
+def coverage(found: Shares, real: RealPoints, trained: Trained, errors: Errors) -> Score:
     """Share of test images whose ball holds some prior sample (Naeem et al. 2020, eq. 4, k = 5).
 
     Balls stand around real images only, so far samples add nothing. Samples of the test images' own law come to
     `expected_coverage`.
     """
     law = f", their own law to {expected_coverage(len(found.coverage), len(found.density)):.3f}"
-    return _score(found.coverage, trained, found, real, 3, K_COVERAGE, law)
+    return _score(found.coverage, errors.coverage, trained, found, real, 3, K_COVERAGE, law)
 
 
 @metric(
@@ -186,7 +274,7 @@ def precision(found: Shares, real: RealPoints, trained: Trained) -> Score:
 
     The image of one class's mean is precise: read it beside `recall`.
     """
-    return _score(found.precision, trained, found, real, 0, K_RECALL)
+    return _score(found.precision, Score.of(found.precision).se, trained, found, real, 0, K_RECALL)
 
 
 @metric(
@@ -203,4 +291,6 @@ def density(found: Shares, real: RealPoints, trained: Trained) -> Score:
     1 is expected of the test images' own law. It goes above where samples crowd together where real images do, so
     it has no direction.
     """
-    return _score(found.density, trained, found, real, 2, K_COVERAGE, ", their own law to 1")
+    return _score(
+        found.density, Score.of(found.density).se, trained, found, real, 2, K_COVERAGE, ", their own law to 1"
+    )

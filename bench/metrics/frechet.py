@@ -9,7 +9,7 @@ from typing import Literal
 
 from bench.errors import DataError, NotAvailable
 from bench.measurement import Context, Metric, Request, Score, metric
-from bench.metrics.gaussians import Gaussian, expected_bias, extrapolated, frechet_distance
+from bench.metrics.gaussians import Gaussian, expected_bias, extrapolated, frechet_distance, influence
 from bench.metrics.inception import InceptionGaussian, InceptionWeights, KnownTraining, Weights, seconds
 from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Predictions, Trained
 
@@ -45,7 +45,8 @@ def _fd(trained: Trained, images: Predictions, reference: Gaussian, other: Gauss
     dim, n = images.features.shape[1], len(images.features)
     _enough(PER_DIMENSION * dim, dim, real_images=reference.n, samples=n)
     drawn = Gaussian.of(images.features)
-    return Score(frechet_distance(drawn, reference), n, note=f"{trained.note}; {_floor(reference, other, n)}")
+    se = Score.of(influence(images.features, reference)).se
+    return Score(frechet_distance(drawn, reference), n, se, f"{trained.note}; {_floor(reference, other, n)}")
 
 
 @metric(
@@ -61,7 +62,7 @@ def fd(trained: Trained, samples: Predictions, test: Gaussian, train: Gaussian) 
     """Fréchet distance of prior samples to the test split, on 64 features of the dataset's classifier.
 
     Each feature is in units of its standard deviation on training images. It's no FID: it compares rows of
-    one dataset, and nothing outside this suite.
+    one dataset, and nothing outside this suite. Its standard error is over other draws of the samples.
     """
     return _fd(trained, samples, test, train)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from bench.errors import NotAvailable
 from bench.evidence import TheData
 from bench.measurement import Context, Request, Score, metric
 from bench.metrics.conditional import AskedLabels
-from bench.metrics.gaussians import Gaussian, frechet_distance
+from bench.metrics.gaussians import Gaussian, frechet_distance, influence
 from bench.metrics.judge import Judged
 from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Predictions, Trained, unseen
 
@@ -29,13 +30,17 @@ class SampleClasses(Request[Tensor]):
         return context.get(Judged("prior")).argmax(1)
 
 
-def mean_distance(features: Tensor, classes: Tensor, real: Tensor, labels: Tensor, names: tuple[str, ...]) -> float:
+def mean_distance(
+    features: Tensor, classes: Tensor, real: Tensor, labels: Tensor, names: tuple[str, ...]
+) -> tuple[float, float]:
     """Mean over classes of the Fréchet distance between features (N, d) and `real` ones (M, d), weighted by real share.
+
+    Beside it, its standard error over other draws of `features`.
 
     Raises:
         NotAvailable: a class that has real images has too few of either for a covariance.
     """
-    least, total = PER_DIMENSION * real.shape[1], 0.0
+    least, total, variance = PER_DIMENSION * real.shape[1], 0.0, 0.0
     for c in torch.unique(labels).tolist():
         own, others = features[classes == c], real[labels == c]
         for count, what in ((len(others), "test images"), (len(own), "samples")):
@@ -43,8 +48,10 @@ def mean_distance(features: Tensor, classes: Tensor, real: Tensor, labels: Tenso
                 raise NotAvailable(
                     f"{real.shape[1]} features need {least} {what} of each class: {names[c]} has {count}"
                 )
-        total += len(others) / len(real) * frechet_distance(Gaussian.of(own), Gaussian.of(others))
-    return total
+        share, reference = len(others) / len(real), Gaussian.of(others)
+        total += share * frechet_distance(Gaussian.of(own), reference)
+        variance += share**2 * influence(own, reference).var().item() / len(own)
+    return total, math.sqrt(variance)
 
 
 @metric(
@@ -63,15 +70,16 @@ def fd_within(
     """Fréchet distance of prior samples to test images of the same class, averaged over classes by their real share.
 
     A sample's class is the one that it was asked for; without such, the judge's. Features, units and bias of finite
-    samples are `fd`'s, with fewer images each: it compares rows of one dataset, and not with `fd`.
+    samples are `fd`'s, with fewer images each: it compares rows of one dataset, and not with `fd`. Its standard error
+    is over other draws of the samples, too.
     (Class-aware Fréchet distance of Liu et al. 2018, without its term for missing classes: see `modes`, `class_kl`.)
     """
     labels, names = data.test.labels().cpu(), data.test.classes
-    value = mean_distance(samples.features, classes, test.features, labels, names)
+    value, se = mean_distance(samples.features, classes, test.features, labels, names)
     note = trained.note
     try:
-        floor = mean_distance(train.features, unseen(data).labels().cpu(), test.features, labels, names)
+        floor, _ = mean_distance(train.features, unseen(data).labels().cpu(), test.features, labels, names)
         note += f"; unseen training images, by their labels, come to {floor:.3g}"
     except NotAvailable:
         note += "; too few other real images for a floor"
-    return Score(value, len(samples.features), note=note)
+    return Score(value, len(samples.features), se, note)
