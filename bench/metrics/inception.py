@@ -183,31 +183,41 @@ class InceptionWeights(Request[Weights]):
         return find_weights()
 
 
-def _path(context: Context, weights: Weights, images: Images, what: str = "") -> Path:
+def kept_at(context: Context, weights: Weights, images: Images, what: str = "") -> Path:
     """Where what is known of real images is kept."""
     what = what if context.scoring.inception_precision == "fp32" else f"{what}-{context.scoring.inception_precision}"
     return context.cache / "statistics" / f"inception-{images.digest[:16]}-{weights.sha256[:16]}{what}.safetensors"
 
 
 @dataclass(frozen=True)
+class Made(Request[set[Source]]):
+    """Whose features have been made already: their time isn't told again by another metric."""
+
+    def resolve(self, context: Context) -> set[Source]:
+        return set()
+
+
+@dataclass(frozen=True)
 class InceptionFeatures(Request[Tensor]):
     """Inception features of test images, of as many training images, of samples or reconstructions: (N, 2048) float32.
 
-    Those of the test split are kept between runs.
+    Those of real images are kept between runs.
     """
 
     of: Source
 
     def resolve(self, context: Context) -> Tensor:
-        weights = context.get(InceptionWeights())
-        if self.of == "train":
-            return self._compute(context, weights, unseen(context.data))
+        found = self._find(context, context.get(InceptionWeights()))
+        context.get(Made()).add(self.of)
+        return found
+
+    def _find(self, context: Context, weights: Weights) -> Tensor:
         if self.of == "reconstructions":
             return self._compute(context, weights, context.get(Reconstructions(n=None)))
-        if self.of != "test":
+        if self.of == "prior" or self.of == "gmm":
             return self._compute(context, weights, context.get(Generated(self.of)))
-        images = context.get(TestImages())
-        path = _path(context, weights, images, "-features")
+        images = context.get(TestImages()) if self.of == "test" else unseen(context.data)
+        path = kept_at(context, weights, images, "-features")
         kept = remembered_tensors(path, lambda: {"features": self._compute(context, weights, images)}, "features")
         return kept["features"]
 
@@ -226,7 +236,7 @@ class InceptionGaussian(Request[Gaussian]):
     def resolve(self, context: Context) -> Gaussian:
         if self.of != "train":
             return Gaussian.of(context.get(InceptionFeatures(self.of)))
-        path = _path(context, context.get(InceptionWeights()), unseen(context.data))
+        path = kept_at(context, context.get(InceptionWeights()), unseen(context.data))
         return remembered(path, lambda: Gaussian.of(context.get(InceptionFeatures("train"))))
 
 
@@ -235,7 +245,7 @@ class KnownTraining(Request["Gaussian | None"]):
     """`InceptionGaussian("train")` where an earlier scoring has left it in the cache; its features take minutes."""
 
     def resolve(self, context: Context) -> Gaussian | None:
-        return known(_path(context, context.get(InceptionWeights()), unseen(context.data)))
+        return known(kept_at(context, context.get(InceptionWeights()), unseen(context.data)))
 
 
 def seconds(*sources: Source) -> Callable[[Context], float]:
@@ -243,11 +253,12 @@ def seconds(*sources: Source) -> Callable[[Context], float]:
 
     def predicted(context: Context) -> float:
         weights, data = context.get(InceptionWeights()), context.data
-        counts = {"test": len(data.test), "train": len(unseen(data)), "reconstructions": len(data.test)}
-        if _path(context, weights, data.test, "-features").exists():
-            counts["test"] = 0
-        if _path(context, weights, unseen(data)).exists():
-            counts["train"] = 0
+        counts: dict[Source, int] = {"reconstructions": len(data.test)}
+        splits: dict[Source, Images] = {"test": data.test, "train": unseen(data)}
+        for split, real in splits.items():
+            counts[split] = 0 if kept_at(context, weights, real, "-features").exists() else len(real)
+        made = context.get(Made())
+        counts |= dict.fromkeys(made, 0)
         images = sum(counts.get(source, context.scoring.samples) for source in sources)
         if not images:
             return 0.0
