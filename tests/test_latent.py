@@ -127,8 +127,11 @@ def test_it_equals_a_loop_however_narrow_and_far_the_posteriors_are() -> None:
 
 def test_its_limits() -> None:
     z, one = torch.randn(60, 2), torch.ones(60, 2)
-    same = surgery.information(z, torch.zeros(60, 2), one)
-    torch.testing.assert_close(same, torch.zeros(60, dtype=torch.float64))
+    for mean, std in ((0.0, 1.0), (0.3, 0.7), (-50.0, 1e-3)):
+        same = surgery.information(mean + std * z, mean * one, std * one)
+        assert torch.equal(same, torch.zeros(60, dtype=torch.float64))  # and no rounding of it
+    near = surgery.information(z, 1e-6 * torch.randn(60, 2), one)
+    assert (near != 0).all()
     apart = 100.0 * torch.arange(60)[:, None].expand(-1, 2)
     torch.testing.assert_close(surgery.information(apart + z, apart, one), torch.full((60,), math.log(60)).double())
     six = 100.0 * (torch.arange(60) % 6)[:, None].expand(-1, 2)  # ten images a posterior
@@ -195,7 +198,16 @@ def test_it_is_the_kl_of_the_bound(digits: Data) -> None:
 def test_a_collapsed_posterior_has_nothing() -> None:
     where = context(Toy(torch.zeros(400, 3).double(), torch.tensor(1.0).double()))
     for metric in (latent.active_units, latent.active_kl, surgery.mutual_information, surgery.marginal_kl):
-        assert score(metric, where).value == pytest.approx(0, abs=1e-12)
+        assert score(metric, where).value == 0
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1 + 1e-9), (0.3, 0.7), (1.7, 0.05)])
+def test_what_rounding_leaves_of_nothing_is_not_shown(mean: float, std: float) -> None:
+    """One posterior for all images: its codes tell nothing of them, and its KL is all distance from the prior."""
+    where = context(Toy(*torch.tensor([mean, std], dtype=torch.float64)[:, None, None].expand(2, 400, 3)))
+    found, gap = score(surgery.mutual_information, where), score(surgery.marginal_kl, where)
+    assert (found.value, found.se) == (0, 0)
+    assert gap.value == pytest.approx(1.5 * (mean**2 + std**2 - 1 - math.log(std**2)), rel=1e-12, abs=1e-17)
 
 
 # --- what they aren't for ---
