@@ -314,8 +314,8 @@ def test_faint_noise_is_no_sharpness_either(gain: float, photos: Tensor, calibra
 def test_splits_that_differ_are_no_noise(mnist: Data) -> None:
     """MNIST's training images are noisier for their contrast than its test images: still, they're what's real."""
     training, test = (split.take(positions(split, 10_000)) for split in (mnist.train, mnist.test))
-    noise = [relative_noise(noise_sigma(x), contrast(x)) for x in (training, test)]
-    found = sharpness.ratio(*noise)
+    noise, reference = (relative_noise(noise_sigma(x), contrast(x)) for x in (training, test))
+    found = sharpness.ratio(noise, reference)
     assert found.se is not None
     assert found.value - 2 * found.se > 1
     assert scored("blur", test, training, training=training[:2_000]).value < 0.15

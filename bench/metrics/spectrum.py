@@ -38,12 +38,12 @@ def rings(height: int, width: int) -> Tensor:
     that is. Ring 0 is the mean alone. 28x28 has 20, up to the corner.
     """
     down, across = torch.fft.fftfreq(height, dtype=torch.float64), torch.fft.rfftfreq(width, dtype=torch.float64)
-    return (torch.hypot(down[:, None], across) * _per_cycle(height, width) + 1e-9).long()
+    return (torch.hypot(down[:, None], across) * (_below_cut(height, width) / CUT) + 1e-9).long()
 
 
-def _per_cycle(height: int, width: int) -> int:
-    """Rings in one cycle per pixel."""
-    return 4 * math.ceil(max(height, width) / 4)
+def _below_cut(height: int, width: int) -> int:
+    """Rings below `CUT`."""
+    return math.ceil(max(height, width) * CUT)
 
 
 def radial(x: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def spectrum(pixels: Tensor) -> Spectrum:
     Raises:
         NotAvailable: images are smaller than 3 x 3.
     """
-    return Spectrum(each(radial, pixels), _per_cycle(*pixels.shape[2:]) // 4)
+    return Spectrum(each(radial, pixels), _below_cut(*pixels.shape[2:]))
 
 
 def high_frequency_ratio(spectrum: Spectrum) -> Tensor:
@@ -87,7 +87,7 @@ class Spectra(Request[Spectrum]):
 
     def resolve(self, context: Context) -> Spectrum:
         power = measured(context, self.of, lambda pixels: spectrum(pixels).power)
-        return Spectrum(power, _per_cycle(*context.data.test.shape[1:]) // 4)
+        return Spectrum(power, _below_cut(*context.data.test.shape[1:]))
 
     def keep(self, value: Spectrum) -> dict[str, Tensor]:
         """The mean over images."""
