@@ -630,6 +630,8 @@ def test_an_unfit_anchor_says_why() -> None:
         ("blur", 1.31, "samples as sharp as real images blurred by 1.3 px"),
         ("blur", 0.0, "samples as sharp as real images"),
         ("blur_rec", 0.8, "reconstructions, as those blurred by 0.8 px"),
+        ("noise", 1.53, "noisier than real images (1.53 ×)"),
+        ("noise", 1.46, ""),  # one draw in thirty of ten real images against ten others
         ("sharpness_vs_gan", 0.334, "0.33 of the baseline's sharpness"),
     ],
 )
