@@ -34,7 +34,7 @@ class Column:
     @property
     def redraws(self) -> bool:
         """Whether its standard errors are what other draws of the samples would change, and nothing else."""
-        return bool(getattr(self.metric, "redraws", False))
+        return self.metric is not None and self.metric.redraws
 
     @property
     def arrow(self) -> str:
@@ -88,18 +88,20 @@ def _headline(found: Sequence[Column]) -> str:
     return next((c.family for c in found if c.name == name), "")
 
 
-def chosen(found: Sequence[Column], names: Sequence[str] = ()) -> list[Column]:
+def chosen(found: Sequence[Column], names: Sequence[str] = (), known: Sequence[Column] = ()) -> list[Column]:
     """Those of `found` (in reading order) that `names` choose.
 
     Names alone are those columns; '+name' and '-name' change what a screen shows by itself: of more than ten columns
-    the family of the headline, and of each other family the first merit. 'all' is every one.
+    the family of the headline, and of each other family the first merit. 'all' is every one. Names of the `known` may
+    be said too, and choose nothing.
 
     Raises:
         UnknownName: there is no such metric.
     """
+    there = dict.fromkeys(c.name for c in (*found, *known))
     for name in (n.lstrip("+-") for n in names if n != "all"):
-        if name not in METRICS and name not in {c.name for c in found}:
-            raise UnknownName("metric", name, [c.name for c in found])
+        if name not in METRICS and name not in there:
+            raise UnknownName("metric", name, [*there])
     plain = {n for n in names if not n.startswith(("+", "-"))}
     more, fewer = ({n[1:] for n in names if n.startswith(sign)} for sign in "+-")
     first = _headline(found)

@@ -101,7 +101,7 @@ def _print_group(group: Group, console: rich_console.Console) -> None:
     below += [*group.sentences, *group.told, *(f"{superscript([i])} {text}" for i, text in enumerate(numbered, 1))]
     if group.marked:
         among = "" if single else " among the lines of its letter"
-        tie = ", ~ ties with it (no significant difference, paired by seed)" if group.tied else ""
+        tie = ", ~ ties with it (no significant difference, paired by seed; Holm in each column)" if group.tied else ""
         below.append(f"* best{among}{tie}; ↑ higher is better, ↓ lower; no arrow: a coordinate, never marked")
     for text in [*below, *notes(group)]:
         _print_note(text, console)
@@ -186,23 +186,14 @@ def _plain_table(*heads: str) -> Table:
     return table
 
 
-def comparison(found: Comparison, console: rich_console.Console | None = None, metrics: Sequence[str] = ()) -> None:
-    """Print b - a for each metric and label, with what the seeds show of it; then what has no counterpart.
-
-    `metrics` are those to be shown, as `bench.columns.chosen` takes them.
-    """
-    from bench.columns import chosen
-
+def comparison(found: Comparison, console: rich_console.Console | None = None) -> None:
+    """Print b - a for each metric and label, with what the seeds show of it; then what has no counterpart."""
     console = console or out()
     for group in found.groups:
         console.print(Text.assemble((group.dataset, "bold"), f" · a: {found.names[0]} · b: {found.names[1]}"))
-        shown = chosen(group.columns, metrics)
-        cells = [(c, [(line, line.cells[c.name]) for line in group.lines if line.cells[c.name].n]) for c in shown]
-        cells = [(c, lines) for c, lines in cells if lines]
+        cells = [(c, [(x, x.cells[c.name]) for x in group.lines if x.cells[c.name].n]) for c in group.columns]
         if cells:
             _print_differences(cells, console)
-        if left := len(group.columns) - len(cells):
-            _print_note(f"{left} more metric{'' if left == 1 else 's'}: --all, or --metrics NAMES", console)
         for text in group.notes:
             _print_note(text, console)
         console.print()
@@ -211,8 +202,8 @@ def comparison(found: Comparison, console: rich_console.Console | None = None, m
 
 
 _LEGEND = (
-    "+ b is better, - worse, ~ no significant difference (5 %, paired by seed, Holm over the lines of a metric) or too "
-    "few seeds to say, x not comparable, ! new failure, * fixed; no mark: a coordinate that differs",
+    "+ b is better, - worse, ~ no significant difference (5 %, paired by seed, p corrected) or too few seeds to say, x "
+    "not comparable, ! new failure, * fixed; no mark: a coordinate that differs",
     "detectable: the true difference that so many seeds find in 80 % of cases; SE over images: what other test images "
     "and draws of z would change, apart from training's noise",
 )

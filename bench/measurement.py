@@ -130,6 +130,7 @@ class Metric:
     predicted: Callable[[Any], float] | None = None  #: seconds that it'll take in a `Context`, told before it begins
     per_image: Callable[[Mapping[str, Tensor]], Tensor] | None = None  #: values (N,) out of what a cell keeps, by name
     told: Callable[[float], str] | None = None  #: a few plain words about a value, for the summary; '' says nothing
+    redraws: bool = False  #: its standard error is what other draws of the samples would change, and nothing else
 
     @property
     def doc(self) -> str:
@@ -176,6 +177,7 @@ def metric(
     predicted: Callable[[Any], float] | None = None,
     per_image: Callable[[Mapping[str, Tensor]], Tensor] | None = None,
     told: Callable[[float], str] | None = None,
+    redraws: bool = False,
 ) -> Callable[[Callable[..., Score]], Metric]:
     """Make a metric of a pure function of the evidence that `needs` ask for, in that order.
 
@@ -183,8 +185,12 @@ def metric(
     besides. `per_image`, for a mean over test images, makes its values out of the evidence that a cell keeps, by name:
     two cells' scores are then paired over images too. `told` puts a value into words that stand alone, like 'samples as
     sharp as real images blurred by 1.3 px', for people who won't read columns; '' where there is nothing to say.
+    `redraws` says that standard errors are over other draws of samples, of the same model against the same references:
+    a comparison then tells them from training's noise.
     """
-    return lambda function: Metric(function, needs, unit, direction, range, default, predicted, per_image, told)
+    return lambda function: Metric(
+        function, needs, unit, direction, range, default, predicted, per_image, told, redraws
+    )
 
 
 def _is_metric(obj: object) -> str | None:

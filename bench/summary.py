@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from bench.columns import Column, Scores, chosen, columns, reading_order, scores
+from bench.errors import NotAvailable
 from bench.hyperparameters import show
 from bench.measurement import Score
 from bench.protocol import canonical
@@ -18,6 +19,7 @@ from bench.statistics import LEAST, paired, verdicts
 ONE_SEED = "one seed can't say whether a difference is real: --seeds 3 shows the spread, and what ties with the best"
 TWO_SEEDS = "two can't say whether a difference is real: --seeds 3 marks what ties with the best"
 UNTUNED = "no hyperparameter was tuned: one setting each"
+ON_TEST = "several settings scored on test: choosing among them here is choosing on the test split"
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def summary(rows: Iterable[Row], metrics: Sequence[str] | None = None, tuning: S
 
     Args:
         metrics: the columns, as `bench.columns.chosen` takes them; None is all.
-        tuning: how the rows' settings were chosen; None says that nothing was tuned where `rows` look like it.
+        tuning: how the rows' settings were chosen; None says that nothing was tuned, or what a choice would be worth,
+            where `rows` look like it.
 
     Raises:
         UnknownName: there is no such metric.
@@ -154,7 +157,7 @@ def summary(rows: Iterable[Row], metrics: Sequence[str] | None = None, tuning: S
     table = list(zip(rows, scores(rows, found), strict=True))
     datasets = dict.fromkeys(row.dataset for row in rows)
     if tuning is None:
-        tuning = [UNTUNED] if _untuned(rows) else []
+        tuning = [UNTUNED] if _untuned(rows) else [ON_TEST] if _several_on_test(rows) else []
     groups = (_group(d, [t for t in table if t[0].dataset == d], found, metrics, tuning) for d in datasets)
     return Summary(tuple(groups))
 
@@ -206,7 +209,7 @@ def _group(
 ) -> Group:
     drafts, repeated = _drafts(table)
     scored = [c for c in found if any(draft.values(c.name) for draft in drafts)]
-    shown = chosen(scored, metrics)
+    shown = chosen(scored, metrics, found)
     places = {c.name: decimals([draft.values(c.name) for draft in drafts]) for c in shown}
     blocks: dict[Hashable, list[_Draft]] = {}
     for draft in sorted(drafts, key=lambda d: (not d.ok, d.row.sanity, d.row.baseline)):
@@ -227,7 +230,11 @@ def _group(
     remarks = [*_spread(len(seeds)), *_unsaid(ranks.values(), len(seeds)), *tuning]
     if repeated:
         remarks.append(f"found more than once, counted once: {', '.join(repeated)}")
-    empty = [c for c in chosen(found, metrics) if c not in scored and (c.usual or c.name in metrics)]
+    ok = [by_name for draft in drafts for _, by_name in draft.ok]
+    asked = [c for c in chosen(found, metrics) if c.usual or c.name in metrics]
+    if all(name == "all" or name.startswith(("+", "-")) for name in metrics):  # what broke isn't passed over
+        asked += [c for c in found if any(isinstance(r := s[c.name], NotAvailable) and r.retry for s in ok)]
+    empty = [c for c in found if c not in scored and c in asked]
     return Group(
         dataset,
         seeds,
@@ -237,7 +244,7 @@ def _group(
         made,
         tuple(notes.numbers),
         numbered,
-        _hidden(empty, [s for draft in drafts for _, s in draft.ok]),
+        _hidden(empty, ok),
         () if set(metrics) - {"all"} else tuple(c.name for c in scored if c not in shown),
         tuple(_sentences([d for d in drafts if d.ok], shown if set(metrics) - {"all"} else scored)),
         tuple(remarks),
@@ -267,6 +274,12 @@ def _untuned(rows: Sequence[Row]) -> bool:
     """Whether each variant has a single setting."""
     own = {(row.variant, row.label) for row in rows if not row.anchor and row.training}
     return bool(own) and len({variant for variant, _ in own}) == len(own)
+
+
+def _several_on_test(rows: Sequence[Row]) -> bool:
+    """Whether a variant's test scores are there in several settings, to choose from."""
+    scored = {(r.dataset, r.variant, r.label) for r in rows if not r.anchor and r.scoring.get("split") == "test"}
+    return len({(dataset, variant) for dataset, variant, _ in scored}) < len(scored)
 
 
 def _sentences(drafts: Iterable[_Draft], asked: Sequence[Column]) -> list[str]:
@@ -307,10 +320,12 @@ def _drafts(table: Sequence[tuple[Row, Scores]]) -> tuple[list[_Draft], list[str
         if row.status != "ok":
             continue
         draft = drafts.setdefault((row.label, row.steps, _comparable(row)), _Draft())
-        if any(row.seed == other.seed for other, _ in draft.ok):
-            repeated[f"{row.label} seed {row.seed}"] = None
-        else:
+        counted = next((other for other, _ in draft.ok if other.seed == row.seed), None)
+        if counted is None:
             draft.ok.append((row, by_name))
+        else:
+            which = "" if counted.cell == row.cell else f" ({counted.cell}, not {row.cell})"
+            repeated[f"{row.label} seed {row.seed}{which}"] = None
     for row, by_name in table:
         if row.status != "ok":
             known = next((d for d in drafts.values() if d.row.label == row.label), None)
@@ -322,7 +337,7 @@ def _drafts(table: Sequence[tuple[Row, Scores]]) -> tuple[list[_Draft], list[str
 def _hidden(empty: Sequence[Column], ok: Sequence[Scores]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     why: dict[str, list[str]] = {}
     for column in empty:
-        reasons = dict.fromkeys(str(by_name[column.name]) for by_name in ok)
+        reasons = dict.fromkeys(" ".join(str(by_name[column.name]).split()) for by_name in ok)
         why.setdefault("; ".join(reasons) or "no cell was scored", []).append(column.name)
     return tuple((reason, tuple(names)) for reason, names in why.items())
 

@@ -369,8 +369,7 @@ def redrawn(label: str, values: list[float], se: float | None) -> list[Row]:
 
 def test_what_redraws_make_of_the_spread_over_seeds_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sds of 3 by training and of 4 by redraws make one of 5; differences have each of them twice."""
-    drawn = replace(loss)
-    drawn.__dict__["redraws"] = True
+    drawn = replace(loss, redraws=True)
     register(monkeypatch, bound=bound, loss=drawn)
     b = 5 * math.sqrt(2) * stats.zscore(SPREAD, ddof=1)
     found = between([*redrawn("a", [0.0] * 5, 4.0), *redrawn("b", list(b), 4.0)], "a", "b")
@@ -387,8 +386,7 @@ def test_what_redraws_make_of_the_spread_over_seeds_is_told_apart(monkeypatch: p
 
 
 def test_redraws_that_would_make_more_than_the_spread_leave_training_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = replace(loss)
-    drawn.__dict__["redraws"] = True
+    drawn = replace(loss, redraws=True)
     register(monkeypatch, loss=drawn)
     a, b = [1.0, 1.1, 0.9], [2.0, 2.2, 2.1]
 

@@ -76,7 +76,7 @@ def test_ties_are_marked_and_explained() -> None:
     rows = [row(label, s, scores={"elbo": v}) for label, values in of.items() for s, v in enumerate(values)]
     out = shown(rows)
     assert any(line.endswith("*") for line in out.splitlines() if line.startswith("a"))
-    assert "~ ties with it (no significant difference, paired by seed)" in " ".join(out.split())
+    assert "~ ties with it (no significant difference, paired by seed; Holm in each column)" in " ".join(out.split())
     assert any(line.split()[-1].endswith("~") for line in out.splitlines() if line.startswith("b"))
 
 

@@ -48,7 +48,8 @@ def go(out: Path, *variants: str, **settings: Any) -> Run:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two cells that are done, one that diverged."""
-    return go(tmp_path_factory.mktemp("made") / "run", "vae[latent_dim=2]", "vae", "beta[beta=1e40]").path
+    variants = ("vae[latent_dim=2]", "vae", "beta[beta=1e40]")
+    return go(tmp_path_factory.mktemp("made") / "run", *variants, eval_split="test").path
 
 
 @pytest.fixture

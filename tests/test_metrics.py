@@ -307,7 +307,7 @@ def test_mmd_is_for_a_standard_normal_prior() -> None:
         toy_context(WidePrior()).get(latent.AggregatePosterior())
     with pytest.raises(NotAvailable, match="discrete"):
         toy_context(Discrete()).get(latent.AggregatePosterior())
-    with pytest.raises(NotAvailable, match="maps an image to a code"):
+    with pytest.raises(NotAvailable, match="doesn't map an image to a code"):
         toy_context(nn.Identity()).get(latent.AggregatePosterior())
 
 

@@ -18,7 +18,7 @@ from bench.errors import NotAvailable, StoreError, UnknownName
 from bench.measurement import Score
 from bench.row import Row
 from bench.summary import Cell, Line, summary
-from tests.synthetic import bound, failed, loss, loss_ratio, many, rate, register, row
+from tests.synthetic import SCORING, bound, failed, loss, loss_ratio, many, rate, register, row
 
 
 @pytest.fixture(autouse=True)
@@ -412,6 +412,29 @@ def test_an_untuned_table_says_so() -> None:
     assert untuned not in summary([row("vae"), row("beta[beta=2]"), row("beta")]).groups[0].remarks
     (group,) = summary([row("vae")], tuning=["vae: best of 3 settings"]).groups
     assert group.remarks[1:] == ("vae: best of 3 settings",)
+
+
+def test_what_broke_is_named_on_the_screen() -> None:
+    """A stranger's metric that has no number for any row is neither a merit nor a column; its reason is told."""
+    broken = NotAvailable("the metric raised RuntimeError: boom\n  at last", retry=True)
+    rows = [row("vae", scores={"bound": 1.0, "odd@x.py": broken})]
+    told = ("the metric raised RuntimeError: boom at last", ("odd@x.py",))
+    assert told in summary(rows).groups[0].hidden
+    assert told in summary(rows, ["+odd@x.py"]).groups[0].hidden
+    assert told in summary(rows, ["bound", "odd@x.py"]).groups[0].hidden
+    assert told not in summary(rows, ["bound"]).groups[0].hidden
+    with pytest.raises(UnknownName):
+        summary(rows, ["bound", "other@x.py"])
+
+
+def test_several_settings_scored_on_test_are_no_choice() -> None:
+    warned = "several settings scored on test: choosing among them here is choosing on the test split"
+    on_test, held = ([row(label, scoring={**SCORING, "split": split}) for label in ("beta", "beta[beta=2]", "vae")]
+                     for split in ("test", "validation"))  # fmt: skip
+    assert warned in summary(on_test).groups[0].remarks
+    assert warned not in summary(held).groups[0].remarks
+    assert warned not in summary(on_test[1:]).groups[0].remarks
+    assert warned not in summary(on_test, tuning=["beta: best of 2 settings"]).groups[0].remarks
 
 
 def test_metrics_put_scores_into_words_and_a_broken_one_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def modes(probabilities: Tensor, judge: TrainedJudge, images: Images) -> Score:
     return Score(there.double().mean().item(), n, note="; ".join(filter(None, (*said, judge.note))))
 
 
-@metric(Judged("prior"), TheJudge(), TheData(), unit="nats", direction="lower", range=(0, math.inf))
+@metric(Judged("prior"), TheJudge(), TheData(), unit="nats", direction="lower", range=(0, math.inf), redraws=True)
 def class_kl(probabilities: Tensor, judge: TrainedJudge, data: Data) -> Score:
     """KL(classes of prior samples || classes of training images), from the judge's histogram of samples.
 

@@ -15,6 +15,7 @@ from bench.verbs.common import THRESHOLD, UNFINISHED, print_json, print_rows
 
 if TYPE_CHECKING:
     from bench.row import Row
+    from bench.selection import Choice
 
 
 def _rows(paths: Sequence[str]) -> list[Row]:
@@ -73,13 +74,15 @@ def table(
     files have all.
     """
     tuning: tuple[str, ...] | None = None
+    choices: tuple[Choice, ...] = ()
     unfinished = False
     if select is None:
         rows = _rows(runs)
     else:
-        rows, tuning, unfinished = _selected(runs, select)
+        rows, choices, unfinished = _selected(runs, select)
+        tuning = tuple(line for choice in choices for line in choice.lines)
     if methods or costs:
-        _print_about(rows, methods, form, as_json)
+        _print_about(rows, choices, methods, form, as_json)
     elif as_json:
         print_rows(rows, as_json)
     elif form is None:
@@ -95,7 +98,7 @@ def table(
     return UNFINISHED if unfinished else 0
 
 
-def _selected(runs: Sequence[str], text: str) -> tuple[list[Row], tuple[str, ...], bool]:
+def _selected(runs: Sequence[str], text: str) -> tuple[list[Row], tuple[Choice, ...], bool]:
     from bench.progress import Console
     from bench.selection import selected
     from bench.store import Run
@@ -103,16 +106,19 @@ def _selected(runs: Sequence[str], text: str) -> tuple[list[Row], tuple[str, ...
     with Console() as display:
         chosen = [selected(Run(Path(path)), text, display) for path in runs]
     rows = [row for one in chosen for row in one.rows]
-    return rows, tuple(note for one in chosen for note in one.notes), any(one.unfinished for one in chosen)
+    return rows, tuple(choice for one in chosen for choice in one.choices), any(one.unfinished for one in chosen)
 
 
-def _print_about(rows: Sequence[Row], methods: bool, form: str | None, as_json: bool) -> None:
+def _print_about(
+    rows: Sequence[Row], choices: Sequence[Choice], methods: bool, form: str | None, as_json: bool
+) -> None:
     from bench import console
     from bench import costs as costing
     from bench.methods import methods as paragraph
 
     if methods:
-        print_json(paragraph(rows)) if as_json else click.echo(paragraph(rows))
+        text = paragraph(rows, choices)
+        print_json(text) if as_json else click.echo(text)
     elif as_json:
         print_json([cost.to_json() for cost in costing.costs(rows)])
     elif form == "md":
@@ -197,7 +203,7 @@ def compare(
     else:
         evidence = _evidence(a), _evidence(b or "")
         found = comparing.compare(_rows([a]), _rows([b or ""]), evidence, (a, b or ""), shown)
-    print_json(found.to_json()) if as_json else console.comparison(found, metrics=("all",))
+    print_json(found.to_json()) if as_json else console.comparison(found)
     crossed = dict.fromkeys(line for threshold in thresholds for line in threshold.crossed_by(found))
     for line in crossed:
         click.echo(line, err=True)
