@@ -19,9 +19,9 @@ from bench.metrics.sharpness import (
     Paired,
     Pairs,
     PerImage,
+    above,
     contrast,
     noise_sigma,
-    noisier,
     normalised,
     paired_ratio,
     ratio,
@@ -114,19 +114,27 @@ def equivalent(curve: Curve, share: float) -> float:
     return float(np.sqrt(np.interp(-math.log(share), -np.log(curve.sharpness), curve.sigma**2, right=math.inf)))
 
 
-def equivalent_blur(curve: Curve, sharpness: Score, noise: Score, *to_others: Score) -> Score:
-    """The equivalent blur of images with these ratios to real ones, and its standard error by that of `sharpness`.
+class Ratios(NamedTuple):
+    """Of contrast-normalised sharpness and of relative noise, each to the same real images."""
 
-    `to_others` are ratios of noise to further real images, which has to be above theirs, too, to count as more.
+    sharpness: Score
+    noise: Score
+
+
+def equivalent_blur(curve: Curve, to_real: Ratios, *to_others: Ratios) -> Score:
+    """The equivalent blur of images with these ratios to real ones, and its standard error by that of the sharpness.
+
+    What is above real images has to be above `to_others`, too: further real images.
 
     Raises:
         NotAvailable: they're noisier than real images or than those of the same blur; or beyond the calibration; or a
             ratio has no standard error.
     """
+    sharpness, noise = to_real
     if sharpness.se is None or noise.se is None:
         raise NotAvailable("its ratio to real images has no standard error: it could be anything")
     sigma = equivalent(curve, sharpness.value)
-    if noisier(noise, *to_others):
+    if above(noise, *(other.noise for other in to_others)):
         raise NotAvailable(f"noisier than real images of its contrast ({noise.value:.2f} times): {PASSES}")
     if math.isinf(sigma):
         raise NotAvailable(f"blurrier than real images blurred by {curve.sigma[-1]:g} px, where calibration ends")
@@ -134,7 +142,7 @@ def equivalent_blur(curve: Curve, sharpness: Score, noise: Score, *to_others: Sc
     if excess > NOISE:
         raise NotAvailable(f"noisier than real images of its contrast and blur ({excess:.2f} times): {PASSES}")
     notes = [sharpness.note] if sharpness.note else []
-    if sharpness.value - 2 * sharpness.se > 1:
+    if above(sharpness, *(other.sharpness for other in to_others)):
         notes.append("sharper than real images: no blur would make these of them")
     less, more = (equivalent(curve, max(sharpness.value + s * sharpness.se, 0.0)) for s in (1, -1))
     se = (more - less) / 2 if sigma else None
@@ -153,6 +161,7 @@ def _reconstructions(sigma: float) -> str:
     Calibration(),
     PerImage("normalised", "prior"),
     PerImage("normalised", "test"),
+    PerImage("normalised", "train"),
     PerImage("relative noise", "prior"),
     PerImage("relative noise", "test"),
     PerImage("relative noise", "train"),
@@ -160,14 +169,23 @@ def _reconstructions(sigma: float) -> str:
     range=(0, math.inf),
     told=_samples,
 )
-def blur(curve: Curve, samples: Tensor, real: Tensor, noise: Tensor, of_test: Tensor, of_training: Tensor) -> Score:
+def blur(
+    curve: Curve,
+    samples: Tensor,
+    real: Tensor,
+    training: Tensor,
+    noise: Tensor,
+    real_noise: Tensor,
+    training_noise: Tensor,
+) -> Score:
     """Equivalent blur: sigma of the Gaussian that leaves real images no more sharpness than prior samples have.
 
     Sharpness and noise are contrast-normalised. 0 where samples are no less sharp than real images. n/a where they're
     noisier than those, or by a half than real images of that blur: noise passes for sharpness. Read off a curve over
     1,000 images.
     """
-    return equivalent_blur(curve, ratio(samples, real), ratio(noise, of_test), ratio(noise, of_training))
+    to_test = Ratios(ratio(samples, real), ratio(noise, real_noise))
+    return equivalent_blur(curve, to_test, Ratios(ratio(samples, training), ratio(noise, training_noise)))
 
 
 @metric(
@@ -175,4 +193,4 @@ def blur(curve: Curve, samples: Tensor, real: Tensor, noise: Tensor, of_test: Te
 )
 def blur_rec(curve: Curve, sharpness: Pairs, noise: Pairs) -> Score:
     """`blur` of reconstructions against their own 2,000 originals: what code and decoder lose, whatever the prior."""
-    return equivalent_blur(curve, paired_ratio(sharpness), paired_ratio(noise))
+    return equivalent_blur(curve, Ratios(paired_ratio(sharpness), paired_ratio(noise)))

@@ -179,10 +179,11 @@ def _seen(values: Tensor, what: str) -> Tensor:
     return seen
 
 
-def noisier(*ratios: Score) -> bool:
-    """Whether noise is above that of each set of real images that these are ratios to, by two standard errors.
+def above(*ratios: Score) -> bool:
+    """Whether images are above each set of real ones that these are ratios to, by two standard errors.
 
-    Splits differ themselves: of MNIST, training images are the noisier ones for their contrast, by 1.7 ± .35 %.
+    Splits differ themselves: MNIST's training images are, at equal contrast, sharper than its test images by
+    3.8 ± .5 %, and noisier by 1.7 ± .35 %.
     """
     return all(score.se is not None and score.value - 2 * score.se > 1 for score in ratios)
 
@@ -284,7 +285,7 @@ def noise(samples: Tensor, real: Tensor, training: Tensor, drawn: bool) -> Score
     says so where it's above the noise of test and of training images by two standard errors.
     """
     score = ratio(samples, real, training, drawn)
-    return replace(score, note=f"{NOISIER}; {score.note}") if noisier(score, ratio(samples, training)) else score
+    return replace(score, note=f"{NOISIER}; {score.note}") if above(score, ratio(samples, training)) else score
 
 
 def wasserstein(a: Tensor, b: Tensor) -> float:
@@ -363,7 +364,7 @@ def sharpness_vs_gan(own: Score, anchor: Score, modes: Score, noise: Score) -> S
     """
     if modes.value < 1:
         raise NotAvailable(f"the baseline is no fit anchor: it reaches {modes.value:.0%} of the classes")
-    if noisier(noise):
+    if above(noise):
         raise NotAvailable(f"the baseline is no fit anchor: it has {noise.value:.2f} times the noise of real images")
     if anchor.value == 0:
         raise NotAvailable("the baseline is no fit anchor: its images are flat")
