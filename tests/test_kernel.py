@@ -70,7 +70,7 @@ def test_the_standard_error_is_the_spread_over_draws(n: int, m: int, d: int, shi
     """Of 300 estimates, of one law and of two; and those of one law are 0 on average, many below it."""
     generator = torch.Generator().manual_seed(0)
     pairs = [(law(n, d, generator), law(m, d, generator, shift)) for _ in range(300)]
-    values, errors, _ = torch.tensor([kernel_distance(x, y) for x, y in pairs], dtype=D).T
+    values, errors, *_ = torch.tensor([kernel_distance(x, y) for x, y in pairs], dtype=D).T
     assert errors.mean().item() == pytest.approx(values.std().item(), rel=0.2)
     if shift == 0:
         assert abs(values.mean().item()) < 3 * values.std().item() / 300**0.5
@@ -88,7 +88,7 @@ def test_the_error_over_redraws_is_the_spread_over_draws_of_the_first_alone(shif
     generator = torch.Generator().manual_seed(0)
     y = law(100, 16, generator)
     drawn = [kernel_distance(law(200, 16, generator, shift), y) for _ in range(200)]
-    values, both, redraws = torch.tensor(drawn, dtype=D).T
+    values, both, redraws, _ = torch.tensor(drawn, dtype=D).T
     assert redraws.mean().item() == pytest.approx(values.std().item(), rel=0.2)
     assert both.mean() > 1.4 * redraws.mean()
 
@@ -103,7 +103,7 @@ def test_pairs_are_compared_without_bias_and_with_the_right_error(noise: float) 
         return (x + noise * torch.randn(n, 16, generator=generator, dtype=D)).relu(), x
 
     values, errors = torch.tensor([paired_kernel_distance(*pairs(150)) for _ in range(200)], dtype=D).T
-    truth, error, _ = kernel_distance(pairs(3_000)[0], law(3_000, 16, generator))
+    truth, error, *_ = kernel_distance(pairs(3_000)[0], law(3_000, 16, generator))
     assert abs(values.mean().item() - truth) < 3 * math.hypot(values.std().item() / 200**0.5, error)
     assert errors.mean().item() == pytest.approx(values.std().item(), rel=0.2)
     x = law(100, 8, generator)
@@ -127,16 +127,16 @@ def test_what_has_no_kernel_distance() -> None:
         with pytest.raises(NotAvailable, match="aren't finite"):
             kernel_distance(x, torch.where(torch.arange(50)[:, None] == 3, odd, x))
     flat = torch.ones(60, 4)
-    assert kernel_distance(flat, flat) == (0, 0, 0)
+    assert kernel_distance(flat, flat) == (0, 0, 0, 60)
 
 
 def test_the_classifiers_distance_compares_some_of_each_in_random_order() -> None:
     """A split that is sorted: some of it, drawn at random, stand for the whole."""
     ramp = torch.linspace(0, 2, 2 * COMPARED)[:, None].expand(-1, 8)
     mixed = ramp[torch.randperm(len(ramp), generator=torch.Generator().manual_seed(3))]
-    found = kernel.kd(TRAINED, Predictions(mixed, mixed), Predictions(ramp, ramp), KernelDistance(0.5, 0.2, 0.1))
+    found = kernel.kd(TRAINED, Predictions(mixed, mixed), Predictions(ramp, ramp), KernelDistance(0.5, 0.2, 0.1, 70))
     assert found.n == COMPARED
-    assert found.note.startswith(f"{TRAINED.note}; other real images come to 0.5 ± 0.1; ±")
+    assert found.note.startswith(f"{TRAINED.note}; 70 other real images come to 0.5 ± 0.2; ±")
     assert found.note.endswith(" over other references, too")
     both = kernel_distance(kernel._some(mixed), kernel._some(ramp))
     assert found.se == both.redraws
@@ -180,7 +180,7 @@ def test_real_images_are_set_beside_it_and_compared_once(tmp_path: Path, monkeyp
         c = context(tmp_path, source, features)
         return metric(*(c.get(need) for need in metric.needs))
 
-    assert f"other real images come to {real.value:.2g} ± {real.redraws:.1g}" in score(kernel.kd).note
+    assert f"80 other real images come to {real.value:.2g} ± {real.se:.1g}" in score(kernel.kd).note
     assert "real images" not in score(kernel.kid).note
     assert f"real images come to {whole.value:.2g}" in score(kernel.kid_train).note
     assert f"real images come to {whole.value:.2g}" in score(kernel.kid).note

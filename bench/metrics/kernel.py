@@ -54,11 +54,12 @@ def _centred(x: Tensor, y: Tensor) -> Tensor:
 
 
 class KernelDistance(NamedTuple):
-    """A squared MMD, its standard error over other draws of both sides, and over other draws of the first alone."""
+    """A squared MMD of n images, its standard error over draws of both sides, and over redraws of the first alone."""
 
     value: float
     se: float
     redraws: float
+    n: int
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> KernelDistance:
@@ -101,7 +102,7 @@ def kernel_distance(x: Tensor, y: Tensor) -> KernelDistance:
     of_witness += (over_y.var() - square_q / (m - 1) - square_pq / n).clamp_min(0) / m
     of_pairs = square_p / (n * (n - 1)) + square_q / (m * (m - 1)) + 2 * square_pq / (n * m)
     redrawn = 4 * of_x.clamp_min(0) / n + 2 * square_p / (n * (n - 1))
-    return KernelDistance(float(value), math.sqrt(float(4 * of_witness + 2 * of_pairs)), math.sqrt(float(redrawn)))
+    return KernelDistance(float(value), math.sqrt(float(4 * of_witness + 2 * of_pairs)), math.sqrt(float(redrawn)), n)
 
 
 def paired_kernel_distance(x: Tensor, y: Tensor) -> tuple[float, float]:
@@ -154,8 +155,14 @@ def _some(features: Tensor) -> Tensor:
 
 
 def _kept(path: Path, compute: Callable[[], KernelDistance]) -> KernelDistance:
-    kept = remembered_tensors(path, lambda: {"distance": torch.tensor(compute(), dtype=torch.float64)}, "distance")
-    return KernelDistance(*kept["distance"].tolist())
+    return _read(
+        remembered_tensors(path, lambda: {"distance": torch.tensor(compute(), dtype=torch.float64)}, "distance")
+    )
+
+
+def _read(kept: dict[str, Tensor]) -> KernelDistance:
+    value, se, redraws, n = kept["distance"].tolist()
+    return KernelDistance(value, se, redraws, int(n))
 
 
 @dataclass(frozen=True)
@@ -195,14 +202,14 @@ class KnownInceptionDistance(Request["KernelDistance | None"]):
 
     def resolve(self, context: Context) -> KernelDistance | None:
         kept = read_tensors(_inception_path(context), "distance")
-        return None if kept is None else KernelDistance(*kept["distance"].tolist())
+        return None if kept is None else _read(kept)
 
 
 def _score(network: Trained | Weights, x: Tensor, y: Tensor, real: KernelDistance | None) -> Score:
     """Its standard error is over redraws; in the note, that over references, too, and what real images come to."""
     found, notes = kernel_distance(x, y), [network.note]
     if real is not None:
-        notes.append(f"other real images come to {real.value:.2g} ± {real.redraws:.1g}")
+        notes.append(f"{real.n:,} other real images come to {real.value:.2g} ± {real.se:.1g}")
     notes.append(f"±{found.se:.2g} over other references, too")
     return Score(found.value, len(x), found.redraws, "; ".join(filter(None, notes)))
 
