@@ -1,6 +1,6 @@
 """Kernel distances of images to real ones: `kid` on Inception features, `kd` on a small classifier's.
 
-Unlike Fréchet distances they're unbiased at any number of images, and have a standard error.
+Unlike Fréchet distances they're unbiased at any number of images.
 """
 
 from __future__ import annotations
