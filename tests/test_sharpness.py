@@ -23,7 +23,7 @@ from bench.metrics import blur, sharpness, spectrum
 from bench.metrics.blur import blurred, calibrate, equivalent, smooth
 from bench.metrics.judge import Judged
 from bench.metrics.reconstruction import IMAGES
-from bench.metrics.sharpness import Pairs, PerImage, contrast, noise_sigma, normalised, relative_noise
+from bench.metrics.sharpness import Pairs, PerImage, contrast, noise_sigma, normalised
 from bench.sharpness import laplacian_variance
 from tests.test_metrics import Bare, data_of
 
@@ -282,7 +282,7 @@ def test_noise_is_no_sharpness(photos: Tensor, calibrated: dict[Any, Any]) -> No
         scored("blur", photos, loud, planted=calibrated)
     hidden = noisy(blurred(photos, 1.0), 0.02)  # less noise than real edges have, more than blurred ones
     assert scored("noise", photos, hidden).value < 1
-    with pytest.raises(NotAvailable, match=r"contrast and blur \(4\.\d\d times"):
+    with pytest.raises(NotAvailable, match=r"such blur: that makes \d\d% of its sharpness"):
         scored("blur", photos, hidden, planted=calibrated)
     with pytest.raises(NotAvailable, match="noisier than real images"):
         scored("blur_rec", photos, reconstructed=loud, planted=calibrated)
@@ -298,24 +298,24 @@ def test_faint_noise_is_no_sharpness_either(gain: float, photos: Tensor, calibra
     real, fresh = photos[:1_000], photos[1_000:]
     blank = torch.full_like(fresh, 128)
     for soft, why in (
-        (noisy(blank, 0.05), r"real images of its contrast \(9"),  # nothing but noise
-        (noisy(blurred(fresh, 2.0), 0.02), "contrast and blur"),
-        (noisy(blurred(fresh, 0.7), 0.02), "contrast and blur"),
+        (noisy(blank, 0.05), r"9[89]% of its sharpness"),  # nothing but noise
+        (noisy(blurred(fresh, 2.0), 0.02), "noisier than real images"),
+        (noisy(blurred(fresh, 0.7), 0.02), "noisier than real images"),
     ):
         assert scored("noise", real, faint(soft)).value < 1
         for name in ("blur", "blur_rec"):
             of = fresh if name == "blur_rec" else real
             with pytest.raises(NotAvailable, match=why):
                 scored(name, of, faint(soft), faint(soft), planted=calibrated)
-    clean = scored("blur", real, faint(blurred(fresh, 0.7)), planted=calibrated)
-    assert clean.value == pytest.approx(0.7, abs=0.05)
+    for sigma in (0.7, 1.1):
+        clean = scored("blur", real, faint(blurred(fresh, sigma)), planted=calibrated)
+        assert clean.value == pytest.approx(sigma, abs=0.05)  # faint isn't noisy, nor is the rounding of faint images
 
 
 def test_splits_that_differ_are_no_noise(mnist: Data) -> None:
-    """At equal contrast, MNIST's training images are sharper and noisier than its test images: still, they're real."""
+    """At equal contrast, MNIST's training images are sharper than its test images: still, they're what's real."""
     training, test = (split.take(positions(split, 10_000)) for split in (mnist.train, mnist.test))
-    for measure in (normalised_sharpness, lambda x: relative_noise(noise_sigma(x), contrast(x))):
-        assert sharpness.above(sharpness.ratio(measure(training), measure(test)))
+    assert sharpness.above(sharpness.ratio(normalised_sharpness(training), normalised_sharpness(test)))
     score = scored("blur", test, training, training=training[:2_000])
     assert (score.value, score.note) == (0, "")
 
@@ -350,7 +350,7 @@ def test_the_error_of_blur_is_the_spread_over_images(photos: Tensor, calibrated:
     soft, real = blurred(photos, 0.7), photos[:1_000]
     (curve,) = calibrated.values()
     reference = sharpness.ratio(normalised_sharpness(soft), normalised_sharpness(real))
-    score = blur.equivalent_blur(curve, blur.Ratios(reference, Score(0.1, 2_000, 0.001)))
+    score = blur.equivalent_blur(curve, reference, Score(0.006, 2_000, 0.001))
     rng = np.random.default_rng(0)
     a, b = normalised_sharpness(soft).numpy(), normalised_sharpness(real).numpy()
     draws = [equivalent(curve, rng.choice(a, len(a)).mean() / rng.choice(b, len(b)).mean()) for _ in range(300)]
@@ -532,18 +532,18 @@ def test_samples_that_are_all_alike() -> None:
 
 def test_sharper_than_real_images_is_no_negative_blur() -> None:
     curve = blur.Curve(np.array([0, 1.0]), np.array([1, 0.1]), np.array([1, 0.2]))
-    score = blur.equivalent_blur(curve, blur.Ratios(Score(1.5, 10, 0.01), Score(0.9, 10, 0.01)))
+    score = blur.equivalent_blur(curve, Score(1.5, 10, 0.01), Score(0.9, 10, 0.01))
     assert score.value == 0
     assert "sharper than real images" in score.note
-    assert not blur.equivalent_blur(curve, blur.Ratios(Score(1.01, 10, 0.01), Score(0.9, 10, 0.01))).note
-    with pytest.raises(NotAvailable, match=r"noisier than real images of its contrast \(1\.03 times"):
-        blur.equivalent_blur(curve, blur.Ratios(Score(0.9, 10, 0.01), Score(1.03, 10, 0.01)))
+    assert not blur.equivalent_blur(curve, Score(1.01, 10, 0.01), Score(0.9, 10, 0.01)).note
+    with pytest.raises(NotAvailable, match=r"noisier than real images of such blur: that makes 41%"):
+        blur.equivalent_blur(curve, Score(0.9, 10, 0.01), Score(1.2, 10, 0.01))
     for unknown in ((Score(1, 1), Score(0.9, 10, 0.01)), (Score(1, 10, 0.01), Score(0.9, 1))):
         with pytest.raises(NotAvailable, match="no standard error"):
-            blur.equivalent_blur(curve, blur.Ratios(*unknown))
-    assert blur.equivalent_blur(curve, blur.Ratios(Score(0.9, 10, 0.01), Score(1.03, 10, 0.02))).value > 0
+            blur.equivalent_blur(curve, *unknown)
+    assert blur.equivalent_blur(curve, Score(0.9, 10, 0.01), Score(0.9, 10, 0.01)).value > 0
     with pytest.raises(NotAvailable, match=r"blurred by 1 px, where calibration ends"):
-        blur.equivalent_blur(curve, blur.Ratios(Score(0.09, 10, 0.01), Score(0.1, 10, 0.01)))
+        blur.equivalent_blur(curve, Score(0.09, 10, 0.01), Score(0.1, 10, 0.01))
 
 
 def test_calibration_ends_where_blur_stops_to_show() -> None:
@@ -553,7 +553,8 @@ def test_calibration_ends_where_blur_stops_to_show() -> None:
     curve = calibrate(pixels, (0, 0.5, 1, 2, 4, 8, 16))
     assert (np.diff(curve.sharpness) < 0).all()
     assert len(curve.sigma) < 7
-    assert curve.sharpness[0] == curve.noise[0] == 1
+    assert curve.sharpness[0] == 1
+    assert curve.noise[0] == pytest.approx(1, rel=0.05)  # the images are noise
     middle = math.exp((math.log(curve.sharpness[1]) + math.log(curve.sharpness[2])) / 2)
     assert equivalent(curve, middle) == pytest.approx(math.sqrt((0.25 + 1) / 2))
 

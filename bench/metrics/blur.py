@@ -21,19 +21,18 @@ from bench.metrics.sharpness import (
     PerImage,
     above,
     contrast,
+    noise_part,
     noise_sigma,
     normalised,
     paired_ratio,
     ratio,
-    relative_noise,
 )
 from bench.sharpness import laplacian_variance
 
 SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
 IMAGES = 1_000  #: test images that are blurred
 FALL = 0.9  #: a step of the curve that falls by less is within the rounding of grey levels: there calibration ends
-NOISE = 1.5  #: times the noise of real images of the same blur, at most, for a lack of sharpness to be blur alone
-PASSES = "noise passes for sharpness"
+NOISE = 0.1  #: of the sharpness, at most, may be noise that real images of such blur lack: .03 px at .7 px
 
 
 def heat(n: int, sigma: float) -> Tensor:
@@ -60,14 +59,11 @@ def blurred(pixels: Tensor, sigma: float) -> Tensor:
 
 
 class Curve(NamedTuple):
-    """What blur does to real images: all (K,), the last two as shares of what the unblurred ones have.
-
-    Both are contrast-normalised: what guards a measure has to see what it sees.
-    """
+    """What blur does to real images: all (K,), the last two as shares of the unblurred ones' sharpness."""
 
     sigma: np.ndarray
-    sharpness: np.ndarray  #: falls from 1
-    noise: np.ndarray
+    sharpness: np.ndarray  #: contrast-normalised; falls from 1
+    noise: np.ndarray  #: the part of it that noise makes, or edges that look like it
 
 
 def calibrate(pixels: Tensor, sigmas: tuple[float, ...] = SIGMAS) -> Curve:
@@ -81,14 +77,14 @@ def calibrate(pixels: Tensor, sigmas: tuple[float, ...] = SIGMAS) -> Curve:
         images = blurred(pixels, sigma) if sigma else pixels
         spread = contrast(images)
         sharpness = normalised(laplacian_variance(images), spread).nanmean().item()
-        noise = relative_noise(noise_sigma(images), spread).nanmean().item()
+        noise = noise_part(noise_sigma(images), spread).nanmean().item()
         if rows and not sharpness < FALL * rows[-1][1]:
             break
         rows.append((sigma, sharpness, noise))
     if len(rows) < 2 or not rows[0][2]:
         raise NotAvailable("blur doesn't show on the real images: they are flat or smooth")
     sigma, sharpness, noise = np.array(rows).T
-    return Curve(sigma, sharpness / sharpness[0], noise / noise[0])
+    return Curve(sigma, sharpness / sharpness[0], noise / sharpness[0])
 
 
 @dataclass(frozen=True)
@@ -114,35 +110,26 @@ def equivalent(curve: Curve, share: float) -> float:
     return float(np.sqrt(np.interp(-math.log(share), -np.log(curve.sharpness), curve.sigma**2, right=math.inf)))
 
 
-class Ratios(NamedTuple):
-    """Of contrast-normalised sharpness and of relative noise, each to the same real images."""
+def equivalent_blur(curve: Curve, sharpness: Score, noise: Score, *to_others: Score) -> Score:
+    """The equivalent blur of images whose sharpness, and its part that is noise, have these ratios to real sharpness.
 
-    sharpness: Score
-    noise: Score
-
-
-def equivalent_blur(curve: Curve, to_real: Ratios, *to_others: Ratios) -> Score:
-    """The equivalent blur of images with these ratios to real ones, and its standard error by that of the sharpness.
-
-    What is above real images has to be above `to_others`, too: further real images.
+    To count as sharper than real images they have to be above `to_others`, too: ratios to further real images.
 
     Raises:
-        NotAvailable: they're noisier than real images or than those of the same blur; or beyond the calibration; or a
-            ratio has no standard error.
+        NotAvailable: noise beyond that of real images of the same blur is more than `NOISE` of their sharpness; they're
+            beyond the calibration; or a ratio has no standard error.
     """
-    sharpness, noise = to_real
     if sharpness.se is None or noise.se is None:
         raise NotAvailable("its ratio to real images has no standard error: it could be anything")
     sigma = equivalent(curve, sharpness.value)
-    if above(noise, *(other.noise for other in to_others)):
-        raise NotAvailable(f"noisier than real images of its contrast ({noise.value:.2f} times): {PASSES}")
     if math.isinf(sigma):
         raise NotAvailable(f"blurrier than real images blurred by {curve.sigma[-1]:g} px, where calibration ends")
-    excess = noise.value / float(np.interp(sigma, curve.sigma, curve.noise))
-    if excess > NOISE:
-        raise NotAvailable(f"noisier than real images of its contrast and blur ({excess:.2f} times): {PASSES}")
+    excess = noise.value - float(np.interp(sigma, curve.sigma, curve.noise))
+    if excess > NOISE * sharpness.value:
+        share = excess / sharpness.value
+        raise NotAvailable(f"noisier than real images of such blur: that makes {share:.0%} of its sharpness")
     notes = [sharpness.note] if sharpness.note else []
-    if above(sharpness, *(other.sharpness for other in to_others)):
+    if above(sharpness, *to_others):
         notes.append("sharper than real images: no blur would make these of them")
     less, more = (equivalent(curve, max(sharpness.value + s * sharpness.se, 0.0)) for s in (1, -1))
     se = (more - less) / 2 if sigma else None
@@ -162,35 +149,24 @@ def _reconstructions(sigma: float) -> str:
     PerImage("normalised", "prior"),
     PerImage("normalised", "test"),
     PerImage("normalised", "train"),
-    PerImage("relative noise", "prior"),
-    PerImage("relative noise", "test"),
-    PerImage("relative noise", "train"),
+    PerImage("noise part", "prior"),
     unit="px",
     range=(0, math.inf),
     told=_samples,
 )
-def blur(
-    curve: Curve,
-    samples: Tensor,
-    real: Tensor,
-    training: Tensor,
-    noise: Tensor,
-    real_noise: Tensor,
-    training_noise: Tensor,
-) -> Score:
+def blur(curve: Curve, samples: Tensor, real: Tensor, training: Tensor, noise: Tensor) -> Score:
     """Equivalent blur: sigma of the Gaussian that leaves real images no more sharpness than prior samples have.
 
-    Sharpness and noise are contrast-normalised. 0 where samples are no less sharp than real images. n/a where they're
-    noisier than those, or by a half than real images of that blur: noise passes for sharpness. Read off a curve over
-    1,000 images.
+    Sharpness is contrast-normalised. 0 where samples are no less sharp than real images. n/a where over a tenth of it
+    is noise that real images of that blur lack, which would pass for sharpness. Read off a curve over 1,000 images.
     """
-    to_test = Ratios(ratio(samples, real), ratio(noise, real_noise))
-    return equivalent_blur(curve, to_test, Ratios(ratio(samples, training), ratio(noise, training_noise)))
+    return equivalent_blur(curve, ratio(samples, real), ratio(noise, real), ratio(samples, training))
 
 
 @metric(
-    Calibration(), Paired("normalised"), Paired("relative noise"), unit="px", range=(0, math.inf), told=_reconstructions
+    Calibration(), Paired("normalised"), Paired("noise part"), unit="px", range=(0, math.inf), told=_reconstructions
 )
 def blur_rec(curve: Curve, sharpness: Pairs, noise: Pairs) -> Score:
     """`blur` of reconstructions against their own 2,000 originals: what code and decoder lose, whatever the prior."""
-    return equivalent_blur(curve, Ratios(paired_ratio(sharpness), paired_ratio(noise)))
+    noisy = Pairs(noise.reconstructed, sharpness.original)
+    return equivalent_blur(curve, paired_ratio(sharpness), paired_ratio(noisy))
