@@ -126,7 +126,7 @@ def equivalent_blur(curve: Curve, sharpness: Score, noise: Score, *to_others: Sc
         raise NotAvailable(f"blurrier than real images blurred by {curve.sigma[-1]:g} px, where calibration ends")
     excess = noise.value - float(np.interp(sigma, curve.sigma, curve.noise))
     if excess > NOISE * sharpness.value:
-        share = excess / sharpness.value
+        share = min(excess / sharpness.value, 1.0)  # an estimate: of stripes it is more than all
         raise NotAvailable(f"noisier than real images of such blur: that makes {share:.0%} of its sharpness")
     notes = [sharpness.note] if sharpness.note else []
     if above(sharpness, *to_others):
