@@ -175,9 +175,12 @@ class Verifier:
 
 
 def distance(a: Score, b: Score) -> float:
-    """The largest relative difference between two scores' values and standard errors; inf if their n differ."""
+    """The largest relative difference between two scores' values and standard errors; inf if their n differ.
+
+    `a` may have no standard error where `b` has: it was scored before the metric had one.
+    """
     pairs = [(a.value, b.value)]
-    if (a.se is None) != (b.se is None) or a.n != b.n:
+    if a.n != b.n or (a.se is not None and b.se is None):
         return math.inf
     if a.se is not None and b.se is not None:
         pairs.append((a.se, b.se))

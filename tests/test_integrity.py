@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import time
@@ -458,11 +459,15 @@ def test_only_sums_and_retrain_exclude_each_other(run: Run, bench: Bench) -> Non
         (Score(0, 2), Score(0, 2), 0.0),
         (Score(1, 2, 4), Score(1, 2, 3), 0.25),
         (Score(1, 2), Score(1, 3), float("inf")),
-        (Score(1, 2), Score(1, 2, 0.1), float("inf")),
     ],
 )
 def test_distance_between_scores(a: Score, b: Score, far: float) -> None:
     assert distance(a, b) == distance(b, a) == far
+
+
+def test_a_standard_error_may_be_newer_than_a_score_but_is_not_lost() -> None:
+    assert distance(Score(1, 2), Score(1, 2, 0.1)) == 0
+    assert distance(Score(1, 2, 0.1), Score(1, 2)) == math.inf
 
 
 # gc

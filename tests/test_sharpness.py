@@ -595,7 +595,7 @@ def against(modes_reached: float = 1.0, noise: float = 1.0, anchor: float = 0.8)
     baseline = {
         "sharpness": Score(anchor, 100, 0.008),
         "modes": Score(modes_reached, 100),
-        "noise": Score(noise, 100, 0.02),
+        "noise": Score(noise, 100, 0.02, sharpness.NOISIER if noise > 1.1 else ""),
     }
     return sharpness.sharpness_vs_gan.from_scores(row, baseline)
 

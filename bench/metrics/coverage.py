@@ -231,6 +231,7 @@ def _score(
     unit="share of test images",
     direction="higher",
     range=(0, 1),
+    redraws=True,
 )
 def recall(found: Shares, real: RealPoints, trained: Trained, errors: Errors) -> Score:
     """Share of test images in the ball of some prior sample (Kynkäänniemi et al. 2019, eq. 1-2, k = 3).
@@ -249,6 +250,7 @@ def recall(found: Shares, real: RealPoints, trained: Trained, errors: Errors) ->
     unit="share of test images",
     direction="higher",
     range=(0, 1),
+    redraws=True,
 )
 def coverage(found: Shares, real: RealPoints, trained: Trained, errors: Errors) -> Score:
     """Share of test images whose ball holds some prior sample (Naeem et al. 2020, eq. 4, k = 5).
@@ -268,6 +270,7 @@ def coverage(found: Shares, real: RealPoints, trained: Trained, errors: Errors) 
     direction="higher",
     range=(0, 1),
     default=False,
+    redraws=True,
 )
 def precision(found: Shares, real: RealPoints, trained: Trained) -> Score:
     """Share of prior samples in the ball of some test image (Kynkäänniemi et al. 2019, eq. 1-2, k = 3).
@@ -284,6 +287,7 @@ def precision(found: Shares, real: RealPoints, trained: Trained) -> Score:
     unit="real balls / k",
     range=(0, math.inf),
     default=False,
+    redraws=True,
 )
 def density(found: Shares, real: RealPoints, trained: Trained) -> Score:
     """Test images' balls that a prior sample lies in, on average, over k (Naeem et al. 2020, eq. 3, k = 5).

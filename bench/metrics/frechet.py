@@ -57,6 +57,7 @@ def _fd(trained: Trained, images: Predictions, reference: Gaussian, other: Gauss
     unit="FD",
     direction="lower",
     range=(0, math.inf),
+    redraws=True,
 )
 def fd(trained: Trained, samples: Predictions, test: Gaussian, train: Gaussian) -> Score:
     """Fréchet distance of prior samples to the test split, on 64 features of the dataset's classifier.
@@ -75,6 +76,7 @@ def fd(trained: Trained, samples: Predictions, test: Gaussian, train: Gaussian) 
     unit="FD",
     direction="lower",
     range=(0, math.inf),
+    redraws=True,
 )
 def fd_train(trained: Trained, samples: Predictions, train: Gaussian, test: Gaussian) -> Score:
     """`fd` to the half of training that the classifier hasn't seen: well below `fd`, it hints at copying."""
@@ -89,6 +91,7 @@ def fd_train(trained: Trained, samples: Predictions, train: Gaussian, test: Gaus
     unit="FD",
     direction="lower",
     range=(0, math.inf),
+    redraws=True,
 )
 def fd_gmm(trained: Trained, samples: Predictions, test: Gaussian, train: Gaussian) -> Score:
     """`fd` of samples whose codes come from a Gaussian mixture fitted on training codes."""

@@ -214,7 +214,15 @@ def _score(network: Trained | Weights, x: Tensor, y: Tensor, real: KernelDistanc
     return Score(found.value, len(x), found.redraws, "; ".join(filter(None, notes)))
 
 
-@metric(FeatureNetwork(), Predicted("prior"), PredictedReal("test"), RealDistance(), unit="KD", direction="lower")
+@metric(
+    FeatureNetwork(),
+    Predicted("prior"),
+    PredictedReal("test"),
+    RealDistance(),
+    unit="KD",
+    direction="lower",
+    redraws=True,
+)
 def kd(trained: Trained, samples: Predictions, test: Predictions, real: KernelDistance) -> Score:
     """Squared MMD of 4,000 prior samples to 4,000 test images, on the features of `fd`, under KID's cubic kernel.
 
@@ -232,6 +240,7 @@ def kd(trained: Trained, samples: Predictions, test: Predictions, real: KernelDi
     unit="KD",
     direction="lower",
     default=False,
+    redraws=True,
 )
 def kd_train(trained: Trained, samples: Predictions, train: Predictions, real: KernelDistance) -> Score:
     """`kd` to training images that the classifier hasn't seen: well below `kd`, it hints at copying."""
@@ -279,6 +288,7 @@ def _announced(*sources: Source) -> Callable[[Context], float]:
     unit="KID",
     direction="lower",
     predicted=_announced("prior", "test"),
+    redraws=True,
 )
 def kid(weights: Weights, samples: Tensor, test: Tensor, real: KernelDistance | None) -> Score:
     """Kernel Inception distance: squared MMD of prior samples to the test split under (x.y/d + 1)^3, over all pairs.
@@ -298,6 +308,7 @@ def kid(weights: Weights, samples: Tensor, test: Tensor, real: KernelDistance | 
     direction="lower",
     default=False,
     predicted=_announced("prior", "train", "test"),
+    redraws=True,
 )
 def kid_train(weights: Weights, samples: Tensor, train: Tensor, real: KernelDistance) -> Score:
     """`kid` to as many training images as the test split has: well below `kid`, it hints at copying."""

@@ -29,7 +29,7 @@ def reached(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     return (PART * drawn * len(labels) >= real * len(predicted)) & (drawn >= LEAST)
 
 
-@metric(Judged("prior"), TheJudge(), unit="probability", range=(0, 1))
+@metric(Judged("prior"), TheJudge(), unit="probability", range=(0, 1), redraws=True)
 def confidence(probabilities: Tensor, judge: TrainedJudge) -> Score:
     """Mean probability of the likeliest class over prior samples.
 

@@ -358,12 +358,12 @@ def sharpness_balanced(samples: Tensor, probabilities: Tensor, real: Tensor, ima
 def sharpness_vs_gan(own: Score, anchor: Score, modes: Score, noise: Score) -> Score:
     """`sharpness` as a ratio to the baseline's, where the baseline is fit to be an anchor.
 
-    That is: it reaches every class (`modes` is 1), and its `noise` isn't above the real images' by more
-    than two standard errors. A collapsed or noisy anchor is sharp for the wrong reason.
+    That is: it reaches every class (`modes` is 1), and `noise` doesn't call it noisier than real images. A collapsed
+    or noisy anchor is sharp for the wrong reason.
     """
     if modes.value < 1:
         raise NotAvailable(f"the baseline is no fit anchor: it reaches {modes.value:.0%} of the classes")
-    if above(noise):
+    if NOISIER in noise.note:
         raise NotAvailable(f"the baseline is no fit anchor: it has {noise.value:.2f} times the noise of real images")
     if anchor.value == 0:
         raise NotAvailable("the baseline is no fit anchor: its images are flat")

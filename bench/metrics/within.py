@@ -63,6 +63,7 @@ def mean_distance(
     TheData(),
     unit="FD",
     direction="lower",
+    redraws=True,
 )
 def fd_within(
     trained: Trained, samples: Predictions, classes: Tensor, test: Predictions, train: Predictions, data: Data
