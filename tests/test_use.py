@@ -233,7 +233,7 @@ def test_probes_need_labels_that_the_codes_have_not_seen(tmp_path: Path) -> None
     assert "two classes" in why(Few(), striped(40, k=1), striped(20, k=1))
     assert "10 labelled training images: there are 9" in why(Few(), striped(9))
     assert "aren't finite" in why(Broken())
-    assert "maps an image to a code" in why(Silent())
+    assert "doesn't map an image to a code" in why(Silent())
 
 
 def test_one_test_image_is_right_or_wrong_without_an_error(tmp_path: Path) -> None:
