@@ -13,7 +13,7 @@ def limited(count: int) -> Iterator[None]:
     """So many threads in here, of torch as of NumPy, SciPy and scikit-learn; afterwards as many as before.
 
     torch alone isn't enough: the others take every core of the machine, and those of jobs side by side then wait for
-    each other, which on two cores makes fitting a mixture fifty times slower.
+    each other, which on two cores makes fitting a mixture sixteen times slower.
     """
     import sklearn.mixture  # noqa: F401  (what isn't loaded yet can't be limited)
     from threadpoolctl import threadpool_limits
