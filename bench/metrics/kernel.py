@@ -206,12 +206,10 @@ class KnownInceptionDistance(Request["KernelDistance | None"]):
 
 
 def _score(network: Trained | Weights, x: Tensor, y: Tensor, real: KernelDistance | None) -> Score:
-    """Its standard error is over redraws; in the note, that over references, too, and what real images come to."""
-    found, notes = kernel_distance(x, y), [network.note]
-    if real is not None:
-        notes.append(f"{real.n:,} other real images come to {real.value:.2g} ± {real.se:.1g}")
-    notes.append(f"±{found.se:.2g} over other references, too")
-    return Score(found.value, len(x), found.redraws, "; ".join(filter(None, notes)))
+    """Its standard error is over redraws; what real images come to is in the note, ± over both sides."""
+    found = kernel_distance(x, y)
+    others = "" if real is None else f"{real.n:,} other real images come to {real.value:.2g} ± {real.se:.1g}"
+    return Score(found.value, len(x), found.redraws, "; ".join(filter(None, (network.note, others))))
 
 
 @metric(
@@ -227,7 +225,7 @@ def kd(trained: Trained, samples: Predictions, test: Predictions, real: KernelDi
     """Squared MMD of 4,000 prior samples to 4,000 test images, on the features of `fd`, under KID's cubic kernel.
 
     Unbiased: about 0, on either side, for a perfect sampler at any number of images. Compares rows of one dataset.
-    Its standard error is over other draws of the samples; the note has that over other test images, too.
+    Its standard error is over other draws of the samples.
     """
     return _score(trained, _some(samples.features), _some(test.features), real)
 
@@ -294,7 +292,7 @@ def kid(weights: Weights, samples: Tensor, test: Tensor, real: KernelDistance | 
     """Kernel Inception distance: squared MMD of prior samples to the test split under (x.y/d + 1)^3, over all pairs.
 
     Unbiased: about 0, on either side, for a perfect sampler at any number of images. Its standard error is over other
-    draws of the samples; the note has that over other test images, too. Binkowski et al. 2018.
+    draws of the samples. Binkowski et al. 2018.
     """
     return _score(weights, samples, test, real)
 
