@@ -395,7 +395,7 @@ def _group(
         for label, made in zip(labels, _spaced(drafts), strict=True):
             cells[label][column.name] = made
     scored = [c for c in found if any(by_name[c.name].n for by_name in cells.values())]
-    shown = tuple(chosen(scored, metrics))
+    shown = tuple(chosen(scored, metrics, found))
     lines = tuple(
         Line(label, marks[label], _count(len(like[label]), len(of[label])), cells[label], _anchor(of[label].values()))
         for label in labels

@@ -95,7 +95,7 @@ def _result(store: Run, source: Run, cell: str, merged: Merged) -> None:
         ours, theirs = store.read_scores(cell, way), source.read_scores(cell, way)
         for name in ours.keys() & theirs.keys():
             a, b = ours[name], theirs[name]
-            if isinstance(a, Score) and isinstance(b, Score) and distance(a, b) > TOLERANCE:
+            if isinstance(a, Score) and isinstance(b, Score) and min(distance(a, b), distance(b, a)) > TOLERANCE:
                 merged.wrong.append(f"{home}: {name} is {b.value:.9g}, and {a.value:.9g} in the result before it")
         taken = {name: score for name, score in theirs.items() if _better(score, ours.get(name))}
         target = store.cells / cell / "scores" / path.name
@@ -111,5 +111,5 @@ def _better(score: Score | NotAvailable, known: Score | NotAvailable | None) -> 
     if known is None:
         return True
     if isinstance(score, Score):
-        return isinstance(known, NotAvailable)
+        return isinstance(known, NotAvailable) or (known.se is None and score.se is not None)
     return isinstance(known, NotAvailable) and known.retry and not score.retry

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench.errors import DataError, NotAvailable
-from bench.evidence import BoundTerms
+from bench.evidence import OVERSHOOT, BoundTerms
 from bench.images import Images, to_float, to_uint8
 from bench.likelihood import Bernoulli, Gaussian, Likelihood
 from bench.likelihood import likelihood as likelihood_called
@@ -41,7 +41,6 @@ BOUND = (
     "Sum over pixels instead of taking their mean, hand in the bound and not a loss, and leave no constant of a "
     "logarithm out. Of binarised or rescaled pixels it's another dataset's; of another model, another --likelihood's."
 )
-OVERSHOOT = 1e-3  #: beyond [0, 1] by so much, floats are black or white: arithmetic's error, and no other scale
 CHANCE = 1e-6  #: of refusing bounds of a right model, whose draws of z were lucky
 ROUNDING = 1e-3  #: nats by which the arithmetic of a right model may be off
 _HALVES = ("log_likelihood", "rate")
@@ -299,6 +298,8 @@ def _from_csv(path: Path) -> dict[str, np.ndarray]:
     reader = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig")))
     lines = [(reader.line_num, fields) for fields in reader if fields]
     heads = [head.strip() for head in lines[0][1]] if lines else []
+    if len(set(heads)) < len(heads):
+        raise ValueError("its first line names a column twice")
     for line, fields in lines:
         if len(fields) != len(heads):
             raise ValueError(f"line {line} has {len(fields)} fields; the first, which names the columns, {len(heads)}")

@@ -61,7 +61,7 @@ class Scoring:
     nll_samples: int = 100  #: importance samples an image
     nll_images: int = 1_000  #: of the scored split, drawn by a fixed seed
     inception_precision: str = "fp32"  #: or `bf16`: of the Inception network's convolutions
-    version: int = 1
+    version: int = 2
 
     def document(self) -> dict[str, Any]:
         """As it's filed and compared."""

@@ -406,10 +406,11 @@ def _mark(p: Point, spot: Spot, scales: _Scales, kind: int) -> str:
 
 
 def _whiskers(p: Point, scales: _Scales) -> list[tuple[Spot, Spot]]:
-    """One standard deviation either way, of both coordinates that have one."""
+    """One standard deviation either way, of both coordinates that have one, as far as the frame."""
     (r, dr), (d, dd) = zip((p.rate, p.distortion), p.spread, strict=True)
     across = [(scales(r - dr, d), scales(r + dr, d))] * bool(dr)
-    return across + [(scales(r, d - dd), scales(r, d + dd))] * bool(dd)
+    along = [(scales(r, d - dd), scales(r, d + dd))] * bool(dd)
+    return [(scales.frame.nearest(a), scales.frame.nearest(b)) for a, b in across + along]
 
 
 def _title(p: Point) -> str:

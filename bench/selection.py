@@ -80,10 +80,6 @@ class Selected:
         lost = any(choice.winner is None for choice in self.choices)
         return lost or any(row.status not in ("ok", "skipped") for row in self.rows)
 
-    @property
-    def notes(self) -> list[str]:
-        return [line for choice in self.choices for line in choice.lines]
-
 
 def parse(text: str) -> str:
     """The metric in a `--select val:METRIC`.

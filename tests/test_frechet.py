@@ -21,13 +21,13 @@ from bench.dataset import DATASETS, Data
 from bench.errors import DataError, NotAvailable, UsageError
 from bench.evidence import Generated, Reconstructions
 from bench.images import Images, to_uint8
-from bench.measurement import Score
+from bench.measurement import METRICS, Score
 from bench.metrics import frechet, inception, kernel
 from bench.metrics.cache import remembered
-from bench.metrics.classifier import halves, predict
+from bench.metrics.classifier import Classifier, halves, predict
 from bench.metrics.gaussians import PARTS, Gaussian, expected_bias, extrapolated, frechet_distance, influence, line
 from bench.metrics.inception import InceptionFeatures, InceptionGaussian, InceptionWeights, Weights, find_weights
-from bench.metrics.networks import FeatureNetwork, Predicted, unseen
+from bench.metrics.networks import FeatureNetwork, Predicted, Predictions, Trained, unseen
 from bench.planning import plan
 from bench.protocol import RunRequest, Scoring
 
@@ -709,3 +709,11 @@ def test_fid_needs_more_images_than_features() -> None:
         frechet.fid(published, few, enough, None)
     with pytest.raises(NotAvailable, match="4 features need 5 test images: there are 4"):
         frechet.fid(published, enough, few, None)
+
+
+def test_a_distance_that_rounding_brings_below_0_is_0_and_the_end_of_a_line_may_lie_there() -> None:
+    """Identical features of a singular covariance come to -1e-6 or so."""
+    features = torch.randn(400, 8, generator=torch.Generator().manual_seed(0)).repeat(1, 8)
+    trained = Trained(Classifier((1, 8, 8), 2), "fd-x", 0.9)
+    assert 0 <= frechet.fd_rec(trained, Predictions(features, features), Gaussian.of(features)).value < 1e-3
+    assert METRICS.load("fd_inf").range[0] < 0

@@ -858,9 +858,9 @@ def test_a_cell_of_the_first_schema_is_verified_without_sums(old: Run, bench: Be
     code, out, _ = bench("verify", old.path, "--only-sums")
     assert code == 0
     assert "ok: no sums (schema 1 has none)" in out
-    code, out, _ = bench("verify", old.path, "--tolerance", 1e-4)  # made on another machine, by other libraries
-    assert code == 0
-    assert "3 scores exact" in out or "within" in out
+    code, out, _ = bench("verify", old.path)
+    assert code == 3, "there's something that it can't say"
+    assert "scored by another version of the protocol" in " ".join(out.split())
 
 
 def test_a_run_of_the_first_schema_is_joined_and_cleaned(old: Run, bench: Bench, tmp_path: Path) -> None:

@@ -612,6 +612,11 @@ def test_an_unfit_anchor_says_why() -> None:
         against(modes_reached=0.9)
     with pytest.raises(NotAvailable, match=r"1\.30 times the noise"):
         against(noise=1.3)
+    with pytest.raises(NotAvailable, match=r"1\.90 times the noise"):  # as it was noted before
+        sharpness.sharpness_vs_gan.from_scores(
+            {"sharpness": Score(1, 1)},
+            {"sharpness": Score(1, 1), "modes": Score(1, 9), "noise": Score(1.9, 9, 0.02)},
+        )
     with pytest.raises(NotAvailable, match="flat"):
         against(anchor=0.0)
     with pytest.raises(NotAvailable, match="needs class labels"):

@@ -46,7 +46,7 @@ def _fd(trained: Trained, images: Predictions, reference: Gaussian, other: Gauss
     _enough(PER_DIMENSION * dim, dim, real_images=reference.n, samples=n)
     drawn = Gaussian.of(images.features)
     se = Score.of(influence(images.features, reference)).se
-    return Score(frechet_distance(drawn, reference), n, se, f"{trained.note}; {_floor(reference, other, n)}")
+    return Score(max(0.0, frechet_distance(drawn, reference)), n, se, f"{trained.note}; {_floor(reference, other, n)}")
 
 
 @metric(
@@ -114,7 +114,7 @@ def fd_rec(trained: Trained, reconstructions: Predictions, test: Gaussian) -> Sc
     """
     dim, n = reconstructions.features.shape[1], len(reconstructions.features)
     _enough(PER_DIMENSION * dim, dim, real_images=test.n)
-    return Score(frechet_distance(Gaussian.of(reconstructions.features), test), n, note=trained.note)
+    return Score(max(0.0, frechet_distance(Gaussian.of(reconstructions.features), test)), n, note=trained.note)
 
 
 @metric(
@@ -123,7 +123,6 @@ def fd_rec(trained: Trained, reconstructions: Predictions, test: Gaussian) -> Sc
     PredictedReal("test"),
     unit="FD",
     direction="lower",
-    range=(0, math.inf),
     default=False,
 )
 def fd_inf(trained: Trained, samples: Predictions, test: Predictions) -> Score:
@@ -143,7 +142,7 @@ def _fid(weights: Weights, images: Gaussian, reference: Gaussian, other: Gaussia
     _enough(images.dim + 1, images.dim, **{what: reference.n}, samples=images.n)
     assert images.n is not None  # they were counted here
     note = "; ".join(filter(None, (weights.note, _floor(reference, other, images.n))))
-    return Score(frechet_distance(images, reference), images.n, note=note)
+    return Score(max(0.0, frechet_distance(images, reference)), images.n, note=note)
 
 
 @metric(
@@ -212,7 +211,7 @@ def fid_rec(weights: Weights, reconstructions: Gaussian, test: Gaussian) -> Scor
     """
     _enough(test.dim + 1, test.dim, test_images=test.n)
     assert test.n is not None
-    return Score(frechet_distance(reconstructions, test), test.n, note=weights.note)
+    return Score(max(0.0, frechet_distance(reconstructions, test)), test.n, note=weights.note)
 
 
 @dataclass(frozen=True)

@@ -166,10 +166,13 @@ def _read(kept: dict[str, Tensor]) -> KernelDistance:
 
 
 @dataclass(frozen=True)
-class RealDistance(Request[KernelDistance]):
-    """`kd` of training images that the classifier hasn't seen to the test split. Kept between runs."""
+class RealDistance(Request["KernelDistance | None"]):
+    """`kd` of training images that the classifier hasn't seen to the test split; None where there are too few.
 
-    def resolve(self, context: Context) -> KernelDistance:
+    Kept between runs.
+    """
+
+    def resolve(self, context: Context) -> KernelDistance | None:
         name, data = context.get(FeatureNetwork()).name, context.data
         pair = f"{data.test.digest[:16]}-{unseen(data).digest[:16]}"
 
@@ -177,7 +180,10 @@ class RealDistance(Request[KernelDistance]):
             other, test = (context.get(PredictedReal(split)).features for split in ("train", "test"))
             return kernel_distance(_some(other), _some(test))
 
-        return _kept(context.cache / "statistics" / f"kernel-{name}-{pair}-{COMPARED}.safetensors", compute)
+        try:
+            return _kept(context.cache / "statistics" / f"kernel-{name}-{pair}-{COMPARED}.safetensors", compute)
+        except NotAvailable:
+            return None
 
 
 def _inception_path(context: Context) -> Path:
@@ -221,7 +227,7 @@ def _score(network: Trained | Weights, x: Tensor, y: Tensor, real: KernelDistanc
     direction="lower",
     redraws=True,
 )
-def kd(trained: Trained, samples: Predictions, test: Predictions, real: KernelDistance) -> Score:
+def kd(trained: Trained, samples: Predictions, test: Predictions, real: KernelDistance | None) -> Score:
     """Squared MMD of 4,000 prior samples to 4,000 test images, on the features of `fd`, under KID's cubic kernel.
 
     Unbiased: about 0, on either side, for a perfect sampler at any number of images. Compares rows of one dataset.
@@ -240,7 +246,7 @@ def kd(trained: Trained, samples: Predictions, test: Predictions, real: KernelDi
     default=False,
     redraws=True,
 )
-def kd_train(trained: Trained, samples: Predictions, train: Predictions, real: KernelDistance) -> Score:
+def kd_train(trained: Trained, samples: Predictions, train: Predictions, real: KernelDistance | None) -> Score:
     """`kd` to training images that the classifier hasn't seen: well below `kd`, it hints at copying."""
     return _score(trained, _some(samples.features), _some(train.features), real)
 
@@ -268,7 +274,8 @@ def _announced(*sources: Source) -> Callable[[Context], float]:
     """What features of `sources` will take, and all their pairs, told from a few of each."""
 
     def predicted(context: Context) -> float:
-        n, m = context.scoring.samples, len(context.data.test)
+        m = len(context.data.test)
+        n = m if "reconstructions" in sources else context.scoring.samples
         some = torch.ones(CENTRED, DIMENSIONS, dtype=torch.float64)
         began = time.perf_counter()
         cubic(some[:ROWS], some)

@@ -363,7 +363,7 @@ def sharpness_vs_gan(own: Score, anchor: Score, modes: Score, noise: Score) -> S
     """
     if modes.value < 1:
         raise NotAvailable(f"the baseline is no fit anchor: it reaches {modes.value:.0%} of the classes")
-    if NOISIER in noise.note:
+    if NOISIER in noise.note or noise.value > LOUD:
         raise NotAvailable(f"the baseline is no fit anchor: it has {noise.value:.2f} times the noise of real images")
     if anchor.value == 0:
         raise NotAvailable("the baseline is no fit anchor: its images are flat")

@@ -51,12 +51,14 @@ class PixelContent(Request[Content]):
             mean, components = _principal(_flat(train, others))
             for name, images, where in (("train", train, seen), ("test", test, positions(test))):
                 parts = [_flat(images, part) - mean for part in torch.split(where, 500)]
-                columns[name].append(torch.cat([(x - x @ components @ components.T).square().sum(1) for x in parts]))
+                columns[name].append(
+                    torch.cat([(x - x @ components @ components.T).square().sum(1).double() for x in parts])
+                )
         return {name: torch.stack(found, 1) for name, found in columns.items()}
 
 
 def _flat(images: Images, where: Tensor) -> Tensor:
-    return to_float(images.take(where, "cpu")).flatten(1).double()
+    return to_float(images.take(where, "cpu")).flatten(1)
 
 
 def _generator() -> torch.Generator:
@@ -64,11 +66,12 @@ def _generator() -> torch.Generator:
 
 
 def _principal(x: Tensor, d: int = 20) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and d principal components (D, d) of x (N, D), by a randomised factorisation."""
+    """Mean (D,) and d principal components (D, d) of x (N, D), which is centred, by a randomised factorisation."""
     mean = x.mean(0)
+    x -= mean  # in place: these are many images
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("content"))
-        return mean, torch.svd_lowrank(x - mean, min(d, *x.shape), niter=6)[2]
+        return mean, torch.svd_lowrank(x, min(d, *x.shape), niter=6)[2]
 
 
 @metric(SEEN, Terms(), PixelContent(), unit="nats/image")
