@@ -565,3 +565,11 @@ def test_a_refused_limit_says_the_way_out(text: str, says: str, never: str) -> N
         Threshold.parse(text, differences=True)
     assert says in str(caught.value)
     assert never not in str(caught.value)
+
+
+def test_a_strangers_metric_that_one_side_has_may_be_named() -> None:
+    a, b = [row("vae", scores={"bound": 1.0, "odd@x.py": 2.0})], [row("vae", scores={"bound": 2.0})]
+    (group,) = compare(a, b, metrics=["bound", "odd@x.py"]).groups
+    assert [c.name for c in group.columns] == ["bound"]
+    with pytest.raises(UnknownName):
+        compare(a, b, metrics=["other@x.py"])

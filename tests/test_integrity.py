@@ -27,6 +27,7 @@ from bench.explain import explain
 from bench.lease import Lease
 from bench.locate import cells, one
 from bench.measurement import Score
+from bench.merge import merge
 from bench.protocol import RunRequest, Scoring
 from bench.row import Row
 from bench.store import Run
@@ -463,6 +464,18 @@ def test_only_sums_and_retrain_exclude_each_other(run: Run, bench: Bench) -> Non
 )
 def test_distance_between_scores(a: Score, b: Score, far: float) -> None:
     assert distance(a, b) == distance(b, a) == far
+
+
+def test_joined_scores_take_an_error_that_one_has_on_either_side(run: Run, made: Path, tmp_path: Path) -> None:
+    """A metric that had no standard error when one of two runs was scored: nothing is wrong, and the error stays."""
+    rescore(run, named(run, SMALL), lambda s: s["elbo"].pop("se"))
+    for i, order in enumerate(((run.path, made), (made, run.path))):
+        target = Run(tmp_path / f"all{i}")
+        assert not merge(target.path, order).wrong
+        row = target.row(named(target, SMALL))
+        assert row is not None
+        assert isinstance(elbo := row.scores["elbo"], Score)
+        assert elbo.se is not None
 
 
 def test_a_standard_error_may_be_newer_than_a_score_but_is_not_lost() -> None:

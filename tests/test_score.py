@@ -242,6 +242,7 @@ def test_bounds_that_are_none_are_refused(arrays: dict[str, np.ndarray], says: s
         ("i;elbo\n0;1\n", "but 'i;elbo'"),
         ("elbo\n1\n2,3\n", "line 3 has 2 fields; the first, which names the columns, 1"),
         ("elbo\n1\nx\n3\n4\n5\n", "column `elbo`, line 3: 'x' is no number"),
+        ("elbo,elbo\n1,2\n3,4\n", "its first line names a column twice"),
         ("i,elbo\n0,1\n\n1,\n2,3\n", "column `elbo`, line 4: '' is no number"),  # a blank line is passed over
         ("elbo,rate,log_likelihood\n1,x,1\n", "column `rate`, line 2: 'x'"),
         ("elbo\n1\n2\nnan\n4\n5\n", "first in 2"),
