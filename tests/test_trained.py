@@ -113,6 +113,15 @@ def test_content_is_entropy_and_what_components_of_other_images_leave(digits: Da
     assert Evaluator(model, few, Scoring(), tmp_path).get(PixelContent()).train.shape == (5_000, 1)
 
 
+def test_components_are_the_principal_ones() -> None:
+    """Of a spectrum without a gap, against the eigenvectors of the covariance: the same plane."""
+    x = torch.randn(3_000, 100, generator=torch.Generator().manual_seed(0)) * torch.linspace(2, 0.1, 100) + 5
+    mean, components = training._principal(x)
+    exact = torch.linalg.eigh(torch.cov(x.T)).eigenvectors[:, -20:]
+    torch.testing.assert_close(mean, x.mean(0))
+    assert torch.linalg.svdvals(components.T @ exact).min() > 0.99
+
+
 # the end of training
 
 

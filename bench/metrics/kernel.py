@@ -274,13 +274,15 @@ def _announced(*sources: Source) -> Callable[[Context], float]:
     """What features of `sources` will take, and all their pairs, told from a few of each."""
 
     def predicted(context: Context) -> float:
-        m = len(context.data.test)
-        n = m if "reconstructions" in sources else context.scoring.samples
+        n, m = context.scoring.samples, len(context.data.test)
+        pairs = 4 * m * m if "reconstructions" in sources else n * n + m * m + n * m
+        if "train" in sources and context.get(KnownInceptionDistance()) is None:
+            pairs += 3 * m * m  # of real images to each other
         some = torch.ones(CENTRED, DIMENSIONS, dtype=torch.float64)
         began = time.perf_counter()
         cubic(some[:ROWS], some)
         each = (time.perf_counter() - began) / (ROWS * CENTRED)
-        return seconds(*sources)(context) + (n * n + m * m + n * m) * each
+        return seconds(*sources)(context) + pairs * each
 
     return predicted
 

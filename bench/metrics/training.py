@@ -39,7 +39,7 @@ class PixelContent(Request[Content]):
 
     def resolve(self, context: Context) -> Content:
         train, test = context.data.train, context.data.test
-        path = context.cache / "statistics" / f"content-{train.digest[:16]}-{test.digest[:16]}.safetensors"
+        path = context.cache / "statistics" / f"content-v1-{train.digest[:16]}-{test.digest[:16]}.safetensors"
         return Content(**remembered_tensors(path, lambda: self._of(train, test), "train", "test"))
 
     def _of(self, train: Images, test: Images) -> dict[str, Tensor]:
@@ -66,12 +66,13 @@ def _generator() -> torch.Generator:
 
 
 def _principal(x: Tensor, d: int = 20) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and d principal components (D, d) of x (N, D), which is centred, by a randomised factorisation."""
-    mean = x.mean(0)
-    x -= mean  # in place: these are many images
+    """Mean (D,) and d principal components (D, d) of x (N, D), by a randomised factorisation.
+
+    Of twice as many components and in 8 rounds: on Fashion-MNIST the gap is then that of exact ones to 1e-4 nat.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("content"))
-        return mean, torch.svd_lowrank(x, min(d, *x.shape), niter=6)[2]
+        return x.mean(0), torch.pca_lowrank(x, min(2 * d, *x.shape), niter=8)[2][:, :d]
 
 
 @metric(SEEN, Terms(), PixelContent(), unit="nats/image")
