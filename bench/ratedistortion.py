@@ -288,7 +288,7 @@ def _panel(plane: Plane) -> tuple[str, float]:
             colour = GREY if p.anchor else COLOURS[variants.index(p.variant) % len(COLOURS)]
             out.append(_text(text, box.left + 1, box.bottom - 0.3 * SIZE, SIZE, fill=colour, halo=True))
     homeless = [(p, t) for p, t, box in zip(plane.points, labels, boxes, strict=True) if box is None]
-    seeds = {len(p.rates) for p in plane.points}
+    seeds = {len(p.rates) for p in [p for p in plane.points if not p.anchor] or plane.points}
     count = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
     spread = "one seed" if seeds == {1} else f"means over {count} seeds, whiskers ± sd"
     title = f"Rate and distortion · {plane.dataset}"

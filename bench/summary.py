@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
@@ -306,6 +307,27 @@ def _caveats(score: Score) -> list[str]:
     return [text for text in score.note.split("; ") if text]
 
 
+_MEASURED = re.compile(r"(?<![\w.])-?\d[\d,]*\.\d+(?:e[-+]?\d+)?(?![\w.])")  # whole numbers may be names of classes
+
+
+def _joined(texts: Iterable[str]) -> Iterator[str]:
+    """Caveats that differ in measured values alone, as one with their ranges: 'not adjusted: 0.27 to 0.53'."""
+    alike: dict[tuple[str, ...], list[list[str]]] = {}
+    for text in texts:
+        alike.setdefault(tuple(_MEASURED.split(text)), []).append(_MEASURED.findall(text))
+    for words, values in alike.items():
+        ranges = (_range(of_one) for of_one in zip(*values, strict=True))
+        yield "".join(word + next(ranges, "") for word in words)
+
+
+def _range(numbers: Sequence[str]) -> str:
+    def value(text: str) -> float:
+        return float(text.replace(",", ""))
+
+    low, high = min(numbers, key=value), max(numbers, key=value)
+    return low if low == high else f"{low} to {high}"
+
+
 def _common(drafts: Sequence[_Draft], name: str) -> list[str]:
     """Caveats that every score of a column has, where there are several: said once, at its head."""
     found = [s for draft in drafts for _, by_name in draft.ok if isinstance(s := by_name[name], Score)]
@@ -370,9 +392,9 @@ def _cell(draft: _Draft, name: str, places: int, rank: _Rank, common: Sequence[s
     values = draft.values(name)
     found = [by_name[name] for _, by_name in draft.ok or draft.others]
     missing = Counter(str(f) for f in found if not isinstance(f, Score))
-    texts = [text for f in found if isinstance(f, Score) for text in _caveats(f)]
-    texts += [f"n/a for {n} of {len(found)} seeds: {text}" if values else text for text, n in missing.items()]
-    numbers = notes(text for text in texts if text not in common)
+    caveats = (text for f in found if isinstance(f, Score) for text in _caveats(f) if text not in common)
+    gaps = (f"n/a for {n} of {len(found)} seeds: {text}" if values else text for text, n in missing.items())
+    numbers = notes((*_joined(caveats), *gaps))
     if not values:
         return Cell(0, notes=numbers)
     mean, sd = fmean(values), stdev(values) if len(values) > 1 else None

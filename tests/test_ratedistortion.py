@@ -116,6 +116,22 @@ def plane(*points: tuple[str, Sequence[float], Sequence[float]], anchors: Sequen
     )
 
 
+@pytest.mark.parametrize(
+    ("seeds", "anchors", "said"),
+    [
+        ((3, 3, 1), "c", "means over 3 seeds"),
+        ((3, 2, 1), "c", "means over 2 to 3 seeds"),
+        ((1, 1, 2), "c", "one seed"),
+        ((2, 2, 2), "abc", "means over 2 seeds"),
+    ],
+)
+def test_the_subtitle_counts_the_seeds_of_what_is_held_against_each_other(
+    seeds: tuple[int, ...], anchors: str, said: str
+) -> None:
+    points = [(label, [float(i)] * n, [9.0 - i] * n) for i, (label, n) in enumerate(zip("abc", seeds, strict=True))]
+    assert f" · {said}" in draw([plane(*points, anchors=anchors)])
+
+
 SWEEP = plane(
     *[(f"beta[beta={b}]", (r - 0.2, r + 0.2), (d, d + 1)) for b, r, d in ((1, 22, 219), (4, 10, 239), (8, 6, 255))],
     ("vqvae[codes=32]", (61,), (210,)),

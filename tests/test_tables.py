@@ -271,6 +271,17 @@ def test_a_caveat_of_a_score_becomes_a_footnote_and_a_common_one_is_said_once() 
     assert cell(rows, "b", "loss").notes == ()
 
 
+def test_caveats_of_seeds_that_differ_in_values_are_one_with_their_range() -> None:
+    def noted(seed: int, note: str) -> Row:
+        return row("a", seed, scores={"loss": Score(1.5, 10, note=note)})
+
+    rows = [noted(0, "plain: -0.53"), noted(1, "plain: -10.2"), noted(2, "plain: 0.5"), noted(3, "plain: -0.53; late")]
+    assert summary(rows).groups[0].footnotes == ("plain: -10.2 to 0.5", "late")
+    names = [noted(0, "never: 3, 7; net-v1.25"), noted(1, "never: 4, 7; net-v1.75")]  # of classes, of networks
+    told = ("never: 3, 7", "net-v1.25", "never: 4, 7", "net-v1.75")
+    assert summary(names).groups[0].footnotes == told
+
+
 def test_a_column_of_a_single_line_is_told_in_words() -> None:
     rows = [row(label, scores={"bound": i + 0.5, "rate": "no codes"}) for i, label in enumerate("abcd")]
     rows.append(row("e", scores={"bound": 9.5, "rate": 2.25}))
