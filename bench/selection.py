@@ -51,9 +51,16 @@ class Choice:
     winner: Setting | None  #: None: no setting could win
 
     @property
+    def fixed(self) -> bool:
+        """Whether it's an anchor's only setting, where nobody thinks of a choice."""
+        return len(self.settings) == 1 and any(row.anchor for row in self.settings[0].rows)
+
+    @property
     def words(self) -> str:
         """What a table says of the winner."""
         n, seeds = len(self.settings), f"{self.seeds} seed{'' if self.seeds == 1 else 's'}"
+        if self.fixed:
+            return ""
         if n == 1:
             return f"its only setting, untuned ({seeds})"
         return f"best of {n} settings by validation {self.metric} ({seeds})"
@@ -64,7 +71,7 @@ class Choice:
         where = f"{self.variant} on {self.dataset}"
         chosen = f"{self.winner.label}, {self.words}" if self.winner else f"no winner of {len(self.settings)}"
         lost = [f"{s.label} can't win: {s.why}" for s in self.settings if s.mean is None and s is not self.winner]
-        return [f"{where}: {chosen}", *lost]
+        return [] if self.fixed else [f"{where}: {chosen}", *lost]
 
 
 @dataclass(frozen=True)

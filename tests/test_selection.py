@@ -48,8 +48,10 @@ def store(tmp_path: Path) -> Run:
     return store
 
 
-def keep(store: Run, label: str, seed: int, scores: dict[str, Any], way: dict[str, Any] = ON_VALIDATION) -> None:
-    made = row(label, seed, cell=f"{label}-{seed}")
+def keep(
+    store: Run, label: str, seed: int, scores: dict[str, Any], way: dict[str, Any] = ON_VALIDATION, **own: Any
+) -> None:
+    made = row(label, seed, cell=f"{label}-{seed}", **own)
     store.write_done(made, {"w": torch.zeros(1)}, [], {}, {}, "")
     store.write_scores(made.cell, way, scores, {})
 
@@ -76,6 +78,16 @@ def test_the_best_mean_over_seeds_wins_whichever_way_is_better(store: Run) -> No
     assert [s.mean for s in of(choices, "beta").settings if s.label == "beta[beta=2]"] == [-19.5]
     assert of(choices, "beta").words == "best of 3 settings by validation elbo (2 seeds)"
     assert of(choices, "vae").words == "its only setting, untuned (2 seeds)"
+
+
+def test_nothing_is_said_of_an_anchor_that_has_no_choice(store: Run) -> None:
+    sweep(store, "elbo", {"beta[beta=1]": (-10, -30), "beta[beta=2]": (-19, -20)})
+    keep(store, "mean", 0, {"elbo": Score(-90, 10)}, sanity=True)
+    keep(store, "gan[width=1]", 0, {"elbo": Score(-90, 10)}, baseline=True)
+    keep(store, "gan[width=2]", 0, {"elbo": Score(-80, 10)}, baseline=True)
+    mean, gan = (of(choose(store, "elbo"), name) for name in ("mean", "gan"))
+    assert (winner(mean), mean.words, mean.lines) == ("mean", "", [])
+    assert gan.lines == ["gan on fashion: gan[width=2], best of 2 settings by validation elbo (1 seed)"]
 
 
 def test_lower_wins_where_lower_is_better(store: Run) -> None:
