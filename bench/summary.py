@@ -310,14 +310,19 @@ def _caveats(score: Score) -> list[str]:
 _MEASURED = re.compile(r"(?<![\w.])-?\d[\d,]*\.\d+(?:e[-+]?\d+)?(?![\w.])")  # whole numbers may be names of classes
 
 
-def _joined(texts: Iterable[str]) -> Iterator[str]:
-    """Caveats that differ in measured values alone, as one with their ranges: 'not adjusted: 0.27 to 0.53'."""
-    alike: dict[tuple[str, ...], list[list[str]]] = {}
-    for text in texts:
-        alike.setdefault(tuple(_MEASURED.split(text)), []).append(_MEASURED.findall(text))
-    for words, values in alike.items():
-        ranges = (_range(of_one) for of_one in zip(*values, strict=True))
-        yield "".join(word + next(ranges, "") for word in words)
+def _joined(of_seeds: Sequence[Iterable[str]]) -> Iterator[str]:
+    """Each seed's caveats: those that differ in measured values alone as one with their range, and who has them.
+
+    'not adjusted: 0.27 to 0.53' where all seeds do, 'for 2 of 5 seeds: still falling' where some don't.
+    """
+    alike: dict[tuple[str, ...], list[tuple[int, list[str]]]] = {}
+    for seed, texts in enumerate(of_seeds):
+        for text in texts:
+            alike.setdefault(tuple(_MEASURED.split(text)), []).append((seed, _MEASURED.findall(text)))
+    for words, found in alike.items():
+        n, ranges = len({seed for seed, _ in found}), map(_range, zip(*(values for _, values in found), strict=True))
+        some = "" if n == len(of_seeds) else f"for {n} of {len(of_seeds)} seeds: "
+        yield some + "".join(word + next(ranges, "") for word in words)
 
 
 def _range(numbers: Sequence[str]) -> str:
@@ -392,7 +397,7 @@ def _cell(draft: _Draft, name: str, places: int, rank: _Rank, common: Sequence[s
     values = draft.values(name)
     found = [by_name[name] for _, by_name in draft.ok or draft.others]
     missing = Counter(str(f) for f in found if not isinstance(f, Score))
-    caveats = (text for f in found if isinstance(f, Score) for text in _caveats(f) if text not in common)
+    caveats = [[t for t in _caveats(f) if t not in common] if isinstance(f, Score) else [] for f in found]
     gaps = (f"n/a for {n} of {len(found)} seeds: {text}" if values else text for text, n in missing.items())
     numbers = notes((*_joined(caveats), *gaps))
     if not values:

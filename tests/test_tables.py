@@ -276,10 +276,13 @@ def test_caveats_of_seeds_that_differ_in_values_are_one_with_their_range() -> No
         return row("a", seed, scores={"loss": Score(1.5, 10, note=note)})
 
     rows = [noted(0, "plain: -0.53"), noted(1, "plain: -10.2"), noted(2, "plain: 0.5"), noted(3, "plain: -0.53; late")]
-    assert summary(rows).groups[0].footnotes == ("plain: -10.2 to 0.5", "late")
+    assert summary(rows).groups[0].footnotes == ("plain: -10.2 to 0.5", "for 1 of 4 seeds: late")
+    twice = [noted(0, "a: 1.5; b: 0.5; b: 2.5"), noted(1, "a: 2.5"), row("a", 2, scores={"loss": "why"})]
+    found = ("for 2 of 3 seeds: a: 1.5 to 2.5", "for 1 of 3 seeds: b: 0.5 to 2.5", "n/a for 1 of 3 seeds: why")
+    assert summary(twice).groups[0].footnotes == found
     names = [noted(0, "never: 3, 7; net-v1.25"), noted(1, "never: 4, 7; net-v1.75")]  # of classes, of networks
     told = ("never: 3, 7", "net-v1.25", "never: 4, 7", "net-v1.75")
-    assert summary(names).groups[0].footnotes == told
+    assert summary(names).groups[0].footnotes == tuple(f"for 1 of 2 seeds: {text}" for text in told)
 
 
 def test_a_column_of_a_single_line_is_told_in_words() -> None:
