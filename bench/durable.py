@@ -77,6 +77,8 @@ def read_json_if_any(path: Path | str) -> dict[str, Any] | None:
     return _document(path, content)
 
 
+REPAIR = "`bench verify RUN` finds what is damaged. Delete a damaged cell's folder: the same `bench run` makes it anew."
+
 _begin = json.JSONDecoder().raw_decode
 _BLANK = " \t\n\r"
 
@@ -91,7 +93,7 @@ def _document(path: Path | str, content: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise _unreadable(path, error) from None
     if not isinstance(document, dict):
-        raise StoreError(f"{path} isn't a document of this suite")
+        raise StoreError(f"{path} isn't a document of this suite", fix=REPAIR)
     schema = document.get("schema", 0)
     if not isinstance(schema, int) or schema > SCHEMA:
         raise StoreError(
@@ -103,7 +105,11 @@ def _document(path: Path | str, content: bytes) -> dict[str, Any]:
 
 def _unreadable(path: Path | str, error: Exception) -> StoreError:
     why = (isinstance(error, OSError) and error.strerror) or error  # an OSError's own text repeats the path
-    return StoreError(f"{path} can't be read", cause=f"{type(error).__name__}: {why}")
+    return StoreError(
+        f"{path} can't be read",
+        cause=f"{type(error).__name__}: {why}",
+        fix="" if isinstance(error, OSError) else REPAIR,
+    )
 
 
 def _content(path: Path | str) -> bytes:

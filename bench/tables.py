@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from io import BytesIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -15,7 +16,7 @@ import pandas as pd
 
 from bench.columns import Scores, columns, scores
 from bench.durable import TEMPORARY
-from bench.errors import StoreError
+from bench.errors import NotAvailable, StoreError
 from bench.hyperparameters import show
 from bench.measurement import Score
 from bench.methods import methods
@@ -99,6 +100,39 @@ def records(rows: Iterable[Row]) -> list[dict[str, Any]]:
         document["marks"] = marks.get(id(row), {})
         made.append(document)
     return made
+
+
+def read(path: Path) -> list[Row]:
+    """The rows whose `records` lie in a file: a table without the run that it's of.
+
+    Raises:
+        StoreError: it can't be read, or holds something else.
+    """
+    try:
+        documents = json.loads(path.read_text(encoding="utf-8"))
+        return [_row_from(document) for document in documents]
+    except OSError as error:
+        why = error.strerror or str(error)
+    except (ValueError, TypeError, KeyError, AttributeError, NotAvailable) as error:
+        why = f"{type(error).__name__}: {error}"
+    raise StoreError(
+        f"{path} holds no rows", cause=f"{why}.", fix="`bench table RUN --json > FILE.json` writes a run's."
+    ) from None
+
+
+def _row_from(document: Mapping[str, Any]) -> Row:
+    """The row of one of `records`."""
+    known = {name: value for name, value in document.items() if name in Row.__dataclass_fields__}
+    row = Row(**known | {"scores": {name: _score_from(score) for name, score in document["scores"].items()}})
+    if not isinstance(row.seed, int) or not all(isinstance(t, str) for t in (row.variant, row.label, row.dataset)):
+        raise ValueError("a row has names and a seed")
+    return replace(row, steps=tuple(row.steps), stacked=tuple(row.stacked))
+
+
+def _score_from(document: Mapping[str, Any]) -> Score | NotAvailable:
+    if "not_available" in document:
+        return NotAvailable(str(document["not_available"]))
+    return Score(**document)
 
 
 def write(folder: Path, rows: Iterable[Row]) -> None:

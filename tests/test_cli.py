@@ -479,6 +479,18 @@ def test_table_joins_runs(bench: Bench, stored: dict[str, list[Row]]) -> None:
     assert [d["label"] for d in json.loads(bench("table", "a", "b", "--json")[1])] == ["vae", "beta"]
 
 
+def test_a_table_as_json_is_read_like_its_run(bench: Bench, stored: dict[str, list[Row]], tmp_path: Path) -> None:
+    stored |= {"a": [row(scores={"elbo": -2.5})], "b": [row(scores={"elbo": -1.5})]}
+    path = tmp_path / "a.json"
+    path.write_text(bench("table", "a", "--json")[1], encoding="utf-8")
+    for rest in ((), ("--json",), ("--format", "csv"), ("--methods",)):
+        assert bench("table", str(path), *rest) == bench("table", "a", *rest)
+    assert "+1.000" in bench("compare", str(path), "b")[1]
+    path.write_text("[")
+    code, _, err = bench("table", str(path))
+    assert (code, "holds no rows" in err) == (4, True)
+
+
 @pytest.mark.parametrize(("form", "mark"), [("md", "**−1.500**"), ("csv", ",-1.5,"), ("latex", r"\textbf{$-$1.500}")])
 def test_table_formats(bench: Bench, stored: dict[str, list[Row]], form: str, mark: str) -> None:
     stored["a"] = [row("vae", scores={"elbo": -1.5}), row("beta", scores={"elbo": -2.5})]

@@ -176,6 +176,46 @@ def test_records_are_json_with_derived_scores_and_reasons() -> None:
     assert made[0]["steps"] == [4690]
 
 
+def test_rows_read_back_make_the_same_tables(tmp_path: Path) -> None:
+    scored = {"loss": 2.0, "bound": Score(-3.25, 10, 0.5, "a caveat; another"), "rate": "no rate", "uninstalled": 7.0}
+    rows = [row(seed=s, steps=(9, 4), stacked=(0, 1), scores=scored) for s in (0, 1)]
+    rows += [GAN, failed("conv", 2), row("mean", sanity=True, scores={"loss": 1.5})]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(tables.records(rows)), encoding="utf-8")
+    again = tables.read(path)
+    assert tables.records(again) == tables.records(rows)
+    pd.testing.assert_frame_equal(tables.frame(again), tables.frame(rows))
+    assert summary(again).groups[0].footnotes == summary(rows).groups[0].footnotes
+    assert [r.steps for r in again] == [r.steps for r in rows]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "JSONDecodeError"),
+        (b'[{"variant": "vae"', "JSONDecodeError"),
+        (b'"\xff"', "UnicodeDecodeError"),
+        (b"3", "TypeError"),
+        (b'{"vae": 1}', "AttributeError"),
+        (b'[{"variant": "vae"}]', "KeyError: 'scores'"),
+        (b'[{"scores": {}}]', "TypeError"),
+        (b'[{NAMES, "seed": "0", "scores": {}}]', "a seed"),
+        (b'[{NAMES, "seed": 0, "steps": 3, "scores": {}}]', "TypeError"),
+        (b'[{NAMES, "seed": 0, "scores": {"loss": 1}}]', "TypeError"),
+        (b'[{NAMES, "seed": 0, "scores": {"loss": {"value": NaN, "n": 1}}}]', "came out as nan"),
+    ],
+)
+def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path, content: bytes, why: str) -> None:
+    path = tmp_path / "rows.json"
+    path.write_bytes(
+        content.replace(b"NAMES", b'"variant": "vae", "label": "vae", "dataset": "digits", "status": "ok"')
+    )
+    with pytest.raises(StoreError, match="holds no rows") as caught:
+        tables.read(path)
+    assert why in caught.value.cause
+    assert "bench table RUN --json" in caught.value.fix
+
+
 # the summary
 
 

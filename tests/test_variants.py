@@ -75,7 +75,7 @@ def test_any_image_shape(name: str, shape: tuple[int, int, int]) -> None:
 def test_every_moved_parameter_gets_a_gradient_and_no_other_player_does(name: str) -> None:
     model = model_of(name)
     for phase in phases(model):
-        movers = [p for m in phase.moves or (model,) for p in m.parameters()]
+        movers = [p for m in phase.moves or (model,) for p in m.parameters() if p.requires_grad]
         grads = torch.autograd.grad(phase.loss(batch((1, 8, 8)))[0], movers, allow_unused=True)
         assert all(g is not None and g.isfinite().all() for g in grads)
 
@@ -93,7 +93,7 @@ def test_no_phase_moves_another_player(name: str, digits: Data) -> None:
         model.stages = lambda only=only: only  # type: ignore[method-assign,misc]
         before = {k: v.clone() for k, v in model.named_parameters()}
         train(model, digits.train, Training(2, 16), seed=0)
-        movers = {id(q) for m in phase.moves or (model,) for q in m.parameters()}
+        movers = {id(q) for m in phase.moves or (model,) for q in m.parameters() if q.requires_grad}
         for key, q in model.named_parameters():
             assert (id(q) in movers) == (not torch.equal(before[key], q)), key
 
@@ -256,18 +256,15 @@ def test_the_label_enters_encoder_and_decoder_of_cvae() -> None:
     assert not torch.equal(model.decode(z, b.y), model.decode(z, other))  # type: ignore[operator]
 
 
-def test_the_gan_is_as_large_as_the_conv_vae() -> None:
+def test_the_gan_s_generator_is_as_large_as_the_conv_vae_s_decoder() -> None:
     def size(module: nn.Module) -> int:
         return sum(p.numel() for p in module.parameters())
 
     for shape in SHAPES[:4]:
         gan, conv = model_of("gan", shape), model_of("conv", shape)
         assert isinstance(gan.generator, nn.Module)
-        assert isinstance(gan.critic, nn.Module)
         assert isinstance(conv.decoder, nn.Module)
-        assert isinstance(conv.encoder, nn.Module)
         assert size(gan.generator) == pytest.approx(size(conv.decoder), rel=0.10)
-        assert size(gan.critic) == pytest.approx(size(conv.encoder), rel=0.25)
 
 
 def test_the_gan_updates_its_generator_once_a_step() -> None:

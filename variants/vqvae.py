@@ -60,7 +60,7 @@ class VQVAE(Variant):
 
     def render(self, vectors: Tensor) -> Tensor:
         """Code vectors (B h w, D) to raw outputs (B, C, H, W)."""
-        out: Tensor = self.decoder(vectors.unflatten(0, (-1, *self.grid[1:])).movedim(-1, 1))
+        out: Tensor = self.decoder(vectors.reshape(-1, *self.grid[1:], vectors.shape[-1]).movedim(-1, 1))
         return out.to(vectors.dtype)
 
     def look_up(self, k: Tensor) -> Tensor:

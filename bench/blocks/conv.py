@@ -1,7 +1,7 @@
 """The convolutional backbone: 32-64-128 channels, two stride-2 steps (28 -> 14 -> 7), dense 500; and its mirror image.
 
 Images beyond 32 pixels a side get further stride-2 steps, so that the grid behind them is at most 8 x 8; up to 16
-pixels all widths are halved.
+pixels all widths are halved. A `width` of .5 halves them too.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from bench.blocks.mlp import mlp
 from bench.errors import Unsuitable
 
 
-def _width(shape: Shape, at_28: int) -> int:
-    return at_28 // 2 if max(shape[1:]) <= 16 else at_28
+def _width(shape: Shape, at_28: int, width: float) -> int:
+    return max(1, int(width * at_28 / (2 if max(shape[1:]) <= 16 else 1)))
 
 
-def _plan(shape: Shape) -> list[tuple[int, int, Shape]]:
+def _plan(shape: Shape, width: float) -> list[tuple[int, int, Shape]]:
     """(channels, stride, the shape that a layer sees) for each convolution."""
     halvings = max(2, math.ceil(math.log2(max(shape[1:]) / 8)))
     if min(shape[1:]) < 2**halvings:
         raise Unsuitable(f"images of {shape[1]} x {shape[2]} are too small for {halvings} stride-2 convolutions")
     strides = [2] * halvings + [1] * max(0, 3 - halvings)
-    widths = [_width(shape, w) for w in [32, 64] + [128] * (len(strides) - 2)]
+    widths = [_width(shape, w, width) for w in [32, 64] + [128] * (len(strides) - 2)]
     layers, current = [], shape
-    for width, stride in zip(widths, strides, strict=True):
-        layers.append((width, stride, current))
-        current = (width, current[1] // stride, current[2] // stride)
+    for channels, stride in zip(widths, strides, strict=True):
+        layers.append((channels, stride, current))
+        current = (channels, current[1] // stride, current[2] // stride)
     return [*layers, (0, 0, current)]
 
 
 class Down(nn.Sequential):
     """Convolutions with an activation behind each: (B, C, H, W) to `grid` = (128, h, w) each."""
 
-    def __init__(self, shape: Shape, *, context: int = 0, slope: float = 0.0) -> None:
+    def __init__(self, shape: Shape, *, context: int = 0, slope: float = 0.0, width: float = 1.0) -> None:
         layers: list[nn.Module] = []
-        *plan, (_, _, self_grid) = _plan(shape)
-        for width, stride, (c, _, _) in plan:
+        *plan, (_, _, self_grid) = _plan(shape, width)
+        for channels, stride, (c, _, _) in plan:
             kernel = 4 if stride == 2 else 3
-            conv = nn.Conv2d(c + (0 if layers else context), width, kernel, stride, padding=1)
+            conv = nn.Conv2d(c + (0 if layers else context), channels, kernel, stride, padding=1)
             layers += [conv, nn.LeakyReLU(slope) if slope else nn.ReLU()]
         super().__init__(*layers)
         self.grid = self_grid
@@ -51,15 +51,15 @@ class Down(nn.Sequential):
 class Up(nn.Sequential):
     """The mirror image of `Down`: (B, *grid) to raw outputs (B, C, H, W), odd sizes included."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, *, width: float = 1.0) -> None:
         layers: list[nn.Module] = []
-        *plan, (_, _, self_grid) = _plan(shape)
-        for width, stride, (c, h, w) in reversed(plan):
+        *plan, (_, _, self_grid) = _plan(shape, width)
+        for channels, stride, (c, h, w) in reversed(plan):
             if stride == 2:
                 odd = (h % 2, w % 2)
-                layer: nn.Module = nn.ConvTranspose2d(width, c, 4, 2, padding=1, output_padding=odd)
+                layer: nn.Module = nn.ConvTranspose2d(channels, c, 4, 2, padding=1, output_padding=odd)
             else:
-                layer = nn.ConvTranspose2d(width, c, 3, 1, padding=1)
+                layer = nn.ConvTranspose2d(channels, c, 3, 1, padding=1)
             layers += [layer, nn.ReLU()]
         super().__init__(*layers[:-1])
         self.grid = self_grid
@@ -69,11 +69,17 @@ class ConvEncoder(nn.Module):
     """(B, C, H, W), (B, context) to (B, out). Context enters as constant planes. `slope` > 0: leaky ReLU."""
 
     def __init__(
-        self, shape: Shape, out: int, context: int = 0, hidden: tuple[int, ...] | None = None, slope: float = 0.0
+        self,
+        shape: Shape,
+        out: int,
+        context: int = 0,
+        hidden: tuple[int, ...] | None = None,
+        slope: float = 0.0,
+        width: float = 1.0,
     ) -> None:
         super().__init__()
-        hidden = (_width(shape, 500),) if hidden is None else hidden
-        self.down = Down(shape, context=context, slope=slope)
+        hidden = (_width(shape, 500, width),) if hidden is None else hidden
+        self.down = Down(shape, context=context, slope=slope, width=width)
         dense = mlp(math.prod(self.down.grid), *hidden, out)
         if slope:
             dense = nn.Sequential(*[nn.LeakyReLU(slope) if isinstance(m, nn.ReLU) else m for m in dense])
@@ -90,10 +96,12 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """(B, latent), (B, context) to raw outputs (B, C, H, W)."""
 
-    def __init__(self, latent: int, shape: Shape, context: int = 0, hidden: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self, latent: int, shape: Shape, context: int = 0, hidden: tuple[int, ...] | None = None, width: float = 1.0
+    ) -> None:
         super().__init__()
-        hidden = (_width(shape, 500),) if hidden is None else hidden
-        self.up = Up(shape)
+        hidden = (_width(shape, 500, width),) if hidden is None else hidden
+        self.up = Up(shape, width=width)
         self.dense = nn.Sequential(mlp(latent + context, *reversed(hidden), math.prod(self.up.grid)), nn.ReLU())
 
     def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 
 def _rows(paths: Sequence[str]) -> list[Row]:
+    from bench import tables
     from bench.store import Run
 
-    return [row for path in paths for row in Run(Path(path)).rows()]
+    files = (Path(path) for path in paths)
+    return [row for path in files for row in (tables.read(path) if path.is_file() else Run(path).rows())]
 
 
 _metrics = click.option(
@@ -42,7 +44,8 @@ Examples:
   bench table results/monday --costs
   bench table results/grid --select val:elbo
   bench table results/monday --with published
-  bench table results/a results/b --format latex"""
+  bench table results/a results/b --format latex
+  bench table results/monday --json > monday.json"""
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=completion.runs)
 @_metrics
@@ -69,6 +72,8 @@ def table(
     as_json: bool,
 ) -> int:
     """Show the table of one run or several, over seeds.
+
+    RUN may also be a file that --json made: a table without its run.
 
     Where there are many columns, a screen shows the family of the headline metric and one merit of each other family;
     files have all.
