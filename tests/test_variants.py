@@ -267,6 +267,27 @@ def test_the_gan_s_generator_is_as_large_as_the_conv_vae_s_decoder() -> None:
         assert size(gan.generator) == pytest.approx(size(conv.decoder), rel=0.10)
 
 
+class Halved(nn.Module):
+    """A critic whose slope at an image is the image: |x|^2 / 2."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.square().flatten(1).sum(1, keepdim=True) / 2
+
+
+def test_the_gan_s_losses_are_relativistic_and_its_critic_pays_for_its_slope() -> None:
+    model, b = VARIANTS.load("gan")(spec((1, 8, 8)), gamma=6.0), batch((1, 8, 8), n=8)
+    model.critic = Halved()
+    with Noiseless():
+        loss, terms = model.critic_loss(b)  # type: ignore[operator]
+        descended, _ = model.generator_loss(b)  # type: ignore[operator]
+        fake = model.sample(b.y).square().flatten(1).sum(1) / 2  # type: ignore[operator]
+    real = b.x.square().flatten(1).sum(1) / 2
+    r1 = b.x[:2].square().flatten(1).sum(1).mean()
+    torch.testing.assert_close(terms["r1"], r1)
+    torch.testing.assert_close(loss, (1 + (fake - real).exp()).log().mean() + 3 * r1)
+    torch.testing.assert_close(descended, (1 + (real - fake).exp()).log().mean())
+
+
 def test_the_gan_updates_its_generator_once_a_step() -> None:
     (stage,) = model_of("gan").stages()
     assert [phase.repeat for phase in stage.phases] == [1, 1]

@@ -35,7 +35,7 @@ class GAN(Variant):
         spec: Spec,
         *,
         latent_dim: Annotated[int | None, Range(1, 1_000_000), "size of z"] = None,
-        lr: Annotated[float, Range(0, exclusive=True), "learning rate of both players"] = 2e-4,
+        lr: Annotated[float, Range(0, exclusive=True), "learning rate of both players"] = 5e-4,
         ema: Annotated[float, Range(0, 1), "decay of the average of the generator's weights"] = 0.998,
         gamma: Annotated[float, Range(0), "weight of R1, the critic's squared slope on real images"] = 1.0,
         backbone: Annotated[Literal["conv"], "networks"] = "conv",
