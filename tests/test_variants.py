@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bench import Batch, Phase, Spec, Unsuitable, Variant, abilities
 from bench.blocks import CausalTransformer, ConvDecoder, ConvEncoder, EMAQuantizer, GaussianVAE, gaussian_kl
 from bench.dataset import Data
+from bench.images import to_float
 from bench.protocol import Training
 from bench.trainer import train
 from bench.variant import VARIANTS
@@ -286,6 +287,17 @@ def test_the_gan_s_losses_are_relativistic_and_its_critic_pays_for_its_slope() -
     torch.testing.assert_close(terms["r1"], r1)
     torch.testing.assert_close(loss, (1 + (fake - real).exp()).log().mean() + 3 * r1)
     torch.testing.assert_close(descended, (1 + (real - fake).exp()).log().mean())
+
+
+@pytest.mark.slow
+def test_the_gan_doesn_t_collapse(digits: Data) -> None:
+    """Samples vary over z nearly as images do; of one that gives the same image for each z, next to nothing is left."""
+    model = build("gan", digits)
+    train(model, digits.train, Training(1_600, 32), seed=0)
+    assert isinstance(model, abilities.Samples)
+    drawn = model.eval().sample(torch.full((500,), -1)).std(0).mean()
+    real = to_float(digits.train.take(torch.arange(500))).std(0).mean()
+    assert drawn > 0.6 * real
 
 
 def test_the_gan_updates_its_generator_once_a_step() -> None:
