@@ -77,8 +77,6 @@ def read_json_if_any(path: Path | str) -> dict[str, Any] | None:
     return _document(path, content)
 
 
-REPAIR = "`bench verify RUN` finds what is damaged. Delete a damaged cell's folder: the same `bench run` makes it anew."
-
 _begin = json.JSONDecoder().raw_decode
 _BLANK = " \t\n\r"
 
@@ -93,7 +91,7 @@ def _document(path: Path | str, content: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise _unreadable(path, error) from None
     if not isinstance(document, dict):
-        raise StoreError(f"{path} isn't a document of this suite", fix=REPAIR)
+        raise StoreError(f"{path} isn't a document of this suite", fix=_repair(path))
     schema = document.get("schema", 0)
     if not isinstance(schema, int) or schema > SCHEMA:
         raise StoreError(
@@ -103,12 +101,22 @@ def _document(path: Path | str, content: bytes) -> dict[str, Any]:
     return document
 
 
+def _repair(path: Path | str) -> str:
+    """The way out where a document of a run is damaged, by where it lies."""
+    home = Path(path).parent
+    if home.name == "scores":
+        return "Delete the file: the same `bench run` scores the cell again."
+    if home.name == "done":
+        return f"Delete {home.parent}: the same `bench run` makes the cell anew."
+    return ""
+
+
 def _unreadable(path: Path | str, error: Exception) -> StoreError:
     why = (isinstance(error, OSError) and error.strerror) or error  # an OSError's own text repeats the path
     return StoreError(
         f"{path} can't be read",
         cause=f"{type(error).__name__}: {why}",
-        fix="" if isinstance(error, OSError) else REPAIR,
+        fix="" if isinstance(error, OSError) else _repair(path),
     )
 
 

@@ -6,11 +6,11 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from io import BytesIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
@@ -22,7 +22,7 @@ from bench.measurement import Score
 from bench.methods import methods
 from bench.protocol import digest
 from bench.render import Format, render, safe
-from bench.row import Row
+from bench.row import Row, Status
 from bench.summary import Summary, steps, summary
 
 RowKey = tuple[str, str, int]
@@ -109,30 +109,46 @@ def read(path: Path) -> list[Row]:
         StoreError: it can't be read, or holds something else.
     """
     try:
-        documents = json.loads(path.read_text(encoding="utf-8"))
+        documents = json.loads(path.read_bytes())  # which knows UTF-16 from UTF-8
+        if not isinstance(documents, list):
+            raise TypeError("it isn't a list of rows")
         return [_row_from(document) for document in documents]
     except OSError as error:
         why = error.strerror or str(error)
-    except (ValueError, TypeError, KeyError, AttributeError, NotAvailable) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, NotAvailable) as error:
         why = f"{type(error).__name__}: {error}"
     raise StoreError(
         f"{path} holds no rows", cause=f"{why}.", fix="`bench table RUN --json > FILE.json` writes a run's."
     ) from None
 
 
-def _row_from(document: Mapping[str, Any]) -> Row:
+_NAMED = ("variant", "label", "dataset", "seed", "status", "scores")
+_KINDS = {"str": str, "int": int, "bool": bool, "Status": str, "Mapping": dict, "tuple": list}
+
+
+def _row_from(document: Any) -> Row:
     """The row of one of `records`."""
-    known = {name: value for name, value in document.items() if name in Row.__dataclass_fields__}
-    row = Row(**known | {"scores": {name: _score_from(score) for name, score in document["scores"].items()}})
-    if not isinstance(row.seed, int) or not all(isinstance(t, str) for t in (row.variant, row.label, row.dataset)):
-        raise ValueError("a row has names and a seed")
-    return replace(row, steps=tuple(row.steps), stacked=tuple(row.stacked))
+    if not isinstance(document, dict):
+        raise TypeError("a row isn't an object")
+    if missing := [name for name in _NAMED if name not in document]:
+        raise TypeError(f"a row lacks {', '.join(missing)}")
+    values: dict[str, Any] = {}
+    for name, kind in ((f.name, str(f.type).split("[")[0]) for f in fields(Row) if f.name in document):
+        if not isinstance(document[name], _KINDS[kind]):
+            raise TypeError(f"{name} is a {type(document[name]).__name__}")
+        values[name] = tuple(document[name]) if kind == "tuple" else document[name]
+    if values["status"] not in get_args(Status):
+        raise ValueError(f"no row has the status {values['status']!r}")
+    return Row(**values | {"scores": {name: _score_from(score) for name, score in values["scores"].items()}})
 
 
-def _score_from(document: Mapping[str, Any]) -> Score | NotAvailable:
-    if "not_available" in document:
-        return NotAvailable(str(document["not_available"]))
-    return Score(**document)
+def _score_from(document: Any) -> Score | NotAvailable:
+    if isinstance(document, dict) and isinstance(reason := document.get("not_available"), str):
+        return NotAvailable(reason)
+    score = Score(**document)
+    if not isinstance(score.note, str):
+        raise TypeError(f"a note is a {type(score.note).__name__}")
+    return score
 
 
 def write(folder: Path, rows: Iterable[Row]) -> None:

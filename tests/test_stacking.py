@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm as reference
 
 from bench import Batch, Images, Loss, Optimizer, Phase, Spec, Stage, Variant, runner
-from bench.blocks import spectral_norm
 from bench.dataset import Data
 from bench.errors import Diverged
 from bench.images import to_float
@@ -203,29 +201,6 @@ def test_a_gradient_of_other_strides_is_applied_as_it_is(images: Images) -> None
         plain.grad = columns.contiguous()
         adam.step()
     torch.testing.assert_close(model.weight, plain)
-
-
-def test_spectral_norm_is_torch_s() -> None:
-    torch.manual_seed(0)
-    ours, theirs = nn.Conv2d(3, 5, 3), nn.Conv2d(3, 5, 3)
-    theirs.load_state_dict(ours.state_dict())
-    spectral_norm(ours)
-    reference(theirs)
-    norm = ours.parametrizations.weight[0]  # type: ignore[union-attr,index]
-    same = theirs.parametrizations.weight[0]  # type: ignore[union-attr,index]
-    norm.u.copy_(same._u)
-    norm.v.copy_(same._v)
-    x = torch.randn(2, 3, 8, 8)
-    for _ in range(3):  # each use in training is a step of power iteration
-        torch.testing.assert_close(ours(x), theirs(x))
-    for a, b in zip(
-        torch.autograd.grad(ours(x).square().sum(), list(ours.parameters())),
-        torch.autograd.grad(theirs(x).square().sum(), list(theirs.parameters())),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-    largest = torch.linalg.matrix_norm(ours.eval().weight.flatten(1), 2)
-    assert largest.item() == pytest.approx(1.0, abs=0.2)
 
 
 @pytest.mark.parametrize("name", ["conv", "cvae", "vqvae", "wae", "ae", "gan"])

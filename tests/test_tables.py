@@ -195,14 +195,20 @@ def test_rows_read_back_make_the_same_tables(tmp_path: Path) -> None:
         (b"", "JSONDecodeError"),
         (b'[{"variant": "vae"', "JSONDecodeError"),
         (b'"\xff"', "UnicodeDecodeError"),
-        (b"3", "TypeError"),
-        (b'{"vae": 1}', "AttributeError"),
-        (b'[{"variant": "vae"}]', "KeyError: 'scores'"),
-        (b'[{"scores": {}}]', "TypeError"),
-        (b'[{NAMES, "seed": "0", "scores": {}}]', "a seed"),
-        (b'[{NAMES, "seed": 0, "steps": 3, "scores": {}}]', "TypeError"),
+        (b"[" * 100_000, "Error"),
+        (b"3", "isn't a list of rows"),
+        (b'{"vae": 1}', "isn't a list of rows"),
+        (b"[3]", "a row isn't an object"),
+        (b'[{"variant": "vae"}]', "a row lacks label, dataset, seed, status, scores"),
+        (b'[{NAMES, "seed": "0", "scores": {}}]', "seed is a str"),
+        (b'[{NAMES, "seed": 0, "steps": 3, "scores": {}}]', "steps is a int"),
+        (b'[{NAMES, "seed": 0, "hyperparameters": [], "scores": {}}]', "hyperparameters is a list"),
+        (b'[{NAMES, "seed": 0, "cell": 3, "scores": {}}]', "cell is a int"),
+        (b'[{NAMES, "seed": 0, "status": "fine", "scores": {}}]', "no row has the status 'fine'"),
         (b'[{NAMES, "seed": 0, "scores": {"loss": 1}}]', "TypeError"),
         (b'[{NAMES, "seed": 0, "scores": {"loss": {"value": NaN, "n": 1}}}]', "came out as nan"),
+        (b'[{NAMES, "seed": 0, "scores": {"loss": {"value": 1, "n": Infinity}}}]', "OverflowError"),
+        (b'[{NAMES, "seed": 0, "scores": {"loss": {"value": 1, "n": 1, "note": null}}}]', "a note is a NoneType"),
     ],
 )
 def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path, content: bytes, why: str) -> None:
@@ -214,6 +220,12 @@ def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path, content: bytes, wh
         tables.read(path)
     assert why in caught.value.cause
     assert "bench table RUN --json" in caught.value.fix
+
+
+def test_rows_in_utf_16_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(tables.records([GAN])), encoding="utf-16")  # as some shells redirect
+    assert tables.records(tables.read(path)) == tables.records([GAN])
 
 
 # the summary

@@ -99,7 +99,13 @@ def test_no_phase_moves_another_player(name: str, digits: Data) -> None:
             assert (id(q) in movers) == (not torch.equal(before[key], q)), key
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if n != "wae"])
+@pytest.mark.parametrize("name", ALL)
+def test_all_is_trained_but_what_no_loss_depends_on(name: str) -> None:
+    frozen = [key for key, p in model_of(name).named_parameters() if not p.requires_grad]
+    assert frozen == (["critic.dense.2.bias"] if name == "gan" else [])
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n not in ("wae", "gan")])  # mmd is the batch's, R1 is of a part
 def test_no_loss_changes_its_meaning_with_the_batch_size(name: str) -> None:
     """The mean of the losses on single images is the loss on the batch (noise off)."""
     model = model_of(name).eval()
@@ -257,7 +263,7 @@ def test_the_label_enters_encoder_and_decoder_of_cvae() -> None:
     assert not torch.equal(model.decode(z, b.y), model.decode(z, other))  # type: ignore[operator]
 
 
-def test_the_gan_s_generator_is_as_large_as_the_conv_vae_s_decoder() -> None:
+def test_the_gan_s_generator_is_as_large_as_conv_s_decoder_and_its_critic_half_as_wide_as_the_encoder() -> None:
     def size(module: nn.Module) -> int:
         return sum(p.numel() for p in module.parameters())
 
@@ -265,36 +271,49 @@ def test_the_gan_s_generator_is_as_large_as_the_conv_vae_s_decoder() -> None:
         gan, conv = model_of("gan", shape), model_of("conv", shape)
         assert isinstance(gan.generator, nn.Module)
         assert isinstance(conv.decoder, nn.Module)
+        assert isinstance(gan.critic, nn.Module)
+        assert isinstance(conv.encoder, nn.Module)
         assert size(gan.generator) == pytest.approx(size(conv.decoder), rel=0.10)
+        halved, whole = (
+            [m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d)] for net in (gan.critic, conv.encoder)
+        )
+        assert [2 * channels for channels in halved] == whole
 
 
-class Halved(nn.Module):
-    """A critic whose slope at an image is the image: |x|^2 / 2."""
+class Bowl(nn.Module):
+    """A critic of known slope: D(x) = a |x|^2 / 2, dD/dx = a x."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.square().flatten(1).sum(1, keepdim=True) / 2
+    def __init__(self, a: float) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(a))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a * x.square().flatten(1).sum(1, keepdim=True) / 2
 
 
 def test_the_gan_s_losses_are_relativistic_and_its_critic_pays_for_its_slope() -> None:
     model, b = VARIANTS.load("gan")(spec((1, 8, 8)), gamma=6.0), batch((1, 8, 8), n=8)
-    model.critic = Halved()
+    b.x[:2] *= 0.5  # the quarter that the slope is taken at isn't like the rest
+    model.critic = Bowl(0.3)
     with Noiseless():
         loss, terms = model.critic_loss(b)  # type: ignore[operator]
         descended, _ = model.generator_loss(b)  # type: ignore[operator]
-        fake = model.sample(b.y).square().flatten(1).sum(1) / 2  # type: ignore[operator]
-    real = b.x.square().flatten(1).sum(1) / 2
-    r1 = b.x[:2].square().flatten(1).sum(1).mean()
-    torch.testing.assert_close(terms["r1"], r1)
-    torch.testing.assert_close(loss, (1 + (fake - real).exp()).log().mean() + 3 * r1)
+        fake = model.judge(model.sample(b.y))[:, 0]  # type: ignore[operator]
+    real, norm = model.judge(b.x)[:, 0], b.x[:2].square().flatten(1).sum(1).mean()  # type: ignore[operator]
+    torch.testing.assert_close(terms["r1"], 0.3**2 * norm)
+    torch.testing.assert_close(loss, (1 + (fake - real).exp()).log().mean() + 3 * 0.3**2 * norm)
     torch.testing.assert_close(descended, (1 + (real - fake).exp()).log().mean())
+    (moved,) = torch.autograd.grad(terms["r1"], [model.critic.a])  # type: ignore[union-attr]
+    torch.testing.assert_close(moved, 2 * 0.3 * norm)
 
 
 @pytest.mark.slow
 def test_the_gan_doesn_t_collapse(digits: Data) -> None:
-    """Samples vary over z nearly as images do; of one that gives the same image for each z, next to nothing is left."""
+    """Samples vary over z nearly as images do: with a critic that scores images by themselves, a quarter as much."""
     model = build("gan", digits)
     train(model, digits.train, Training(1_600, 32), seed=0)
     assert isinstance(model, abilities.Samples)
+    torch.manual_seed(0)
     drawn = model.eval().sample(torch.full((500,), -1)).std(0).mean()
     real = to_float(digits.train.take(torch.arange(500))).std(0).mean()
     assert drawn > 0.6 * real

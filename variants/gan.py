@@ -1,9 +1,9 @@
-"""The small baseline: a GAN (Goodfellow et al. 2014), no BatchNorm.
+"""The small baseline: a GAN. Goodfellow et al. 2014, with a relativistic pairing and a gradient penalty.
 
-Two things keep it from collapsing: its critic compares each real image with a generated one, rather than each with a
-bound of its own (Jolicoeur-Martineau 2019), so that mapping every z to one image is no bad place to end up in (Sun et
-al. 2020); and it pays for its slope on real images, R1, without which the players needn't converge (Mescheder et al.
-2018). Huang et al. 2024 show both to be needed. Samples come from averaged weights (Yazıcı et al. 2019).
+Its critic scores a real image against a generated one, neither by itself (Jolicoeur-Martineau 2019), so that a
+generator that gives one image for every z isn't stuck there (Sun et al. 2020). R1, a penalty on the critic's slope at
+real images, lets the two settle (Mescheder et al. 2018). Huang et al. 2024 build on both, with R2 at generated images
+besides, which is left out here. Samples come from averaged weights (Yazıcı et al. 2019). No BatchNorm.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class GAN(Variant):
     """A generator as large as `conv`'s decoder, a critic half as wide as its encoder, one update of each a step.
 
     The critic descends softplus(D(G(z)) - D(x)) + gamma/2 |dD/dx|^2, the generator softplus(D(x) - D(G(z))), x and z
-    paired at random. An untuned anchor.
+    paired at random, and the penalty estimated on a quarter of the batch. An anchor that isn't tuned to a dataset: one
+    setting for all, chosen among eight by seed 0 of Fashion-MNIST, MNIST and digits.
     """
 
     lacks: ClassVar[dict[type, str]] = {
@@ -61,7 +62,7 @@ class GAN(Variant):
             fake = self.sample(batch.y)
         real, fake = self.judge(torch.cat([batch.x, fake])).chunk(2)
         loss = F.softplus(fake - real).mean()
-        slope = self.slope(batch.x[: -(-len(batch.x) // 4)])  # of a quarter: an estimate at a quarter of its cost
+        slope = self.slope(batch.x[: -(-len(batch.x) // 4)])
         r1 = slope.square().flatten(1).sum(1).mean()
         return loss + self.gamma / 2 * r1, {"critic": loss, "r1": r1}
 

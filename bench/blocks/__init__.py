@@ -7,7 +7,6 @@ from bench.blocks.gaussian import GaussianVAE, gaussian_kl
 from bench.blocks.kernels import imq, mmd2
 from bench.blocks.mlp import MLP, MLPDecoder, MLPEncoder, mlp
 from bench.blocks.quantizer import EMAQuantizer
-from bench.blocks.spectral import spectral_norm
 from bench.blocks.transformer import CausalTransformer
 
 __all__ = [
@@ -29,5 +28,4 @@ __all__ = [
     "imq",
     "mlp",
     "mmd2",
-    "spectral_norm",
 ]

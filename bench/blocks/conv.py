@@ -1,7 +1,7 @@
 """The convolutional backbone: 32-64-128 channels, two stride-2 steps (28 -> 14 -> 7), dense 500; and its mirror image.
 
 Images beyond 32 pixels a side get further stride-2 steps, so that the grid behind them is at most 8 x 8; up to 16
-pixels all widths are halved. A `width` of .5 halves them too.
+pixels all widths are halved.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from bench.blocks.mlp import mlp
 from bench.errors import Unsuitable
 
 
-def _width(shape: Shape, at_28: int, width: float) -> int:
+def _width(shape: Shape, at_28: int, width: float = 1.0) -> int:
     return max(1, int(width * at_28 / (2 if max(shape[1:]) <= 16 else 1)))
 
 
-def _plan(shape: Shape, width: float) -> list[tuple[int, int, Shape]]:
+def _plan(shape: Shape, width: float = 1.0) -> list[tuple[int, int, Shape]]:
     """(channels, stride, the shape that a layer sees) for each convolution."""
     halvings = max(2, math.ceil(math.log2(max(shape[1:]) / 8)))
     if min(shape[1:]) < 2**halvings:
@@ -35,7 +35,10 @@ def _plan(shape: Shape, width: float) -> list[tuple[int, int, Shape]]:
 
 
 class Down(nn.Sequential):
-    """Convolutions with an activation behind each: (B, C, H, W) to `grid` = (128, h, w) each."""
+    """Convolutions with an activation behind each: (B, C, H, W) to `grid` = (channels, h, w) each.
+
+    `width` scales all channels.
+    """
 
     def __init__(self, shape: Shape, *, context: int = 0, slope: float = 0.0, width: float = 1.0) -> None:
         layers: list[nn.Module] = []
@@ -51,9 +54,9 @@ class Down(nn.Sequential):
 class Up(nn.Sequential):
     """The mirror image of `Down`: (B, *grid) to raw outputs (B, C, H, W), odd sizes included."""
 
-    def __init__(self, shape: Shape, *, width: float = 1.0) -> None:
+    def __init__(self, shape: Shape) -> None:
         layers: list[nn.Module] = []
-        *plan, (_, _, self_grid) = _plan(shape, width)
+        *plan, (_, _, self_grid) = _plan(shape)
         for channels, stride, (c, h, w) in reversed(plan):
             if stride == 2:
                 odd = (h % 2, w % 2)
@@ -66,7 +69,10 @@ class Up(nn.Sequential):
 
 
 class ConvEncoder(nn.Module):
-    """(B, C, H, W), (B, context) to (B, out). Context enters as constant planes. `slope` > 0: leaky ReLU."""
+    """(B, C, H, W), (B, context) to (B, out). Context enters as constant planes.
+
+    `slope` > 0: leaky ReLU. `width` scales channels and dense units.
+    """
 
     def __init__(
         self,
@@ -96,12 +102,10 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """(B, latent), (B, context) to raw outputs (B, C, H, W)."""
 
-    def __init__(
-        self, latent: int, shape: Shape, context: int = 0, hidden: tuple[int, ...] | None = None, width: float = 1.0
-    ) -> None:
+    def __init__(self, latent: int, shape: Shape, context: int = 0, hidden: tuple[int, ...] | None = None) -> None:
         super().__init__()
-        hidden = (_width(shape, 500, width),) if hidden is None else hidden
-        self.up = Up(shape, width=width)
+        hidden = (_width(shape, 500),) if hidden is None else hidden
+        self.up = Up(shape)
         self.dense = nn.Sequential(mlp(latent + context, *reversed(hidden), math.prod(self.up.grid)), nn.ReLU())
 
     def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:

@@ -190,7 +190,8 @@ def compare(
 ) -> int:
     """Show what differs from run A to run B, whether that is real, and in which direction.
 
-    Rows are paired by label, dataset and seed. Rows made under different conditions aren't compared.
+    Rows are paired by label, dataset and seed. Rows made under different conditions aren't compared. A and B may also
+    be files that `bench table --json` made.
     """
     from bench import compare as comparing
     from bench import console

@@ -1,0 +1,29 @@
+"""The published tables: their files say the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench import tables
+
+REFERENCE = Path(__file__).parents[1] / "results" / "reference"
+FOLDERS = sorted(path.parent.name for path in REFERENCE.glob("*/table.json"))
+
+
+def test_there_are_some() -> None:
+    assert {"fashion", "mnist"} <= set(FOLDERS)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_every_number_of_table_csv_is_table_json_s(name: str) -> None:
+    """A metric that is younger than the tables is a column that they lack."""
+    expected = pd.read_csv(REFERENCE / name / "table.csv")
+    made = tables.frame(tables.read(REFERENCE / name / "table.json"))
+    numbers = [c for c in expected.columns if c in made.columns and pd.api.types.is_float_dtype(made[c])]
+    assert len(numbers) > 100
+    assert made["label"].tolist() == expected["label"].tolist()
+    assert made["seed"].tolist() == expected["seed"].tolist()
+    pd.testing.assert_frame_equal(made[numbers], expected[numbers], check_dtype=False, check_exact=True)
