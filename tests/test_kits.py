@@ -53,7 +53,7 @@ class Fetched(Right):
 
 
 class Careless(Fetched):
-    files = (File("../x", ("https://example.org/x",), "0" * 64, 3),)
+    files = (File("../nobody_has_it", ("https://example.org/x",), "0" * 64, 3),)
 
 
 class Plain(Fetched):
