@@ -89,11 +89,12 @@ def mapped(pictures: Pictures, split: Split, cache: Path, say: Say) -> Splits:
     Where nothing can be written there, they're decoded into memory, if they take little of it.
 
     Raises:
-        DataError: an image can't be decoded, one changed meanwhile, or there is no room.
+        DataError: an image can't be decoded, one changed meanwhile, a process was killed, or there is no room.
     """
     home = _home(cache, pictures)
     try:
-        return _kept(home, split) or _made(home, pictures, split, say)
+        with _a_kill_is_said():
+            return _kept(home, split) or _made(home, pictures, split, say)
     except OSError as error:
         return _instead(pictures, split, cache, error, say)
 
@@ -107,7 +108,7 @@ def each(function: Callable[[int], Any], items: Sequence[int]) -> Iterator[tuple
     """Each item with `function` of it, in order, by as many processes as there are cores.
 
     Raises:
-        DataError, OSError: what the function raised; or a process was killed.
+        DataError, OSError: what the function raised.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = 0 if multiprocessing.current_process().daemon else min(cores, len(items))
@@ -118,11 +119,21 @@ def each(function: Callable[[int], Any], items: Sequence[int]) -> Iterator[tuple
         num_workers=workers if workers > 1 else 0,
         generator=torch.Generator(),  # torch's own stays as it is
     )
+    for item, result in loader:
+        if isinstance(result, Exception):
+            raise result
+        yield item, result
+
+
+@contextmanager
+def _a_kill_is_said() -> Iterator[None]:
+    """Around all of the work: torch's signal handler raises wherever this process is when one of `each`'s is killed.
+
+    Raises:
+        DataError: that.
+    """
     try:
-        for item, result in loader:
-            if isinstance(result, Exception):
-                raise result
-            yield item, result
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

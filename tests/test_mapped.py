@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -223,7 +224,10 @@ def test_of_two_processes_one_decodes_and_the_other_waits(home: Path) -> None:
 
 
 @pytest.mark.fault(27, "a process that decodes is killed", "said so; the rest is kept")
-def test_a_killed_helper_is_said_and_what_is_done_is_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("busy_elsewhere", [False, True])
+def test_a_killed_helper_is_said_and_what_is_done_is_kept(
+    home: Path, monkeypatch: pytest.MonkeyPatch, busy_elsewhere: bool
+) -> None:
     processes(monkeypatch, 2)
     parent, read_one = os.getpid(), folders._read
 
@@ -232,10 +236,14 @@ def test_a_killed_helper_is_said_and_what_is_done_is_kept(home: Path, monkeypatc
             os.kill(os.getpid(), signal.SIGKILL)
         return read_one(path, image_size)
 
+    def wait(what: str, done: int, total: int) -> None:
+        if busy_elsewhere and 0 < done == total // 2:
+            time.sleep(60)  # which the signal ends
+
     with monkeypatch.context() as patch:
         patch.setattr(folders, "_read", die)
         with pytest.raises(DataError, match="was killed"):
-            read(home)
+            read(home, wait)
     spoil(files(home)[0])
     assert read(home).train.shape == (3, 16, 16)
 
