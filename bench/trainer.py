@@ -103,7 +103,7 @@ class _Player:
             self.evaluate = compiled(self.evaluate, device)
         self.precision = precision(training.precision, device)
 
-    def descend(self, batch: Batch, lr_factor: float) -> Loss:
+    def descend(self, batch: Batch, lr_factor: float, step: int) -> Loss:
         with self.precision:
             returned = self.evaluate(batch)
         if not isinstance(returned, tuple) or len(returned) != 2:
@@ -134,8 +134,9 @@ class _Player:
         self.steps.step()
         for p in self.params:
             p.grad = None
+        decay = min(self.optimizer.ema or 0.0, (1 + step) / (10 + step))  # short at first: it forgets where it began
         for average, p in zip(self.averages, self.params, strict=False):
-            average.lerp_(p.detach(), 1 - (self.optimizer.ema or 0.0))
+            average.lerp_(p.detach(), 1 - decay)
         return loss.detach(), terms
 
     def finish(self) -> None:
@@ -258,7 +259,7 @@ class _Training:
             for again in range(player.phase.repeat):
                 batch = self._batch(self.extras, self.repeats, progress) if again else first
                 self.repeats += again > 0
-                loss, terms = player.descend(batch, factor)
+                loss, terms = player.descend(batch, factor, self.step)
                 total = self._kept(loss) if total is None else total + loss
                 for name, value in terms.items():
                     self.sums.setdefault(name, []).append(self._kept(value))

@@ -40,7 +40,7 @@ class Optimizer:
     """A description; the trainer builds it.
 
     `clip` bounds the gradient's global norm, `schedule` scales `lr`; at the end of the stage the weights become their
-    exponential average of decay `ema`.
+    exponential average of decay `ema`, (1 + t) / (10 + t) while that is less at step t = 0, 1, ...
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"

@@ -253,15 +253,19 @@ def test_clip_bounds_the_gradient(images: Images) -> None:
     assert model.a.bias.item() == pytest.approx(before - 0.5, abs=1e-4)
 
 
-def test_averaged_weights_are_the_average_of_the_path(images: Images) -> None:
+@pytest.mark.parametrize("ema", [0.0, 0.25, 0.999])
+def test_averaged_weights_are_the_average_of_the_path(ema: float, images: Images) -> None:
+    """Of what was passed lately: the decay rises to `ema`, so that the weights of the beginning are forgotten."""
+
     def phases(m: Toy) -> tuple[Phase, ...]:
-        sgd = Optimizer("sgd", lr=1.0, betas=(0.0, 0.0), ema=0.5)
+        sgd = Optimizer("sgd", lr=1.0, betas=(0.0, 0.0), ema=ema)
         return (Phase(lambda batch: (m.a.bias.sum(), {}), (m.a.bias,), sgd),)
 
     model = Toy(phases)
     w0 = model.a.bias.item()  # w falls by 1 a step: w0 - 1, w0 - 2, w0 - 3
     train(model, images, Training(3, 8), seed=0)
     expected = w0
-    for k in (1, 2, 3):
-        expected = 0.5 * expected + 0.5 * (w0 - k)
+    for k, rising in ((1, 1 / 10), (2, 2 / 11), (3, 3 / 12)):
+        decay = min(ema, rising)
+        expected = decay * expected + (1 - decay) * (w0 - k)
     assert model.a.bias.item() == pytest.approx(expected, abs=1e-5)

@@ -291,6 +291,17 @@ class Bowl(nn.Module):
         return self.a * x.square().flatten(1).sum(1, keepdim=True) / 2
 
 
+class Always(nn.Module):
+    """A generator of the same raw outputs, whatever the code."""
+
+    def __init__(self, out: Tensor) -> None:
+        super().__init__()
+        self.out = out
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.out
+
+
 def test_the_gan_s_losses_are_relativistic_and_its_critic_pays_for_its_slope() -> None:
     model, b = VARIANTS.load("gan")(spec((1, 8, 8)), gamma=6.0), batch((1, 8, 8), n=8)
     b.x[:2] *= 0.5  # the quarter that the slope is taken at isn't like the rest
@@ -305,6 +316,16 @@ def test_the_gan_s_losses_are_relativistic_and_its_critic_pays_for_its_slope() -
     torch.testing.assert_close(descended, (1 + (real - fake).exp()).log().mean())
     (moved,) = torch.autograd.grad(terms["r1"], [model.critic.a])  # type: ignore[union-attr]
     torch.testing.assert_close(moved, 2 * 0.3 * norm)
+
+
+def test_checkerboards_don_t_leave_the_gan() -> None:
+    """Whatever its transposed convolutions leave of them: gone but for the border; and a slope stays as it is."""
+    i, j = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    model, z = VARIANTS.load("gan")(spec((1, 8, 8))), torch.zeros(1, 2)
+    for logits, expected in ((7 * (-1) ** (i + j), 0 * i), (0.3 * i - 0.2 * j, 0.3 * i - 0.2 * j)):
+        model.generator = Always(logits[None, None])
+        inside = model.decode(z, torch.zeros(1)).logit()[0, 0, 1:-1, 1:-1]  # type: ignore[operator]
+        torch.testing.assert_close(inside, expected[1:-1, 1:-1], rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

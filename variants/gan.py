@@ -3,7 +3,8 @@
 Its critic scores a real image against a generated one, neither by itself (Jolicoeur-Martineau 2019), so that a
 generator that gives one image for every z isn't stuck there (Sun et al. 2020). R1, a penalty on the critic's slope at
 real images, lets the two settle (Mescheder et al. 2018). Huang et al. 2024 build on both, with R2 at generated images
-besides, which is left out here. Samples come from averaged weights (Yazıcı et al. 2019). No BatchNorm.
+besides, which is left out here. Logits are smoothed, for transposed convolutions leave checkerboards (Odena et al.
+2016). Samples come from averaged weights (Yazıcı et al. 2019). No BatchNorm.
 """
 
 from __future__ import annotations
@@ -88,4 +89,12 @@ class GAN(Variant):
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         out: Tensor = self.generator(z)
-        return out.to(z.dtype).sigmoid()
+        return smoothed(out.to(z.dtype)).sigmoid()
+
+
+def smoothed(x: Tensor) -> Tensor:
+    """Each pixel averaged with the mean of its four neighbours, (B, C, H, W): nothing is left of a checkerboard."""
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    rows, columns = padded[..., 1:-1], padded[..., 1:-1, :]
+    around = rows[..., :-2, :] + rows[..., 2:, :] + columns[..., :-2] + columns[..., 2:]
+    return x / 2 + around / 8
