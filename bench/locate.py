@@ -17,6 +17,12 @@ def opened(path: Path | str) -> Run:
         StoreError: it is no run's folder.
     """
     run = Run(path)
+    if Path(path).is_file():
+        raise StoreError(
+            f"{path} is a file, not a run's folder",
+            cause="A table printed as JSON holds scores alone: no images, no bounds of single ones.",
+            fix="`bench table` and `bench compare` take it.",
+        )
     if not run.exists():
         raise StoreError(f"{path} isn't a run", cause="It has no run.json.", fix="`ls results` shows yours.")
     return run

@@ -110,7 +110,7 @@ def read(path: Path) -> list[Row]:
     """
     try:
         documents = json.loads(path.read_bytes())  # which knows UTF-16 from UTF-8
-        if not isinstance(documents, list):
+        if not isinstance(documents, list) or not documents:
             raise TypeError("it isn't a list of rows")
         return [_row_from(document) for document in documents]
     except OSError as error:

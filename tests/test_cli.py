@@ -547,6 +547,15 @@ def test_a_folder_that_is_no_run_is_a_store_error(bench: Bench, tmp_path: Path) 
     assert "isn't a run" in err
 
 
+@pytest.mark.parametrize("command", ["pareto", "report"])
+def test_what_needs_a_run_says_who_takes_a_table(bench: Bench, tmp_path: Path, command: str) -> None:
+    (tmp_path / "table.json").write_text("[]")
+    code, out, err = bench(command, tmp_path / "table.json")
+    assert (code, out) == (4, "")
+    assert "a file, not a run's folder" in err
+    assert "`bench table` and `bench compare` take it" in err
+
+
 def test_data_status_shows_what_is_missing(bench: Bench, tmp_path: Path) -> None:
     code, out, _ = bench("data", "status", "mnist", "digits", "--data-root", tmp_path)
     assert code == 0

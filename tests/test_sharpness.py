@@ -464,7 +464,7 @@ def test_flat_images_are_left_out_and_counted() -> None:
         score = scored(name, pixels, mixed)
         assert score.value == pytest.approx(1)
         assert score.n == 30
-        assert "20 flat samples of 50 left out" in score.note
+        assert "of 50 samples, 20 flat: left out" in score.note
         with pytest.raises(NotAvailable, match="all samples are flat"):
             scored(name, pixels, flat)
         with pytest.raises(NotAvailable, match="all real images are flat"):

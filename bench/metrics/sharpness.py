@@ -157,7 +157,7 @@ def ratio(values: Tensor, reference: Tensor, training: Tensor | None = None, dra
     seen, real = _seen(values, "samples"), _seen(reference, "real images")
     for left, all_, what in ((seen, values, "samples"), (real, reference, "real images")):
         if len(left) < len(all_):
-            notes.append(f"{len(all_) - len(left):,} flat {what} of {len(all_):,} left out")
+            notes.append(f"of {len(all_):,} {what}, {len(all_) - len(left):,} flat: left out")
     score = _of_means(seen, real)
     if training is not None:
         null = _of_means(_seen(training, "training images"), real)
@@ -207,7 +207,7 @@ def paired_ratio(pairs: Pairs) -> Score:
         raise NotAvailable("the real images have none")
     value = (a.mean() / b.mean()).item()
     se = (a - value * b).std(correction=1).item() / math.sqrt(len(a)) / b.mean().item()
-    return Score(value, len(a), se, f"{flat:,} flat ones of {len(whole):,} left out" if flat else "")
+    return Score(value, len(a), se, f"of {len(whole):,} pairs, {flat:,} flat: left out" if flat else "")
 
 
 # --- metrics ---
