@@ -20,8 +20,8 @@ def opened(path: Path | str) -> Run:
     if Path(path).is_file():
         raise StoreError(
             f"{path} is a file, not a run's folder",
-            cause="A table printed as JSON holds scores alone: no images, no bounds of single ones.",
-            fix="`bench table` and `bench compare` take it.",
+            cause="Rows that `bench table --json` printed are enough for `bench table` and `bench compare` only.",
+            fix="Name the folder of a run; `ls results` shows yours.",
         )
     if not run.exists():
         raise StoreError(f"{path} isn't a run", cause="It has no run.json.", fix="`ls results` shows yours.")

@@ -110,8 +110,10 @@ def read(path: Path) -> list[Row]:
     """
     try:
         documents = json.loads(path.read_bytes())  # which knows UTF-16 from UTF-8
-        if not isinstance(documents, list) or not documents:
+        if not isinstance(documents, list):
             raise TypeError("it isn't a list of rows")
+        if not documents:
+            raise ValueError("the list is empty")
         return [_row_from(document) for document in documents]
     except OSError as error:
         why = error.strerror or str(error)

@@ -92,11 +92,11 @@ def mapped(pictures: Pictures, split: Split, cache: Path, say: Say) -> Splits:
         DataError: an image can't be decoded, one changed meanwhile, a process was killed, or there is no room.
     """
     home = _home(cache, pictures)
-    try:
-        with _a_kill_is_said():
+    with _a_kill_is_said():
+        try:
             return _kept(home, split) or _made(home, pictures, split, say)
-    except OSError as error:
-        return _instead(pictures, split, cache, error, say)
+        except OSError as error:
+            return _instead(pictures, split, cache, error, say)
 
 
 def _home(folder: Path, pictures: Pictures) -> Path:
@@ -109,6 +109,7 @@ def each(function: Callable[[int], Any], items: Sequence[int]) -> Iterator[tuple
 
     Raises:
         DataError, OSError: what the function raised.
+        RuntimeError: a process was killed; out of any line, while this goes on.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = 0 if multiprocessing.current_process().daemon else min(cores, len(items))
@@ -127,7 +128,7 @@ def each(function: Callable[[int], Any], items: Sequence[int]) -> Iterator[tuple
 
 @contextmanager
 def _a_kill_is_said() -> Iterator[None]:
-    """Around all of the work: torch's signal handler raises wherever this process is when one of `each`'s is killed.
+    """Around all that `each` may be at work in, for torch's signal handler raises wherever it finds this process.
 
     Raises:
         DataError: that.
@@ -135,7 +136,7 @@ def _a_kill_is_said() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "DataLoader worker (pid" not in str(error):
             raise
         raise DataError(
             "a process that decoded images was killed",

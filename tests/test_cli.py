@@ -553,7 +553,7 @@ def test_what_needs_a_run_says_who_takes_a_table(bench: Bench, tmp_path: Path, c
     code, out, err = bench(command, tmp_path / "table.json")
     assert (code, out) == (4, "")
     assert "a file, not a run's folder" in err
-    assert "`bench table` and `bench compare` take it" in err
+    assert "enough for `bench table` and `bench compare` only" in err
 
 
 def test_data_status_shows_what_is_missing(bench: Bench, tmp_path: Path) -> None:

@@ -238,7 +238,8 @@ def test_a_killed_helper_is_said_and_what_is_done_is_kept(
 
     def wait(what: str, done: int, total: int) -> None:
         if busy_elsewhere and 0 < done == total // 2:
-            time.sleep(60)  # which the signal ends
+            time.sleep(60)
+            pytest.fail("no signal came")
 
     with monkeypatch.context() as patch:
         patch.setattr(folders, "_read", die)
@@ -246,6 +247,23 @@ def test_a_killed_helper_is_said_and_what_is_done_is_kept(
             read(home, wait)
     spoil(files(home)[0])
     assert read(home).train.shape == (3, 16, 16)
+
+
+def test_a_helper_killed_where_nothing_can_be_kept_is_said_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes(monkeypatch, 2)
+    monkeypatch.setattr(folders, "SEEN", 2)
+    (home.parent / "file").touch()
+    monkeypatch.setenv("BENCH_CACHE", str(home.parent / "file"))
+    parent, form_of = os.getpid(), folders._form_of
+
+    def die(path: str) -> object:
+        if path == str(sorted(home.rglob("*.png"))[-1]) and os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return form_of(path)
+
+    monkeypatch.setattr(folders, "_form_of", die)
+    with pytest.raises(DataError, match="was killed"):
+        read(home)
 
 
 def truncated(copy: Path) -> None:

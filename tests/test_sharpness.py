@@ -604,6 +604,7 @@ def test_sharpness_against_the_anchor() -> None:
     score = against()
     assert score.value == pytest.approx(0.5)
     assert score.se == pytest.approx(0.5 * math.hypot(0.01, 0.01))
+    assert score.note == "the baseline's is 0.80 of real images'"
     assert sharpness.sharpness_vs_gan.derived
 
 

@@ -198,7 +198,7 @@ def test_rows_read_back_make_the_same_tables(tmp_path: Path) -> None:
         (b"[" * 100_000, "Error"),
         (b"3", "isn't a list of rows"),
         (b'{"vae": 1}', "isn't a list of rows"),
-        (b"[]", "isn't a list of rows"),
+        (b"[]", "the list is empty"),
         (b"[3]", "a row isn't an object"),
         (b'[{"variant": "vae"}]', "a row lacks label, dataset, seed, status, scores"),
         (b'[{NAMES, "seed": "0", "scores": {}}]', "seed is a str"),

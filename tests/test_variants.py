@@ -318,7 +318,7 @@ def test_the_gan_s_losses_are_relativistic_and_its_critic_pays_for_its_slope() -
     torch.testing.assert_close(moved, 2 * 0.3 * norm)
 
 
-def test_checkerboards_don_t_leave_the_gan() -> None:
+def test_the_gan_smooths_checkerboards_away() -> None:
     """Whatever its transposed convolutions leave of them: gone but for the border; and a slope stays as it is."""
     i, j = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
     model, z = VARIANTS.load("gan")(spec((1, 8, 8))), torch.zeros(1, 2)

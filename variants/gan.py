@@ -38,7 +38,7 @@ class GAN(Variant):
         *,
         latent_dim: Annotated[int | None, Range(1, 1_000_000), "size of z"] = None,
         lr: Annotated[float, Range(0, exclusive=True), "learning rate of both players"] = 5e-4,
-        ema: Annotated[float, Range(0, 1), "decay of the average of the generator's weights"] = 0.998,
+        ema: Annotated[float, Range(0, 1), "decay of the generator's averaged weights, in the end"] = 0.998,
         gamma: Annotated[float, Range(0), "weight of R1, the critic's squared slope on real images"] = 1.0,
         backbone: Annotated[Literal["conv"], "networks"] = "conv",
     ) -> None:
@@ -93,7 +93,7 @@ class GAN(Variant):
 
 
 def smoothed(x: Tensor) -> Tensor:
-    """Each pixel averaged with the mean of its four neighbours, (B, C, H, W): nothing is left of a checkerboard."""
+    """Each pixel averaged with the mean of its four neighbours: (B, C, H, W), no checkerboard is left inside."""
     padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
     rows, columns = padded[..., 1:-1], padded[..., 1:-1, :]
     around = rows[..., :-2, :] + rows[..., 2:, :] + columns[..., :-2] + columns[..., 2:]

@@ -358,14 +358,13 @@ def sharpness_balanced(samples: Tensor, probabilities: Tensor, real: Tensor, ima
 def sharpness_vs_gan(own: Score, anchor: Score, modes: Score, _blur: Score) -> Score:
     """`sharpness` as a ratio to the baseline's, where the baseline is fit to be an anchor.
 
-    That is: it reaches every class (`modes` is 1), and its `blur` can be told, so at most a tenth of its sharpness is
-    noise. A collapsed or noisy anchor is sharp for the wrong reason.
+    That is: it reaches every class (`modes` is 1), and its `blur` can be told, which has it that at most a tenth of its
+    sharpness is noise that real images of such blur lack. A collapsed or noisy anchor is sharp for the wrong reason.
     """
     if modes.value < 1:
         raise NotAvailable(f"the baseline is no fit anchor: it reaches {modes.value:.0%} of the classes")
     if anchor.value == 0:
         raise NotAvailable("the baseline is no fit anchor: its images are flat")
-    value = own.value / anchor.value
-    if own.se is None or anchor.se is None:
-        return Score(value, own.n)
-    return Score(value, own.n, math.hypot(own.se, value * anchor.se) / anchor.value)
+    value, note = own.value / anchor.value, f"the baseline's is {anchor.value:.2f} of real images'"
+    se = None if own.se is None or anchor.se is None else math.hypot(own.se, value * anchor.se) / anchor.value
+    return Score(value, own.n, se, note)
