@@ -353,7 +353,7 @@ def sharpness_balanced(samples: Tensor, probabilities: Tensor, real: Tensor, ima
     BaselineScored("blur"),
     unit="× baseline",
     range=(0, math.inf),
-    told=lambda value: f"{value:.2f} of the baseline's sharpness",
+    told=lambda value: "" if value == 1 else f"{value:.2f} of the baseline's sharpness",  # it's the baseline itself
 )
 def sharpness_vs_gan(own: Score, anchor: Score, modes: Score, _blur: Score) -> Score:
     """`sharpness` as a ratio to the baseline's, where the baseline is fit to be an anchor.
