@@ -134,9 +134,8 @@ class _Player:
         self.steps.step()
         for p in self.params:
             p.grad = None
-        decay = min(
-            self.optimizer.ema or 0.0, (1 + step) / (10 + step)
-        )  # at first over the last tenth of the path alone
+        rising = (1 + step) / (10 + step)  # over the last tenth of the path, so that its beginning is forgotten
+        decay = min(self.optimizer.ema or 0.0, rising)
         for average, p in zip(self.averages, self.params, strict=False):
             average.lerp_(p.detach(), 1 - decay)
         return loss.detach(), terms

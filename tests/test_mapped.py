@@ -266,6 +266,17 @@ def test_a_helper_killed_where_nothing_can_be_kept_is_said_too(home: Path, monke
         read(home)
 
 
+def test_a_helper_s_own_error_isn_t_called_a_kill(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes(monkeypatch, 2)
+
+    def fail(*_: object) -> np.ndarray:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(_mapped, "_block", fail)
+    with pytest.raises(RecursionError, match="too deep"):
+        read(home)
+
+
 def truncated(copy: Path) -> None:
     os.truncate(copy / "pixels", COUNT * SIZE - 1)
 

@@ -590,13 +590,13 @@ def test_drawn_pixels_are_drawn_alike_for_each_score(tmp_path: Any) -> None:
 # --- against the anchor ---
 
 
-def against(modes_reached: float = 1.0, noisy: str = "", anchor: float = 0.8) -> Score:
+def against(modes_reached: float = 1.0, no_blur: str = "", anchor: float = 0.8) -> Score:
     row = {"sharpness": Score(0.4, 100, 0.004)}
     baseline: dict[str, Score | NotAvailable] = {
         "sharpness": Score(anchor, 100, 0.008),
         "modes": Score(modes_reached, 100),
     }
-    baseline["blur"] = NotAvailable(noisy) if noisy else Score(0.2, 100)
+    baseline["blur"] = NotAvailable(no_blur) if no_blur else Score(0.2, 100)
     return sharpness.sharpness_vs_gan.from_scores(row, baseline)
 
 
@@ -612,7 +612,7 @@ def test_an_unfit_anchor_says_why() -> None:
     with pytest.raises(NotAvailable, match="90% of the classes"):
         against(modes_reached=0.9)
     with pytest.raises(NotAvailable, match="the baseline's blur: it is noisier"):
-        against(noisy="it is noisier")
+        against(no_blur="it is noisier")
     with pytest.raises(NotAvailable, match="flat"):
         against(anchor=0.0)
     with pytest.raises(NotAvailable, match="needs class labels"):

@@ -319,10 +319,12 @@ def test_the_gan_s_losses_are_relativistic_and_its_critic_pays_for_its_slope() -
 
 
 def test_the_gan_smooths_checkerboards_away() -> None:
-    """Whatever its transposed convolutions leave of them: gone but for the border; and a slope stays as it is."""
+    """Gone but for the border; a slope stays as it is, and half of a point, the rest in its four neighbours."""
     i, j = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    away = (i - 3).abs() + (j - 4).abs()
+    board, slope, point, spread = (-1) ** (i + j), 0.3 * i - 0.2 * j, 1.0 * (away == 0), 1.0 * (away == 1)
     model, z = VARIANTS.load("gan")(spec((1, 8, 8))), torch.zeros(1, 2)
-    for logits, expected in ((7 * (-1) ** (i + j), 0 * i), (0.3 * i - 0.2 * j, 0.3 * i - 0.2 * j)):
+    for logits, expected in ((7 * board, 0 * i), (slope, slope), (8 * point, 4 * point + spread)):
         model.generator = Always(logits[None, None])
         inside = model.decode(z, torch.zeros(1)).logit()[0, 0, 1:-1, 1:-1]  # type: ignore[operator]
         torch.testing.assert_close(inside, expected[1:-1, 1:-1], rtol=0, atol=1e-5)
