@@ -36,7 +36,10 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []
     before = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
+        if torch.accelerator.is_available():
+            torch.manual_seed(seed)
+        else:  # for devices that aren't there it takes a stack trace at each call
+            torch.default_generator.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
         try:

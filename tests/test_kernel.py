@@ -17,7 +17,14 @@ from bench.images import Images
 from bench.measurement import Metric, Score
 from bench.metrics import inception, kernel
 from bench.metrics.inception import PUBLISHED, InceptionFeatures, InceptionWeights, Weights
-from bench.metrics.kernel import COMPARED, KernelDistance, cubic, kernel_distance, paired_kernel_distance
+from bench.metrics.kernel import (
+    COMPARED,
+    KernelDistance,
+    _sums_within,
+    cubic,
+    kernel_distance,
+    paired_kernel_distance,
+)
 from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Predictions, Trained
 
 from .test_metrics import Bare
@@ -54,6 +61,12 @@ def test_the_estimate_is_that_of_torchmetrics() -> None:
     x, y = law(230, 12, generator), law(230, 12, generator, shift=0.2)
     assert kernel_distance(x, y)[0] == pytest.approx(float(poly_mmd(x, y)), rel=1e-9)
     assert kernel_distance(x.float(), y.float())[0] == pytest.approx(float(poly_mmd(x, y)), rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [99, 100, 101, 230])
+def test_sums_within_a_set_are_those_of_all_pairs(n: int) -> None:
+    x = law(n, 12, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(_sums_within(x), cubic(x, x).sum(1), rtol=1e-12, atol=0)
 
 
 def test_a_set_against_itself_is_below_zero() -> None:

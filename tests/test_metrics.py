@@ -35,7 +35,7 @@ class Bare(Context):
     data: Any = None
     scoring: Scoring = field(default_factory=Scoring)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    cache: Path = Path("nowhere")
+    cache: Path = Path("/dev/null/nowhere")  # where nothing can be kept
     planted: dict[Any, Any] = field(default_factory=dict)
 
     def get(self, request: Request[Any]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from bench.dataset import DATASETS, Data, prepare
@@ -132,6 +132,20 @@ def test_a_network_in_training_mode_predicts_as_ever_and_learns_nothing() -> Non
     assert torch.equal(predict(network.train(), pixels, "cpu")[0], features)
     assert not network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 28, 30), (1, 65, 65)])
+def test_a_folded_network_is_the_same_function(shape: tuple[int, int, int]) -> None:
+    """In double precision to rounding, with statistics of batches, scales and shifts that are anything."""
+    torch.manual_seed(0)
+    network, pixels = Classifier(shape, 3).double(), torch.randint(0, 256, (20, *shape), dtype=torch.uint8)
+    for tensor in (p for layer in network.body if isinstance(layer, nn.BatchNorm2d) for p in layer.parameters()):
+        nn.init.uniform_(tensor, 0.5, 2)
+    network.train()(pixels)  # moves the running statistics
+    folded = network.eval().folded()
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
+    for found, expected in zip(folded(pixels), network(pixels), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
 
 
 def test_another_replicate_is_another_network() -> None:

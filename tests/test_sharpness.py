@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -642,6 +643,36 @@ def test_an_anchor_is_held_to_the_noise_in_its_sharpness(photos: Tensor, calibra
     assert scored("noise", photos, hidden).value < 1
     with pytest.raises(NotAvailable, match=r"\d\d% of its sharpness"):
         anchored(hidden)
+
+
+# --- what is kept of real images ---
+
+
+def _asks(data: Data, cache: Path) -> dict[str, Tensor]:
+    context = Bare(model=nn.Identity(), data=data, cache=cache)
+    found = {
+        f"{measure} {of}": context.get(PerImage(measure, of))
+        for measure in ("laplacian", "contrast", "noise", "normalised")
+        for of in ("test", "train")
+    }
+    found |= {f"spectrum {of}": context.get(spectrum.Spectra(of)).power for of in ("test", "train")}
+    return found | {"curve": torch.tensor(np.array(context.get(blur.Calibration())))}
+
+
+def test_real_images_are_measured_once(fashion: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is kept of some images is never taken for that of others."""
+    some = [Images(fashion.test.take(torch.arange(start, start + 300))) for start in (0, 300, 600)]
+    first, second = data_of(some[0], some[1]), data_of(some[1], some[2])
+    fresh = [_asks(data, Path("/dev/null/nowhere")) for data in (first, second)]
+    for data, expected in zip((first, second), fresh, strict=True):
+        for name, value in _asks(data, tmp_path).items():
+            assert torch.equal(value.nan_to_num(-1), expected[name].nan_to_num(-1)), name
+    monkeypatch.setattr(sharpness, "each", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(spectrum, "each", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(blur, "calibrate", lambda *_: pytest.fail("calibrated again"))
+    for data, expected in zip((first, second), fresh, strict=True):
+        for name, value in _asks(data, tmp_path).items():
+            assert torch.equal(value.nan_to_num(-1), expected[name].nan_to_num(-1)), name
 
 
 # --- in words ---

@@ -14,8 +14,9 @@ Kernel = Callable[[Tensor, Tensor, int], Tensor]
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """|x_i - y_j|^2: (n, d), (m, d) to (n, m), never below 0."""
-    norms = x.square().sum(-1)[:, None] + y.square().sum(-1)[None, :]
-    return (norms - 2 * x @ y.mT).clamp_min(0)
+    distances = (-2 * x) @ y.mT
+    distances += x.square().sum(-1)[:, None] + y.square().sum(-1)[None, :]
+    return distances.clamp_min_(0)
 
 
 def imq(x: Tensor, y: Tensor, dim: int) -> Tensor:

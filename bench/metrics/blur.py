@@ -14,6 +14,7 @@ from bench.errors import NotAvailable
 from bench.evidence import positions
 from bench.images import to_float, to_uint8
 from bench.measurement import Context, Request, Score, metric
+from bench.metrics.cache import remembered_tensors
 from bench.metrics.sharpness import (
     BlackOrWhite,
     Paired,
@@ -89,7 +90,7 @@ def calibrate(pixels: Tensor, sigmas: tuple[float, ...] = SIGMAS) -> Curve:
 
 @dataclass(frozen=True)
 class Calibration(Request[Curve]):
-    """The curve of 1,000 test images."""
+    """The curve of 1,000 test images. Kept between runs."""
 
     def resolve(self, context: Context) -> Curve:
         if context.get(BlackOrWhite()):
@@ -97,7 +98,13 @@ class Calibration(Request[Curve]):
                 "real pixels are black or white: samples, means of such, differ from them by more than blur"
             )
         images = context.data.test
-        return calibrate(images.take(positions(images, IMAGES), "cpu"))
+        where = positions(images, IMAGES)
+
+        def compute() -> dict[str, Tensor]:
+            return {"curve": torch.tensor(np.array(calibrate(images.take(where, "cpu"))))}
+
+        path = context.cache / "statistics" / f"blur-v1-{images.digest[:16]}-{len(where)}.safetensors"
+        return Curve(*remembered_tensors(path, compute, "curve")["curve"].numpy())
 
 
 def equivalent(curve: Curve, share: float) -> float:

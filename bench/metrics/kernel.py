@@ -47,6 +47,17 @@ def _row_sums(x: Tensor, y: Tensor) -> Tensor:
     return torch.cat([cubic(rows, y).sum(1) for rows in torch.split(x, ROWS)])
 
 
+def _sums_within(x: Tensor) -> Tensor:
+    """sum_j k(x_i, x_j): (N,), from each pair once."""
+    sums = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    for start in range(0, len(x), ROWS):
+        k = cubic(x[start : start + ROWS], x[start:])
+        after = start + len(k)
+        sums[start:after] += k.sum(1)
+        sums[after:] += k[:, len(k) :].sum(0)
+    return sums
+
+
 def _centred(x: Tensor, y: Tensor) -> Tensor:
     """The kernel between rows with both of its means taken out: (N, M)."""
     k = cubic(x, y)
@@ -83,8 +94,8 @@ def kernel_distance(x: Tensor, y: Tensor) -> KernelDistance:
     x, y = _checked(x, y)
     n, m = len(x), len(y)
     of_itself_x, of_itself_y = _of_itself(x), _of_itself(y)
-    within_x = (_row_sums(x, x) - of_itself_x) / (n - 1)
-    within_y = (_row_sums(y, y) - of_itself_y) / (m - 1)
+    within_x = (_sums_within(x) - of_itself_x) / (n - 1)
+    within_y = (_sums_within(y) - of_itself_y) / (m - 1)
     across = torch.zeros(m, dtype=x.dtype, device=x.device)
     from_x = []
     for rows in torch.split(x, ROWS):
@@ -116,7 +127,7 @@ def paired_kernel_distance(x: Tensor, y: Tensor) -> tuple[float, float]:
     """
     x, y = _checked(x, y)
     n = len(x)
-    sums = _row_sums(x, x) + _row_sums(y, y) - _row_sums(x, y) - _row_sums(y, x)
+    sums = _sums_within(x) + _sums_within(y) - _row_sums(x, y) - _row_sums(y, x)
     own = _of_itself(x) + _of_itself(y) - 2 * ((x * y).sum(1) / x.shape[1] + 1).pow(3)
     means = (sums - own) / (n - 1)
     a, b = _few(x), _few(y)

@@ -69,9 +69,9 @@ def load(path: Path) -> Trained:
         with torch.inference_mode(False):
             network = Classifier(tuple(about["shape"]), about["classes"])
             network.load_state_dict(weights)
+            network = network.folded().to(memory_format=torch.channels_last)  # half of the time on a CPU
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} holds no network of this version: {error}") from error
-    network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # a third less time on a CPU
     return Trained(network, path.name.removesuffix(".safetensors"), about["accuracy"])
 
 

@@ -14,6 +14,7 @@ from bench.errors import NotAvailable
 from bench.evidence import Generated, Reconstructions, TestImages, positions
 from bench.images import Images
 from bench.measurement import BaselineScored, Context, Request, Score, Scored, metric
+from bench.metrics.cache import remembered_tensors
 from bench.metrics.judge import Judged
 from bench.metrics.modes import LEAST
 from bench.metrics.reconstruction import IMAGES
@@ -62,15 +63,24 @@ def noise_part(sigma: Tensor, contrast: Tensor) -> Tensor:
 # --- evidence ---
 
 
-def measured(context: Context, of: Of, measure: Callable[[Tensor], Tensor]) -> Tensor:
-    """`measure` (N, C, H, W) -> (N, ...) of the test split, of training images, of samples or reconstructions."""
+def measured(context: Context, of: Of, measure: Callable[[Tensor], Tensor], name: str) -> Tensor:
+    """`measure` (N, C, H, W) -> (N, ...) of the test split, of training images, of samples or reconstructions.
+
+    Of real images it's kept between runs, under `name`: who changes a measure changes that.
+    """
     if of == "rec":
         return measure(context.get(Reconstructions(IMAGES)))
     if of in ("prior", "gmm"):
         return measure(context.get(Generated(of)))
     images = context.data.test if of == "test" else context.data.train
     where = positions(images, None if of == "test" else TRAINING)
-    return torch.cat([measure(images.take(where[part], "cpu")) for part in context.chunks(len(where), f"pixels-{of}")])
+
+    def compute() -> dict[str, Tensor]:
+        parts = context.chunks(len(where), f"pixels-{of}")
+        return {name: torch.cat([measure(images.take(where[part], "cpu")) for part in parts])}
+
+    path = context.cache / "statistics" / f"{name}-{images.digest[:16]}-{len(where)}.safetensors"
+    return remembered_tensors(path, compute, name)[name]
 
 
 Measure = Literal["laplacian", "contrast", "noise", "normalised", "noise part"]
@@ -92,7 +102,7 @@ class PerImage(Request[Tensor]):
         if self.measure in PER_CONTRAST:
             of, over = PER_CONTRAST[self.measure]
             return over(context.get(PerImage(of, self.of)), context.get(PerImage("contrast", self.of)))
-        return measured(context, self.of, MEASURES[self.measure])
+        return measured(context, self.of, MEASURES[self.measure], f"{self.measure}-v1")
 
     def keep(self, value: Tensor) -> dict[str, Tensor]:
         """Variances of the Laplacian; where the images are a part of a split, nobody could tell which part."""

@@ -86,7 +86,7 @@ class Spectra(Request[Spectrum]):
     of: Of
 
     def resolve(self, context: Context) -> Spectrum:
-        power = measured(context, self.of, lambda pixels: spectrum(pixels).power)
+        power = measured(context, self.of, lambda pixels: spectrum(pixels).power, "spectrum-v1")
         return Spectrum(power, _below_cut(*context.data.test.shape[1:]))
 
     def keep(self, value: Spectrum) -> dict[str, Tensor]:
