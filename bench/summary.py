@@ -228,7 +228,8 @@ def _group(
     made = tuple(_block(m, shown, places, ranks[key], common, notes, varied) for key, m in blocks.items())
     heads = {name: notes(texts) for name, texts in common.items()}
     seeds = tuple(sorted({row.seed for row, _ in table}))
-    remarks = [*_spread(len(seeds)), *_unsaid(ranks.values(), len(seeds)), *tuning]
+    there = len({row.seed for draft in drafts for row, _ in draft.ok})
+    remarks = [*_spread(there), *_unsaid(ranks.values(), there), *tuning]
     if repeated:
         remarks.append(f"found more than once, counted once: {', '.join(repeated)}")
     ok = [by_name for draft in drafts for _, by_name in draft.ok]
@@ -255,7 +256,7 @@ def _group(
 def _spread(seeds: int) -> list[str]:
     """What ± is, and what so many seeds can't say."""
     if seeds < 2:
-        return [ONE_SEED]
+        return [ONE_SEED] if seeds else []
     remark = f"mean ± standard deviation over {seeds} seeds"
     return [remark if seeds >= LEAST else f"{remark}; {TWO_SEEDS}"]
 

@@ -17,7 +17,7 @@ from bench import tables
 from bench.errors import NotAvailable, StoreError, UnknownName
 from bench.measurement import Score
 from bench.row import Row
-from bench.summary import Cell, Line, summary
+from bench.summary import UNTUNED, Cell, Line, summary
 from tests.synthetic import SCORING, bound, failed, loss, loss_ratio, many, rate, register, row
 
 
@@ -454,6 +454,8 @@ def test_seeds_that_failed_stand_beside_every_mean() -> None:
     rows = [row(seed=s, scores={"bound": v}) for s, v in enumerate((1.5, 2.5))] + [failed(seed=2), row("b")]
     assert [lines(rows)[label].count for label in ("vae", "b")] == ["2 of 3", "1"]
     assert "| vae¹ | 4690 | 2 of 3 |" in tables.render(rows, "md")
+    assert summary(rows).groups[0].remarks[0].startswith("mean ± standard deviation over 2 seeds; two can't say")
+    assert summary([failed(seed=s) for s in range(3)]).groups[0].remarks == (UNTUNED,)
 
 
 def test_a_metric_that_some_seeds_lack_says_how_many() -> None:
