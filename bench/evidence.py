@@ -252,7 +252,7 @@ def _checked(x: Tensor, shape: tuple[int, ...], what: str) -> Tensor:
     if x.shape != shape:
         raise NotAvailable(f"its {what} are {tuple(x.shape)}, and should be {shape}")
     if not bool(((x >= -OVERSHOOT) & (x <= 1 + OVERSHOOT)).all()):
-        raise NotAvailable(f"its {what} aren't images in [0, 1]")
+        raise NotAvailable(f"its {what} aren't images in [0, 1]{', but hold NaN' if bool(x.isnan().any()) else ''}")
     return x
 
 

@@ -41,8 +41,12 @@ def _cells(rows: Sequence[Row]) -> str:
     own = list(dict.fromkeys(row.label for row in rows if not row.anchor))
     anchors = list(dict.fromkeys(row.label for row in rows if row.anchor))
     beside = f", and beside them {_listed(anchors)} as anchors" if anchors and own else ""
-    seeds = sorted({row.seed for row in rows})
-    return f"{rows[0].dataset}: {_listed(own or anchors)}{beside}, {_counted(len(seeds), 'seed')} ({_range(seeds)})."
+    seeds = {row.label: sorted({r.seed for r in rows if r.label == row.label}) for row in rows}
+    return f"{rows[0].dataset}: {_listed(own or anchors)}{beside}, {_each(rows, lambda r: seeds[r.label], _seeds)}."
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'' if len(seeds) == 1 else 's'} {_range(seeds)}"
 
 
 def _data(rows: Sequence[Row]) -> str:

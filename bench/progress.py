@@ -157,11 +157,12 @@ class Console:
         """Say how long a metric will take, once for all seeds of a label."""
         started = self._at.get(event.cell)
         whose = (started.label, started.dataset) if started else ("", "")
-        if event.seconds is None or event.seconds < 1 or (*whose, event.metric) in self._foretold:
+        text = foretold(event.metric, event.seconds)
+        if not text or (*whose, event.metric) in self._foretold:
             return
         self._foretold.add((*whose, event.metric))
         name = f"{self._place()} {_name(started)}: " if started else ""
-        self._say(Text(f"{name}{event.metric} takes about {duration(event.seconds)}", "dim"))
+        self._say(Text(f"{name}{text}", "dim"))
 
     def _cell_ended(self, event: CellEnded) -> None:
         self._ended += 1
@@ -302,6 +303,11 @@ def _terms(terms: Mapping[str, float]) -> str:
 
 def _count(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def foretold(metric: str, seconds: float | None) -> str:
+    """How long a metric will take, in words; '' where nobody knows, or it's hardly a second."""
+    return "" if seconds is None or seconds < 1 else f"{metric} takes about {duration(seconds)}"
 
 
 def duration(seconds: float) -> str:

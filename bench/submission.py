@@ -87,6 +87,7 @@ def submit(
     device: str = "auto",
     data_root: str | None = None,
     say: Callable[[str], None] = lambda _: None,
+    foretell: Callable[[str, float | None], None] = lambda *_: None,
 ) -> tuple[Row, Run]:
     """Score samples (and bounds) from files, as a row in the run at `out`. What is scored already isn't scored again.
 
@@ -97,6 +98,8 @@ def submit(
         likelihood: what the bounds are of.
         fid_reference: statistics from a file, such as pytorch-fid's, to compare with besides.
         out: a run's folder, new or not; by default one under results/, called like the row.
+        say: told what is being done.
+        foretell: told each metric before it starts, and the seconds that it predicts.
 
     Raises:
         UsageError, DataError: the request or a file can't be used; nothing is written.
@@ -127,10 +130,10 @@ def submit(
     if not store.is_done(row.cell):
         say("evidence")
         _keep(store, row, evaluator, chosen, f"{now()} {OUTSIDE}: {len(held.pixels):,} of {held.of:,}\n")
-    _score(store, row.cell, evaluator, chosen, say)
+    _score(store, row.cell, evaluator, chosen, say, foretell)
     if way_to is not None:
         say(way_to.function.__name__)
-        _score(store, row.cell, evaluator, {way_to.function.__name__: way_to}, say, again=True)
+        _score(store, row.cell, evaluator, {way_to.function.__name__: way_to}, say, foretell, again=True)
     tables.write(store.path, store.rows())
     found = store.row(row.cell)
     assert found is not None
@@ -218,6 +221,7 @@ def _score(
     evaluator: Evaluator,
     metrics: Mapping[str, Metric],
     say: Callable[[str], None],
+    foretell: Callable[[str, float | None], None],
     *,
     again: bool = False,
 ) -> None:
@@ -228,6 +232,7 @@ def _score(
         score = known.get(name)
         if score is None or (isinstance(score, NotAvailable) and score.retry):
             say(name)
+            foretell(name, evaluator.predict(metric))
             began = time.perf_counter()
             found: Score | NotAvailable = evaluator.score(metric)[0]
             store.write_scores(cell, way, {name: found}, {name: time.perf_counter() - began})

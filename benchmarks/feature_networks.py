@@ -99,6 +99,19 @@ def distances(network: Classifier, sets: dict[str, Tensor], reference: Images) -
     return [frechet_distance(Gaussian.of(predict(network, pixels, "cpu")[0]), to) for pixels in sets.values()]
 
 
+def disturbances(images: Images) -> dict[str, Tensor]:
+    """Sets of pixels by what was done to `images`: nothing, and each kind at each strength."""
+    found = {"real": disturbed("real", 0, images)}
+    return found | {f"{kind} {s:g}": disturbed(kind, s, images) for kind, all in STRENGTHS.items() for s in all}
+
+
+def not_rising(values: list[float]) -> list[str]:
+    """The kinds with whose strength these distances of `disturbances` don't rise."""
+    at = dict(zip(("real", *(f"{kind} {s:g}" for kind, all in STRENGTHS.items() for s in all)), values, strict=True))
+    steps = {kind: [at["real"], *(at[f"{kind} {s:g}"] for s in all)] for kind, all in STRENGTHS.items()}
+    return [kind for kind, found in steps.items() if any(a >= b for a, b in pairwise(found))]
+
+
 @click.command()
 @click.argument("names", nargs=-1, required=True)
 @click.option("--images", default=3_000, show_default=True, help="Real images in each set.")
@@ -108,8 +121,7 @@ def main(names: tuple[str, ...], images: int, cache: Path) -> None:
     for name in names:
         splits = DATASETS.load(name)().load(Path(os.environ.get("BENCH_DATA", ".")))
         real = splits.train.subset(halves(len(splits.train))[1][:images])
-        sets = {"real": disturbed("real", 0, real)}
-        sets |= {f"{kind} {s:g}": disturbed(kind, s, real) for kind, all in STRENGTHS.items() for s in all}
+        sets = disturbances(real)
         found = {key: distances(n, sets, splits.test) for key, n in networks(splits, cache / name).items()}
 
         click.echo(f"\n{name}, {images:,} images in a set\n\n| set | {' | '.join(found)} |\n|---|{'---|' * len(found)}")
@@ -121,12 +133,9 @@ def main(names: tuple[str, ...], images: int, cache: Path) -> None:
             if key != "shipped":
                 spearman, kendall = spearmanr(own, values).statistic, kendalltau(own, values).statistic
                 click.echo(f"| {key} | {spearman:.3f} | {kendall:.3f} |")
-        labels = list(sets)
         for key, values in found.items():
-            for kind, strengths in STRENGTHS.items():
-                at = [0, *(labels.index(f"{kind} {s:g}") for s in strengths)]
-                if any(values[a] >= values[b] for a, b in pairwise(at)):
-                    click.echo(f"{key}: not monotone in {kind}")
+            for kind in not_rising(values):
+                click.echo(f"{key}: not monotone in {kind}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from bench.evidence import (
     Terms,
     TheSpec,
 )
-from bench.measurement import BaselineScored, Metric, Scored, metric
+from bench.measurement import METRICS, BaselineScored, Metric, Scored, metric
 from bench.protocol import Scoring
 from tests.conftest import build, trained
 
@@ -323,3 +323,37 @@ def test_a_strangers_metric_spoils_no_evidence_of_ours(tmp_path: Path, monkeypat
     assert spoilt["elbo"].item() == plain["elbo"].item() != 0
     assert spoilt["bce"].item() == plain["bce"].item()
     assert spoilt["aaa@spoils.py"].notna().all()
+
+
+OF_THE_ENCODER = {"active_kl", "active_units", "kl", "knn", "linear_probe", "marginal_kl", "mmd", "mmd_floor"}
+OF_THE_ENCODER |= {"mutual_information"}
+
+
+@pytest.mark.parametrize("fault", [math.nan, math.inf])
+def test_what_a_broken_decoder_touches_is_na_with_the_reason(
+    fault: float, evaluate: Callable[..., Evaluator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pixel in each batch will do; numbers of the encoder alone stay what they are."""
+    sound, broken = evaluate(), evaluate()
+    decoded = broken.model.decoded
+
+    def spoiled(z: Tensor, y: Tensor) -> Tensor:
+        out = decoded(z, y)
+        out[0, 0, 3, 3] = fault
+        return out
+
+    monkeypatch.setattr(broken.model, "decoded", spoiled)
+    if math.isinf(fault):  # whose sigmoid is white
+        monkeypatch.setattr(broken.model, "decode", spoiled)
+    for name in METRICS:
+        asked = METRICS.load(name)
+        if not asked.default or asked.derived or name.startswith(("fid", "kid")):  # those need a download
+            continue
+        score = broken.score(asked)[0]
+        if isinstance(score, Score):
+            assert name in {*OF_THE_ENCODER, "beta_eff"}
+            assert score == sound.score(asked)[0], name
+        else:
+            assert name not in OF_THE_ENCODER
+            assert score.reason
+            assert "the metric raised" not in score.reason, (name, score.reason)

@@ -22,7 +22,7 @@ PLAIN = Row(
 def test_what_holds_for_all_is_said_once() -> None:
     text = methods([PLAIN, replace(PLAIN, seed=1), replace(PLAIN, seed=2)])
     assert text == (
-        "digits: vae, 3 seeds (0 to 2). Trained on 1,437 images (1 x 8 x 8, sha256 0123456789ab); scored on 360 of the "
+        "digits: vae, seeds 0 to 2. Trained on 1,437 images (1 x 8 x 8, sha256 0123456789ab); scored on 360 of the "
         "test split. Protocol: 2000 steps; batches of 128; Adam; learning rate 0.001; fp32; bernoulli likelihood; 8 "
         "latent dimensions; the last step is scored, and no checkpoint is chosen. Scoring: 10,000 samples, decoder "
         "means; a mixture of 10 Gaussians fitted on codes as second sampler; 100 importance samples for each of 360 "
@@ -36,7 +36,10 @@ def test_what_differs_is_said_with_its_labels() -> None:
     far = replace(PLAIN, label="mine", plugin={"distribution": "stranger", "version": "2"})
     gan = replace(PLAIN, label="gan", baseline=True, likelihood="")
     text = methods([PLAIN, far, other, gan])
-    assert text.startswith("digits: vae, mine and vqvae, and beside them gan as anchors, 2 seeds (0, 7).")
+    assert text.startswith("digits: vae, mine and vqvae, and beside them gan as anchors, seed 0 (vqvae: seed 7).")
+    more = [replace(row, seed=seed) for row in (PLAIN, gan) for seed in (1, 2, 5)]
+    several = methods([PLAIN, gan, *more, replace(gan, label="real")])
+    assert "gan and real as anchors, seeds 0, 1, 2, 5 (real: seed 0)." in several
     assert "2000 steps (vqvae: 2000+2000 steps)" in text
     assert "variants from stranger 2" in text
     half = replace(PLAIN, label="half", training={**PLAIN.training, "lr": 5e-4})
@@ -47,9 +50,9 @@ def test_failures_are_told_and_datasets_kept_apart() -> None:
     lost = replace(PLAIN, label="beta", status="diverged", reason="non-finite loss")
     first, second = methods([PLAIN, lost, replace(lost, seed=1), replace(PLAIN, dataset="mnist")]).split("\n\n")
     assert first.endswith("Without a result: 2 seeds of beta (diverged).")
-    assert second.startswith("mnist: vae, 1 seed (0).")
+    assert second.startswith("mnist: vae, seed 0.")
     assert second.endswith("Every cell finished.")
-    assert methods([lost]) == "digits: beta, 1 seed (0). Without a result: 1 seed of beta (diverged)."
+    assert methods([lost]) == "digits: beta, seed 0. Without a result: 1 seed of beta (diverged)."
 
 
 def on_validation(row: Row) -> Row:

@@ -17,7 +17,7 @@ from torch.distributions import Distribution, Normal
 from bench.blocks.kernels import SCALES, imq, mmd2, squared_distances
 from bench.dataset import Data
 from bench.errors import NotAvailable
-from bench.evidence import BoundTerms, Indices
+from bench.evidence import BoundTerms, Indices, TheSpec
 from bench.images import Images
 from bench.measurement import METRICS, Context, Request
 from bench.metrics import codes, latent, likelihood, modes
@@ -142,15 +142,27 @@ def test_mmd_stacks_and_compiles() -> None:
 
 def test_the_bound_and_its_halves() -> None:
     terms = BoundTerms(torch.tensor([-10.0, -20.0]).double(), torch.tensor([1.0, 5.0]).double())
-    score = likelihood.elbo(terms)
+    score = likelihood.elbo(terms, "")
     assert (score.value, score.n) == (-18.0, 2)
     assert score.se == pytest.approx(7.0)  # values -11 and -25: sd 9.899 over sqrt 2
     assert likelihood.kl(terms).value == 3
     assert likelihood.distortion(spec("logistic"), terms.log_likelihood).value == 15
-    assert likelihood.elbo(terms).value == pytest.approx(
+    assert likelihood.elbo(terms, "").value == pytest.approx(
         -likelihood.distortion(spec("logistic"), terms.log_likelihood).value - likelihood.kl(terms).value
     )
     assert likelihood.elbo_given_y(terms) == score
+
+
+@pytest.mark.parametrize(
+    ("kind", "pixels", "noted"),
+    [("bernoulli", (0, 7, 255), True), ("bernoulli", (0, 255), False), ("logistic", (0, 7, 255), False)],
+)
+def test_a_bound_on_binarised_images_is_called_so(kind: str, pixels: tuple[int, ...], noted: bool) -> None:
+    split = images(torch.tensor(pixels, dtype=torch.uint8).repeat(4)[:, None, None, None].expand(-1, 1, 4, 4))
+    of = Bare(data=data_of(split, split), planted={TheSpec(): spec(kind)}).get(likelihood.OfBinarised())
+    assert ("dynamic binarisation" in of) == noted
+    terms = BoundTerms(torch.tensor([-10.0, -20.0]).double(), torch.tensor([1.0, 5.0]).double())
+    assert likelihood.elbo(terms, of).note == of
 
 
 def test_bits_per_dimension_of_uniform_levels_are_eight() -> None:

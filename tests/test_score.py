@@ -15,8 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
+from bench.cli import main
 from bench.dataset import Data
 from bench.errors import BenchError, DataError, NotAvailable, UsageError
+from bench.evaluator import Evaluator
 from bench.evidence import BoundTerms
 from bench.images import Images
 from bench.likelihood import Likelihood, likelihood
@@ -433,6 +435,22 @@ def test_again_scores_what_is_missing_and_keeps_the_rest(copies: Path, tmp_path:
     other = saved(tmp_path / "other.npz", samples=some(50))
     submit(other, "digits", name="mine", metrics=("sharpness",), **settings)  # type: ignore[arg-type]
     assert len(run.rows()) == 2, "other samples are another result"
+
+
+def test_what_takes_long_is_told_before_it_starts(
+    copies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[object] = []
+    predicted = {"noise": 780.0, "sharpness": 0.4}
+    monkeypatch.setattr(Evaluator, "predict", lambda _, metric: predicted.get(metric.function.__name__))
+    monkeypatch.setattr(Evaluator, "score", lambda *_: said.append("scored") or (NotAvailable("planted"), 0.0))
+    names = ("sharpness", "noise", "hfr")
+    settings = {"out": tmp_path / "run", "device": "cpu", "metrics": names}
+    submit(copies, "digits", foretell=lambda *told: said.append(told), **settings)  # type: ignore[arg-type]
+    assert said[1::2] == ["scored"] * 3
+    assert {*said[::2]} == {("noise", 780.0), ("sharpness", 0.4), ("hfr", None)}
+    assert main(["score", str(copies), "--dataset", "digits", "--metrics", "noise", "--out", str(tmp_path / "o")]) == 0
+    assert capsys.readouterr().err.strip() == "noise takes about 13 min 0 s"
 
 
 def test_of_two_results_of_one_name_it_says_which_counts(

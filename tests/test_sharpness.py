@@ -537,6 +537,8 @@ def test_sharper_than_real_images_is_no_negative_blur() -> None:
     assert score.value == 0
     assert "sharper than real images" in score.note
     assert not blur.equivalent_blur(curve, Score(1.01, 10, 0.01), Score(0.9, 10, 0.01)).note
+    assert blur.equivalent_blur(curve, Score(1.1, 10, 0.01), Score(1.07, 10, 0.01)).note
+    assert not blur.equivalent_blur(curve, Score(1.1, 10, 0.01), Score(1.09, 10, 0.01)).note, "noise makes it sharp"
     with pytest.raises(NotAvailable, match=r"noisier than real images of such blur: that makes 41%"):
         blur.equivalent_blur(curve, Score(0.9, 10, 0.01), Score(1.2, 10, 0.01))
     for unknown in ((Score(1, 1), Score(0.9, 10, 0.01)), (Score(1, 10, 0.01), Score(0.9, 1))):

@@ -314,11 +314,13 @@ def test_auroc_is_that_of_scikit_learn_with_and_without_ties(levels: int) -> Non
 
 
 def test_auroc_of_what_is_apart_alike_or_the_wrong_way_round() -> None:
-    low, high = torch.arange(5.0), torch.arange(5.0) + 10
+    low, high = torch.arange(10.0), torch.arange(10.0) + 10
     assert (anomaly.auroc(high, low).value, anomaly.auroc(high, low).se) == (1, 0)
     assert anomaly.auroc(low, high).value == 0
-    assert anomaly.auroc(torch.ones(9), torch.ones(4)).value == 0.5
-    assert anomaly.auroc(torch.ones(1), torch.zeros(4)).se is None
+    assert anomaly.auroc(torch.ones(19), torch.ones(14)).value == 0.5
+    for few in ((9, 14), (14, 9), (14, 1), (14, 0)):
+        with pytest.raises(NotAvailable, match=f"10 outliers and test images each: there are {min(few)}"):
+            anomaly.auroc(*(torch.ones(n) for n in few))
 
 
 def test_its_error_is_its_spread_and_its_mean_the_closed_form() -> None:
@@ -358,8 +360,10 @@ def test_inverted_digits_stand_out_and_the_same_digits_do_not(digits: Data, tmp_
 
 
 def test_signs_are_as_declared() -> None:
-    out = BoundTerms(torch.tensor([-9.0, -8.0]).double(), torch.tensor([1.0, 2.0]).double())  # -ELBO 10, 10
-    test = BoundTerms(torch.tensor([-3.0, -2.0]).double(), torch.tensor([5.0, 6.0]).double())  # 8, 8
+    def of(log_px: list[float], rate: list[float]) -> BoundTerms:
+        return BoundTerms(torch.tensor(log_px).double().repeat(5), torch.tensor(rate).double().repeat(5))
+
+    out, test = of([-9, -8], [1, 2]), of([-3, -2], [5, 6])  # -ELBO 10, 10 and 8, 8
     trivial = anomaly.Trivial(0.5, 0.5)
     assert anomaly.auroc_elbo(out, test, trivial).value == 1
     assert anomaly.auroc_distortion(out.log_likelihood, test.log_likelihood, trivial).value == 1

@@ -20,6 +20,7 @@ from bench.measurement import Context, Request, Score, metric
 from bench.metrics.cache import remembered_tensors
 
 MOST = 2_000  #: outliers, drawn by a fixed seed
+FEWEST = 10  #: of either side: one image is above another, or it isn't
 
 
 def placements(a: Tensor, b: Tensor) -> Tensor:
@@ -33,10 +34,13 @@ def auroc(outliers: Tensor, inliers: Tensor, note: str = "") -> Score:
     """P(score of an outlier > score of an inlier), ties by half, with DeLong's standard error: (M,), (N,).
 
     The area under the curve by ranks, exact; the error is that of Sen 1960 and DeLong et al. 1988.
+
+    Raises:
+        NotAvailable: there are fewer than `FEWEST` of either.
     """
+    if (least := min(len(outliers), len(inliers))) < FEWEST:
+        raise NotAvailable(f"needs {FEWEST} outliers and test images each: there are {least}")
     above, below = placements(outliers, inliers), placements(inliers, outliers)
-    if min(len(above), len(below)) < 2:
-        return Score(above.mean().item(), len(above), note=note)
     se = math.sqrt(above.var().item() / len(above) + below.var().item() / len(below))
     return Score(above.mean().item(), len(above), se, note)
 

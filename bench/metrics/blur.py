@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -120,7 +120,8 @@ def equivalent(curve: Curve, share: float) -> float:
 def equivalent_blur(curve: Curve, sharpness: Score, noise: Score, *to_others: Score) -> Score:
     """The equivalent blur of images whose sharpness, and its part that is noise, have these ratios to real sharpness.
 
-    To count as sharper than real images they have to be above `to_others`, too: ratios to further real images.
+    To count as sharper than real images they have to be above `to_others`, too, ratios to further real images; and
+    without the noise that real images lack.
 
     Raises:
         NotAvailable: noise beyond that of real images of the same blur is more than `NOISE` of their sharpness; they're
@@ -136,7 +137,7 @@ def equivalent_blur(curve: Curve, sharpness: Score, noise: Score, *to_others: Sc
         share = min(excess / sharpness.value, 1.0)  # an estimate: of stripes it is more than all
         raise NotAvailable(f"noisier than real images of such blur: that makes {share:.0%} of its sharpness")
     notes = [sharpness.note] if sharpness.note else []
-    if above(sharpness, *to_others):
+    if above(*(replace(s, value=s.value - max(excess, 0.0)) for s in (sharpness, *to_others))):
         notes.append("sharper than real images: no blur would make these of them")
     less, more = (equivalent(curve, max(sharpness.value + s * sharpness.se, 0.0)) for s in (1, -1))
     se = (more - less) / 2 if sigma else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -48,15 +49,26 @@ def _bounds(kept: Mapping[str, Tensor]) -> Tensor:
     return -(kept["distortion"].double() + kept["rate"].double())
 
 
-@metric(Terms(), unit="nats/image", direction="higher", per_image=_bounds)
-def elbo(terms: BoundTerms) -> Score:
+@dataclass(frozen=True)
+class OfBinarised(Request[str]):
+    """What a bound is one of, for its note, where it's none on the pixels as they are: '' otherwise."""
+
+    def resolve(self, context: Context) -> str:
+        with suppress(NotAvailable):  # nobody knows the likelihood
+            if context.get(TheSpec()).make_likelihood().kind == "bound" and not binary(context.data.test):
+                return "pixels are grey: bounds the log-likelihood of their dynamic binarisation"
+        return ""
+
+
+@metric(Terms(), OfBinarised(), unit="nats/image", direction="higher", per_image=_bounds)
+def elbo(terms: BoundTerms, of: str) -> Score:
     """E_q[log p(x|z)] - KL(q(z|x) || p(z)), at beta = 1 whatever was trained, one draw of z for each image.
 
     Where codes are discrete, the KL's place is taken by the code length under the learned prior. A model that
     knows labels sums them out. Of grey pixels under Bernoulli likelihood it bounds the log-likelihood of dynamically
     binarised images, and is comparable with nothing else: not with densities, nor with static binarisation.
     """
-    return Score.of(terms.log_likelihood - terms.rate)
+    return Score.of(terms.log_likelihood - terms.rate, of)
 
 
 @dataclass(frozen=True)
@@ -67,9 +79,8 @@ class OwnTerms(Request[BoundTerms]):
     """
 
     def resolve(self, context: Context) -> BoundTerms:
-        spec = context.get(TheSpec())
-        if spec.make_likelihood().kind == "bound" and not binary(context.data.test):
-            raise NotAvailable(f"{spec.likelihood} is no mass and no density of grey pixels")
+        if context.get(OfBinarised()):
+            raise NotAvailable(f"{context.get(TheSpec()).likelihood} is no mass and no density of grey pixels")
         return context.get(Terms())
 
 

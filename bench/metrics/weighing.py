@@ -19,6 +19,7 @@ from bench.errors import NotAvailable
 from bench.evidence import positions
 from bench.images import to_float
 from bench.measurement import Context, Request, Score, metric
+from bench.metrics.likelihood import OfBinarised
 
 AT_ONCE = 1_000  #: images that are decoded at once, whatever K is
 RISE = 0.3  #: nats between L_{K/2} and L_K above which K is said to be small
@@ -81,15 +82,16 @@ def _seconds(context: Context) -> float:
     return (time.perf_counter() - began) * len(where) / len(x) * scoring.nll_samples / block
 
 
-@metric(Weighing(), unit="nats/image", direction="lower", predicted=_seconds)
-def nll(weights: Weighed) -> Score:
+@metric(Weighing(), OfBinarised(), unit="nats/image", direction="lower", predicted=_seconds)
+def nll(weights: Weighed, of: str) -> Score:
     """-L_K, an upper bound on -log p(x) that tightens with K: importance weighting with K draws from q(z|x).
 
     Of grey pixels under Bernoulli likelihood it bounds what `elbo` does: dynamically binarised images. A model that
     knows labels sums them out. Burda et al. 2016, eq. 8.
     """
     rises = (weights.bound - weights.half).mean().item() > RISE
-    return Score.of(-weights.bound, "still falls with the number of draws: ask for more --nll-samples" if rises else "")
+    falls = "still falls with the number of draws: ask for more --nll-samples" if rises else ""
+    return Score.of(-weights.bound, "; ".join(filter(None, (of, falls))))
 
 
 @metric(Weighing(), unit="of K draws", range=(0, math.inf), predicted=_seconds)

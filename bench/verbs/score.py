@@ -49,8 +49,12 @@ def score(
     SAMPLES is an .npz file with `samples`, uint8 or floats from 0 to 1 of shape (N, H, W), (N, H, W, C) or
     (N, C, H, W), or a folder of .png files. 10,000 are scored, as of every variant. Nothing is unpickled.
     """
-    from bench.progress import working
+    from bench.progress import foretold, working
     from bench.submission import namesakes, submit
+
+    def foretell(metric: str, seconds: float | None) -> None:
+        if text := foretold(metric, seconds):
+            click.echo(text, err=True)
 
     with working() as say:
         row, run = submit(
@@ -65,6 +69,7 @@ def score(
             device=device,
             data_root=data_root,
             say=say,
+            foretell=foretell,
         )
     print_rows([row], as_json, str(run.path))
     counted, *others = (other.cell for other in namesakes(row, run))
