@@ -154,6 +154,10 @@ def test_expected_bias_of_isotropic_features_has_its_closed_form() -> None:
     assert expected_bias(law, n, n) == pytest.approx(both, rel=1e-12)
     assert expected_bias(law, n, None) == pytest.approx(both / 2, rel=1e-12)
     assert expected_bias(law, None, None) == 0
+    generator = torch.Generator().manual_seed(0)
+    sets = [[Gaussian.of(torch.randn(n, d, generator=generator, dtype=D)) for _ in range(2)] for _ in range(40)]
+    found = torch.tensor([frechet_distance(*pair) for pair in sets], dtype=D)
+    assert abs(found.mean().item() - both) < 3 * found.std().item() / 40**0.5
 
 
 @pytest.mark.parametrize(("n", "m"), [(500, 500), (400, 1_200), (500, None)])
