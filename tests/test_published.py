@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench import published as module
+from bench.cli import main
 from bench.data import parse
 from bench.errors import PluginError
 from bench.measurement import METRICS
@@ -85,6 +86,16 @@ def test_they_are_shown_with_their_caveats_and_a_mark() -> None:
     printed = console.export_text()
     assert "43.6 ± 0.7" in printed
     assert "differs: networks of Lucic" in printed
+
+
+@pytest.mark.parametrize("how", [["--json"], ["--format", "csv"], ["--format", "latex"]])
+def test_what_has_no_place_for_them_is_refused_before_anything_is_printed(
+    how: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["table", "nowhere", "--with", "published", *how]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"isn't printed by {' '.join(how)}" in err
 
 
 def test_a_file_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,9 @@ def table(
     Where there are many columns, a screen shows the family of the headline metric and one merit of each other family;
     files have all.
     """
+    if beside is not None and (as_json or form not in (None, "md")):
+        refused = "--json" if as_json else f"--format {form}"
+        raise UsageError(f"--with published isn't printed by {refused}", fix="Leave that out, or use --format md.")
     tuning: tuple[str, ...] | None = None
     choices: tuple[Choice, ...] = ()
     unfinished = False
@@ -98,7 +101,7 @@ def table(
         from bench.render import render
 
         click.echo(render(rows, form, None if every else metrics or None, tuning), nl=False)
-    if beside is not None and not as_json:
+    if beside is not None:
         _print_published(rows, form)
     return UNFINISHED if unfinished else 0
 
@@ -143,8 +146,6 @@ def _print_published(rows: Sequence[Row], form: str | None) -> None:
     from bench.published import as_markdown, as_renderables, published
 
     entries = published(dict.fromkeys(row.dataset for row in rows))
-    if form not in (None, "md"):
-        raise UsageError(f"--with published isn't printed as {form}", fix="Leave out --format, or use --format md.")
     if form == "md":
         click.echo(as_markdown(entries), nl=False)
     else:
