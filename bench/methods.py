@@ -141,14 +141,14 @@ def _failures(rows: Sequence[Row]) -> str:
 
 def _each(rows: Sequence[Row], value: Callable[[Row], Any], text: Callable[[Any], str]) -> str:
     """What holds for all rows; or each value with its labels, the commonest first."""
-    by_value: dict[Any, dict[str, None]] = {}
+    by_value: dict[Any, list[str]] = {}
     for row in rows:
         if (found := value(row)) not in (None, "", ()):
-            by_value.setdefault(tuple(found) if isinstance(found, list) else found, {})[row.label] = None
+            by_value.setdefault(tuple(found) if isinstance(found, list) else found, []).append(row.label)
     if len(by_value) < 2:
         return "".join(map(text, by_value))
     first, *others = sorted(by_value, key=lambda v: -len(by_value[v]))
-    return f"{text(first)} ({', '.join(f'{_listed(by_value[v])}: {text(v)}' for v in others)})"
+    return f"{text(first)} ({', '.join(f'{_listed(dict.fromkeys(by_value[v]))}: {text(v)}' for v in others)})"
 
 
 def _of(part: str, key: str) -> Callable[[Row], Any]:

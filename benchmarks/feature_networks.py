@@ -10,6 +10,7 @@ fixed random one shows what training is for. Data is looked for in BENCH_DATA; t
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -99,16 +100,16 @@ def distances(network: Classifier, sets: dict[str, Tensor], reference: Images) -
     return [frechet_distance(Gaussian.of(predict(network, pixels, "cpu")[0]), to) for pixels in sets.values()]
 
 
-def disturbances(images: Images) -> dict[str, Tensor]:
+def disturbances(images: Images, kinds: Iterable[str] = STRENGTHS) -> dict[str, Tensor]:
     """Sets of pixels by what was done to `images`: nothing, and each kind at each strength."""
     found = {"real": disturbed("real", 0, images)}
-    return found | {f"{kind} {s:g}": disturbed(kind, s, images) for kind, all in STRENGTHS.items() for s in all}
+    return found | {f"{kind} {s:g}": disturbed(kind, s, images) for kind in kinds for s in STRENGTHS[kind]}
 
 
-def not_rising(values: list[float]) -> list[str]:
+def not_rising(values: Sequence[float], kinds: Iterable[str] = STRENGTHS) -> list[str]:
     """The kinds with whose strength these distances of `disturbances` don't rise."""
-    at = dict(zip(("real", *(f"{kind} {s:g}" for kind, all in STRENGTHS.items() for s in all)), values, strict=True))
-    steps = {kind: [at["real"], *(at[f"{kind} {s:g}"] for s in all)] for kind, all in STRENGTHS.items()}
+    real, *rest = values
+    steps = {kind: [real, *(rest.pop(0) for _ in STRENGTHS[kind])] for kind in kinds}
     return [kind for kind, found in steps.items() if any(a >= b for a, b in pairwise(found))]
 
 

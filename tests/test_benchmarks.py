@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 
 from bench.blocks import GaussianVAE
@@ -131,3 +132,25 @@ def test_who_skips_work_is_found_out() -> None:
     assert found([99.0, 92.0]) == []
     assert found([99.0, 120.0]) == ["c"]
     assert found([float("nan"), 90.0]) == ["c"]
+
+
+def test_distances_that_do_not_rise_with_a_disturbance_are_named() -> None:
+    from feature_networks import STRENGTHS, not_rising
+
+    rising = [0.1, *(float(i) for all in STRENGTHS.values() for i in range(1, len(all) + 1))]
+    assert not_rising(rising) == []
+    assert not_rising([0.1, 1, 2, 3, 4, 1, 2, 2, 3, 4], ("blur", "noise")) == ["noise"]
+    assert not_rising([1.0, 1, 2, 3, 4, 1.1, 2, 3, 4, 5], ("blur", "noise")) == ["blur"], "the first is the undisturbed"
+
+
+@pytest.mark.parametrize("rises", [True, False])
+def test_only_a_network_that_sees_blur_and_noise_is_written(
+    rises: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import train_networks
+
+    found = [float(i if rises else -i) for i in (0, *range(1, 5), *range(1, 6))]
+    monkeypatch.setattr(train_networks, "distances", lambda *_: found)
+    done = CliRunner().invoke(train_networks.main, ["digits", "--steps", "1", "--out", str(tmp_path)])
+    assert (done.exit_code, len(list(tmp_path.iterdir()))) == ((0, 1) if rises else (1, 0))
+    assert ("fd doesn't rise with blur and noise: not written" in done.output) == (not rises)

@@ -217,11 +217,11 @@ def test_the_time_that_it_takes_is_told_before(tmp_path: Path, monkeypatch: pyte
     c = context(tmp_path, images(200, 0), {"prior": torch.zeros(80, 4), "reconstructions": torch.zeros(80, 4)})
     samples, test = c.scoring.samples, 80
     each = 1 / (kernel.ROWS * kernel.CENTRED)
-    pairs = (samples**2 + samples * test + test**2) * each
-    real = 3 * test**2 * each  # of real images to each other, which nobody has kept yet
+    pairs = (samples**2 / 2 + samples * test + test**2 / 2) * each  # within a set each pair once
+    real = 2 * test**2 * each  # of real images to each other, which nobody has kept yet
     for metric, of_features, of_pairs in (
         (kernel.kid, samples + test, pairs), (kernel.kid_train, samples + test + 80, pairs + real),
-        (kernel.kid_rec, 80 + test, 4 * test**2 * each),
+        (kernel.kid_rec, 80 + test, 3 * test**2 * each),
     ):  # fmt: skip
         assert metric.predicted is not None
         assert metric.predicted(c) == pytest.approx(of_pairs + of_features / 10)

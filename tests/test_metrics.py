@@ -125,6 +125,8 @@ def test_mmd_reaches_its_known_values() -> None:
 def test_distances_are_never_negative_and_have_finite_gradients() -> None:
     x = (torch.randn(50, 4) + 1e3).requires_grad_()
     assert squared_distances(x, x).min().item() >= 0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert squared_distances(x, x).dtype == torch.float32, "products are rounded, norms aren't"
     (gradient,) = torch.autograd.grad(mmd2(x, torch.randn(50, 4)), x)
     assert gradient.isfinite().all()
 

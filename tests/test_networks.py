@@ -18,6 +18,7 @@ from bench.errors import NotAvailable
 from bench.evidence import Generated
 from bench.images import Images, to_float, to_uint8
 from bench.metrics import classifier, networks
+from bench.metrics.cache import remembered_tensors
 from bench.metrics.classifier import FEATURES, Classifier, _shift, accuracy, halves, predict, train
 from bench.metrics.gaussians import Gaussian, frechet_distance
 from bench.metrics.kernel import kernel_distance
@@ -339,3 +340,17 @@ def test_distances_rise_with_each_disturbance_of_real_images(name: str, request:
         fds = [frechet_distance(Gaussian.of(f), reference) for f in found]
         kds = [kernel_distance(f, test)[0] for f in found]
         assert all(a < b for distances in (fds, kds) for a, b in pairwise(distances)), (kind, fds, kds)
+
+
+def test_a_full_disk_costs_what_would_be_kept_and_nothing_else(tmp_path: Path) -> None:
+    import resource
+
+    fresh = {"x": torch.arange(100_000)}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
+    try:
+        found = remembered_tensors(tmp_path / "kept.safetensors", lambda: fresh, "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert found is fresh
+    assert not list(tmp_path.iterdir())

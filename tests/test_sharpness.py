@@ -663,13 +663,15 @@ def _asks(data: Data, cache: Path) -> dict[str, Tensor]:
 
 def test_real_images_are_measured_once(fashion: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what is kept of some images is never taken for that of others."""
+    monkeypatch.setattr(sharpness, "TRAINING", 100)
     some = [Images(fashion.test.take(torch.arange(start, start + 300))) for start in (0, 300, 600)]
     first, second = data_of(some[0], some[1]), data_of(some[1], some[2])
     fresh = [_asks(data, Path("/dev/null/nowhere")) for data in (first, second)]
     for data, expected in zip((first, second), fresh, strict=True):
         for name, value in _asks(data, tmp_path).items():
             assert torch.equal(value.nan_to_num(-1), expected[name].nan_to_num(-1)), name
-    monkeypatch.setattr(sharpness, "each", lambda *_: pytest.fail("measured again"))
+    for module in ("bench.sharpness", "bench.metrics.sharpness"):
+        monkeypatch.setattr(f"{module}.each", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(spectrum, "each", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(blur, "calibrate", lambda *_: pytest.fail("calibrated again"))
     for data, expected in zip((first, second), fresh, strict=True):

@@ -214,8 +214,8 @@ def test_all_variants_can_be_trained_in_bf16(digits: Data, name: str) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             index = torch.arange(8)
             batch = Batch(digits.train.take(index) / 255, digits.train.labels(index), index, torch.tensor(0.5))
-            found = [phase.loss(batch)[0] for stage in model.stages() for phase in stage.phases]
-        assert {loss.dtype for loss in found} == {torch.float32}
+            found = [phase.loss(batch) for stage in model.stages() for phase in stage.phases]
+        assert {value.dtype for loss, terms in found for value in (loss, *terms.values())} == {torch.float32}
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02, abs=0.02)
 
 

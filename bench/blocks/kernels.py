@@ -14,8 +14,8 @@ Kernel = Callable[[Tensor, Tensor, int], Tensor]
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """|x_i - y_j|^2: (n, d), (m, d) to (n, m), never below 0."""
-    distances = (-2 * x) @ y.mT
-    distances += x.square().sum(-1)[:, None] + y.square().sum(-1)[None, :]
+    distances = x.square().sum(-1)[:, None] + y.square().sum(-1)[None, :]
+    distances -= 2 * x @ y.mT  # into the norms, which stay in fp32 where products may be bf16
     return distances.clamp_min_(0)
 
 

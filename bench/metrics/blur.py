@@ -137,7 +137,8 @@ def equivalent_blur(curve: Curve, sharpness: Score, noise: Score, *to_others: Sc
         share = min(excess / sharpness.value, 1.0)  # an estimate: of stripes it is more than all
         raise NotAvailable(f"noisier than real images of such blur: that makes {share:.0%} of its sharpness")
     notes = [sharpness.note] if sharpness.note else []
-    if above(*(replace(s, value=s.value - max(excess, 0.0)) for s in (sharpness, *to_others))):
+    clean = 1 - max(excess, 0.0) / sharpness.value
+    if above(*(replace(s, value=s.value * clean) for s in (sharpness, *to_others))):
         notes.append("sharper than real images: no blur would make these of them")
     less, more = (equivalent(curve, max(sharpness.value + s * sharpness.se, 0.0)) for s in (1, -1))
     se = (more - less) / 2 if sigma else None

@@ -54,7 +54,7 @@ def remembered_tensors(path: Path, compute: Callable[[], dict[str, Tensor]], *na
     if (kept := read_tensors(path, *names)) is not None:
         return kept
     fresh = compute()
-    with suppress(OSError):
+    with suppress(OSError, SafetensorError):  # the latter is what a full disk comes as
         save_tensors(path, fresh)
     return fresh
 
@@ -71,6 +71,6 @@ def remembered(path: Path, compute: Callable[[], Gaussian]) -> Gaussian:
         return kept
     fresh = compute()
     if fresh.n is not None:
-        with suppress(OSError):
+        with suppress(OSError, SafetensorError):
             save_tensors(path, {"mean": fresh.mean, "cov": fresh.cov, "n": torch.tensor(fresh.n)})
     return fresh

@@ -56,7 +56,7 @@ class OfBinarised(Request[str]):
     def resolve(self, context: Context) -> str:
         with suppress(NotAvailable):  # nobody knows the likelihood
             if context.get(TheSpec()).make_likelihood().kind == "bound" and not binary(context.data.test):
-                return "pixels are grey: bounds the log-likelihood of their dynamic binarisation"
+                return "pixels lie between black and white: bounds the log-likelihood of their dynamic binarisation"
         return ""
 
 

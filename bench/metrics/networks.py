@@ -113,7 +113,7 @@ class FeatureNetwork(Request[Trained]):
         try:
             return load(save(network, kept, source, right))
         except OSError:
-            return Trained(network, f"{_prefix(source)}-unsaved", right)
+            return Trained(network.folded(), f"{_prefix(source)}-unsaved", right)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class PredictedReal(Request[Predictions]):
     def resolve(self, context: Context) -> Predictions:
         trained, data = context.get(FeatureNetwork()), context.data
         images = data.test if self.split == "test" else unseen(data)
-        path = context.cache / "statistics" / f"{trained.name}-{images.digest[:16]}-predictions.safetensors"
+        path = context.cache / "statistics" / f"{trained.name}-{images.digest[:16]}-predictions-v2.safetensors"
 
         def compute() -> dict[str, Tensor]:
             found = predict(trained.network, images, context.device)

@@ -79,7 +79,8 @@ def measured(context: Context, of: Of, measure: Callable[[Tensor], Tensor], name
         parts = context.chunks(len(where), f"pixels-{of}")
         return {name: torch.cat([measure(images.take(where[part], "cpu")) for part in parts])}
 
-    path = context.cache / "statistics" / f"{name}-{images.digest[:16]}-{len(where)}.safetensors"
+    drawn = f"-{context.scoring.chunk}" if images.redrawn else ""  # pixels are, chunk by chunk
+    path = context.cache / "statistics" / f"{name}-{images.digest[:16]}-{len(where)}{drawn}.safetensors"
     return remembered_tensors(path, compute, name)[name]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -54,7 +55,7 @@ def score(
 
     def foretell(metric: str, seconds: float | None) -> None:
         if text := foretold(metric, seconds):
-            click.echo(text, err=True)
+            sys.stderr.write(f"{text}\n")  # which goes above the line of `working`, and click.echo through it
 
     with working() as say:
         row, run = submit(
