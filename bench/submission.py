@@ -37,7 +37,7 @@ from bench.provenance import now, provenance
 from bench.registry import default
 from bench.row import Row
 from bench.store import Run
-from bench.variant import VARIANTS, Spec, Variant
+from bench.variant import VARIANTS, Spec, Stage, Variant
 
 UNKNOWN = "unknown"
 OUTSIDE = "samples from a file"
@@ -62,6 +62,9 @@ class Outsider(Variant):
     def __init__(self, spec: Spec, samples: Tensor) -> None:
         super().__init__(spec)
         self.register_buffer("samples", samples)
+
+    def stages(self) -> tuple[Stage, ...]:
+        return ()
 
     def held_samples(self) -> Tensor:
         return self.samples

@@ -437,6 +437,13 @@ def test_again_scores_what_is_missing_and_keeps_the_rest(copies: Path, tmp_path:
     assert len(run.rows()) == 2, "other samples are another result"
 
 
+def test_no_metric_stumbles_over_a_model_that_is_not_there(copies: Path, tmp_path: Path) -> None:
+    row, _ = submit(copies, "digits", out=tmp_path / "run", device="cpu", metrics=("-fid", "-fid_gmm", "-kid"))
+    reasons = {name: s.reason for name, s in row.scores.items() if isinstance(s, NotAvailable)}
+    assert len(reasons) > 5
+    assert not [name for name, reason in reasons.items() if "raised" in reason]
+
+
 def test_what_takes_long_is_told_before_it_starts(
     copies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

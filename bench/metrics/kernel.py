@@ -31,7 +31,7 @@ from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Pre
 from bench.protocol import seed_for
 
 LEAST = 50  #: images on each side: a standard error from fewer says little
-COMPARED = 4_000  #: images on each side of `kd`: three tenths of a second, where 10,000 take two
+COMPARED = 4_000  #: images on each side of `kd`: two fifths of a second, where 10,000 take two and a half
 ROWS = 100  #: kernel values that are in the caches at once, times the other side
 CENTRED = 1_000  #: images a side that the kernel's second moments are estimated on
 

@@ -69,7 +69,7 @@ def load(path: Path) -> Trained:
         with torch.inference_mode(False):
             network = Classifier(tuple(about["shape"]), about["classes"])
             network.load_state_dict(weights)
-            network = network.folded().to(memory_format=torch.channels_last)  # half of the time on a CPU
+            network = network.folded().to(memory_format=torch.channels_last)  # on a CPU a sixth and a third less time
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} holds no network of this version: {error}") from error
     return Trained(network, path.name.removesuffix(".safetensors"), about["accuracy"])
