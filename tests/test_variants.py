@@ -263,6 +263,18 @@ def test_the_label_enters_encoder_and_decoder_of_cvae() -> None:
     assert not torch.equal(model.decode(z, b.y), model.decode(z, other))  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("networks", ["", "[hidden=none]", "[hidden=8-6]", "[backbone=conv]"])
+def test_many_labels_for_each_image_are_each_label_in_turn(networks: str, digits: Data) -> None:
+    model = build(f"cvae{networks}", digits)
+    x, labels = digits.test.take(torch.arange(6)) / 255, torch.tensor([[0, 1, 2, 3, 4, 5], [7] * 6, [9, 9, 0, 0, 3, 3]])
+    with torch.no_grad():
+        together = model.encode_terms(x, labels)  # type: ignore[operator]
+        in_turn = [model.encode_terms(x, y) for y in labels]  # type: ignore[operator]
+    for values, each in zip(together, zip(*in_turn, strict=True), strict=True):
+        assert values.shape == (3, 6, model.latent_dim)
+        torch.testing.assert_close(values, torch.stack(each))
+
+
 def test_the_gan_s_generator_is_as_large_as_conv_s_decoder_and_its_critic_half_as_wide_as_the_encoder() -> None:
     def size(module: nn.Module) -> int:
         return sum(p.numel() for p in module.parameters())

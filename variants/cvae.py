@@ -93,10 +93,9 @@ class CVAE(GaussianVAE):
 
     def at_mean(self, x: Tensor, log_py: Tensor) -> Classes:
         """What each class makes of x at its mean code, and the class posterior, of log p(y) (K, B)."""
-        every = torch.arange(len(log_py), device=x.device).repeat_interleave(len(x))  # (K B,)
-        xs = x.repeat(len(log_py), 1, 1, 1)
-        mu, logvar = self.encode_terms(xs, every)
-        kl = gaussian_kl(mu, logvar).sum(-1).view_as(log_py)
-        log_w = (log_py + self.log_px(xs, mu, every).view_as(log_py) - kl).log_softmax(0)
-        mu, std = (v.view(*log_py.shape, -1) for v in (mu, (0.5 * logvar).exp()))
-        return Classes(mu, std, kl, log_w, ~(log_w < LEAST))
+        every = torch.arange(len(log_py), device=x.device)[:, None].expand_as(log_py)
+        mu, logvar = self.encode_terms(x, every)
+        kl = gaussian_kl(mu, logvar).sum(-1)
+        out = self.decoded(mu.flatten(0, 1), every.flatten()).view(*log_py.shape, *x.shape[1:])
+        log_w = (log_py + self.likelihood.log_prob(x, out) - kl).log_softmax(0)
+        return Classes(mu, (0.5 * logvar).exp(), kl, log_w, ~(log_w < LEAST))

@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.blocks.backbone import Backbone, Shape
@@ -20,7 +21,9 @@ def mlp(*widths: int) -> nn.Sequential:
 
 
 class MLPEncoder(nn.Module):
-    """(B, C, H, W), (B, context) to (B, out)."""
+    """(B, C, H, W), (B, context) to (B, out); K contexts for each image, (K, B, context), to (K, B, out)."""
+
+    many_contexts = True
 
     def __init__(self, shape: Shape, out: int, context: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
@@ -28,8 +31,15 @@ class MLPEncoder(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         flat = x.flatten(1)
-        out: Tensor = self.layers(flat if c is None else torch.cat([flat, c], 1))
-        return out
+        if c is None or c.ndim == 2:
+            out: Tensor = self.layers(flat if c is None else torch.cat([flat, c], 1))
+            return out
+        first = self.layers[0]  # what it makes of the image is the same for all K
+        assert isinstance(first, nn.Linear)
+        weight, pixels = first.weight, flat.shape[1]
+        h = F.linear(flat, weight[:, :pixels], first.bias) + F.linear(c, weight[:, pixels:])
+        each: Tensor = self.layers[1:](h)
+        return each
 
 
 class MLPDecoder(nn.Module):
