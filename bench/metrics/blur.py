@@ -14,7 +14,7 @@ from bench.errors import NotAvailable
 from bench.evidence import positions
 from bench.images import to_float, to_uint8
 from bench.measurement import Context, Request, Score, metric
-from bench.metrics.cache import remembered_tensors
+from bench.metrics.cache import remembered_tensors, statistics
 from bench.metrics.sharpness import (
     BlackOrWhite,
     Paired,
@@ -103,7 +103,7 @@ class Calibration(Request[Curve]):
         def compute() -> dict[str, Tensor]:
             return {"curve": torch.tensor(np.array(calibrate(images.take(where, "cpu"))))}
 
-        path = context.cache / "statistics" / f"blur-v1-{images.digest[:16]}-{len(where)}.safetensors"
+        path = statistics(context, f"blur-v1-{images.digest[:16]}-{len(where)}")
         return Curve(*remembered_tensors(path, compute, "curve")["curve"].numpy())
 
 

@@ -13,7 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bench.measurement import Context
 from bench.metrics.gaussians import Gaussian
+
+
+def statistics(context: Context, name: str) -> Path:
+    """Where what is known of a set of images is kept: no model's, so all runs share it."""
+    return context.cache / "statistics" / f"{name}.safetensors"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -14,7 +14,7 @@ from bench.errors import NotAvailable
 from bench.evidence import Generated, SampledLabels, positions
 from bench.images import Images
 from bench.measurement import Context, Request, Score, metric
-from bench.metrics.cache import remembered_tensors
+from bench.metrics.cache import remembered_tensors, statistics
 from bench.metrics.judge import STEPS, VERSION, Judged, TheJudge, TrainedJudge, right, train
 
 
@@ -63,7 +63,7 @@ class Learned(Request[Tensor]):
         where = positions(data.train, len(asked))
         if self.of == "real":
             name = f"learned-v{VERSION}-{data.train.digest[:16]}-{data.test.digest[:16]}-{len(where)}-{STEPS}"
-            path = context.cache / "statistics" / f"{name}.safetensors"
+            path = statistics(context, name)
             return remembered_tensors(path, lambda: {"right": self._of(context, data.train.subset(where))}, "right")[
                 "right"
             ]

@@ -21,7 +21,7 @@ from bench.blocks.kernels import squared_distances
 from bench.errors import NotAvailable
 from bench.evidence import positions
 from bench.measurement import Context, Request, Score, metric
-from bench.metrics.cache import remembered_tensors
+from bench.metrics.cache import remembered_tensors, statistics
 from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Trained, unseen
 from bench.protocol import seed_for
 
@@ -165,7 +165,7 @@ class TestPoints(Request[RealPoints]):
             return {"radii": around, "others": torch.stack([v.mean() for v in shares(real, others, around)])}
 
         pair = f"{test.digest[:16]}-{unseen(context.data).digest[:16]}"
-        path = context.cache / "statistics" / f"balls-{trained.name}-{pair}-{len(real)}.safetensors"
+        path = statistics(context, f"balls-{trained.name}-{pair}-{len(real)}")
         kept = remembered_tensors(path, compute, "radii", "others")
         if (copies := (kept["radii"][:, -1] <= COPY * real.shape[1]).double().mean().item()) > FEW:
             raise NotAvailable(

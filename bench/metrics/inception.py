@@ -28,7 +28,7 @@ from bench.errors import NotAvailable
 from bench.evidence import Generated, Reconstructions, TestImages
 from bench.images import Images, to_float
 from bench.measurement import Context, Request
-from bench.metrics.cache import known, remembered, remembered_tensors
+from bench.metrics.cache import known, remembered, remembered_tensors, statistics
 from bench.metrics.gaussians import Gaussian
 from bench.metrics.networks import unseen
 
@@ -186,7 +186,7 @@ class InceptionWeights(Request[Weights]):
 def kept_at(context: Context, weights: Weights, images: Images, what: str = "") -> Path:
     """Where what is known of real images is kept."""
     what = what if context.scoring.inception_precision == "fp32" else f"{what}-{context.scoring.inception_precision}"
-    return context.cache / "statistics" / f"inception-{images.digest[:16]}-{weights.sha256[:16]}{what}.safetensors"
+    return statistics(context, f"inception-{images.digest[:16]}-{weights.sha256[:16]}{what}")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench.errors import NotAvailable
 from bench.measurement import Context, Request, Score, metric
-from bench.metrics.cache import read_tensors, remembered_tensors
+from bench.metrics.cache import read_tensors, remembered_tensors, statistics
 from bench.metrics.inception import (
     DIMENSIONS,
     InceptionFeatures,
@@ -192,7 +192,7 @@ class RealDistance(Request["KernelDistance | None"]):
             return kernel_distance(_some(other), _some(test))
 
         try:
-            return _kept(context.cache / "statistics" / f"kernel-{name}-{pair}-{COMPARED}.safetensors", compute)
+            return _kept(statistics(context, f"kernel-{name}-{pair}-{COMPARED}"), compute)
         except NotAvailable:
             return None
 

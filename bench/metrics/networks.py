@@ -15,7 +15,7 @@ from bench.evidence import Generated, Reconstructions, Sampler
 from bench.images import Images
 from bench.measurement import Context, Request
 from bench.metrics import shelf
-from bench.metrics.cache import remembered_tensors
+from bench.metrics.cache import remembered_tensors, statistics
 from bench.metrics.classifier import VERSION, Classifier, accuracy, halves, predict, train
 from bench.protocol import seed_for
 
@@ -150,7 +150,7 @@ class PredictedReal(Request[Predictions]):
     def resolve(self, context: Context) -> Predictions:
         trained, data = context.get(FeatureNetwork()), context.data
         images = data.test if self.split == "test" else unseen(data)
-        path = context.cache / "statistics" / f"{trained.name}-{images.digest[:16]}-predictions-v2.safetensors"
+        path = statistics(context, f"{trained.name}-{images.digest[:16]}-predictions-v2")
 
         def compute() -> dict[str, Tensor]:
             found = predict(trained.network, images, context.device)

@@ -14,7 +14,7 @@ from bench.errors import NotAvailable
 from bench.evidence import Generated, Reconstructions, TestImages, positions
 from bench.images import Images
 from bench.measurement import BaselineScored, Context, Request, Score, Scored, metric
-from bench.metrics.cache import remembered_tensors
+from bench.metrics.cache import remembered_tensors, statistics
 from bench.metrics.judge import Judged
 from bench.metrics.modes import LEAST
 from bench.metrics.reconstruction import IMAGES
@@ -80,7 +80,7 @@ def measured(context: Context, of: Of, measure: Callable[[Tensor], Tensor], name
         return {name: torch.cat([measure(images.take(where[part], "cpu")) for part in parts])}
 
     drawn = f"-{context.scoring.chunk}" if images.redrawn else ""  # pixels are, chunk by chunk
-    path = context.cache / "statistics" / f"{name}-{images.digest[:16]}-{len(where)}{drawn}.safetensors"
+    path = statistics(context, f"{name}-{images.digest[:16]}-{len(where)}{drawn}")
     return remembered_tensors(path, compute, name)[name]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.evidence import FOLLOWED, BoundOn, BoundTerms, EarlierBound, Terms, positions
 from bench.images import Images, to_float
 from bench.measurement import Context, Request, Score, metric
-from bench.metrics.cache import remembered_tensors
+from bench.metrics.cache import remembered_tensors, statistics
 from bench.metrics.likelihood import pixel_entropy
 from bench.protocol import seed_for
 
@@ -39,7 +39,7 @@ class PixelContent(Request[Content]):
 
     def resolve(self, context: Context) -> Content:
         train, test = context.data.train, context.data.test
-        path = context.cache / "statistics" / f"content-v1-{train.digest[:16]}-{test.digest[:16]}.safetensors"
+        path = statistics(context, f"content-v1-{train.digest[:16]}-{test.digest[:16]}")
         return Content(**remembered_tensors(path, lambda: self._of(train, test), "train", "test"))
 
     def _of(self, train: Images, test: Images) -> dict[str, Tensor]:
