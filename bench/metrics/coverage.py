@@ -217,7 +217,7 @@ def _score(
 ) -> Score:
     """Their mean, with its standard error over other draws of the samples."""
     note = (
-        f"{trained.note}; k = {k}, {len(found.recall):,} test images, {len(found.precision):,} samples; "
+        f"{trained.note}; k = {k}, {len(found.recall):,} real images, {len(found.precision):,} samples; "
         f"{real.drawn:,} unseen training images come to {real.others[which].item():.3f}{law}"
     )
     return Score(values.mean().item(), len(values), se, note)
@@ -228,7 +228,7 @@ def _score(
     TestPoints(),
     FeatureNetwork(),
     PriorErrors(),
-    unit="share of test images",
+    unit="share of real images",
     direction="higher",
     range=(0, 1),
     redraws=True,
@@ -247,7 +247,7 @@ def recall(found: Shares, real: RealPoints, trained: Trained, errors: Errors) ->
     TestPoints(),
     FeatureNetwork(),
     PriorErrors(),
-    unit="share of test images",
+    unit="share of real images",
     direction="higher",
     range=(0, 1),
     redraws=True,
