@@ -17,6 +17,7 @@ from bench.errors import NotAvailable
 from bench.images import Images, to_float, to_uint8
 from bench.measurement import Context, Request
 from bench.protocol import seed_for
+from bench.threads import limited
 from bench.variant import Spec
 
 Sampler = Literal["prior", "gmm"]
@@ -271,7 +272,8 @@ class MixtureCodes(Request[Tensor]):
         seed = seed_for("mixture") % 2**32
         mixture = GaussianMixture(components, reg_covar=1e-6 * max(float(codes.var()), 1e-12), random_state=seed)
         try:
-            mixture.fit(codes)
+            with limited(1):  # its matrices are too small to share: two threads take three times as long
+                mixture.fit(codes)
         except ValueError as error:
             raise NotAvailable(f"the mixture can't be fitted on its codes: {error}") from None
         drawn, _ = mixture.sample(scoring.samples)

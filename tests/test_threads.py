@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from bench import api, job
@@ -34,9 +35,10 @@ def test_every_library_takes_so_many_threads_and_its_own_again() -> None:
 
 
 def test_a_job_keeps_to_its_threads_while_it_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
-    score = job._score
+    found, fitting = [], []
+    score, fit = job._score, GaussianMixture.fit
     monkeypatch.setattr(job, "_score", lambda *a: (found.append(set(pools().values())), score(*a)))
+    monkeypatch.setattr(GaussianMixture, "fit", lambda *a: (fitting.append(set(pools().values())), fit(*a)))
     with threadpool_limits(3):
         api.run(
             ["vae"],
@@ -49,3 +51,4 @@ def test_a_job_keeps_to_its_threads_while_it_is_scored(tmp_path: Path, monkeypat
             out=str(tmp_path),
         )
     assert found == [{2}]
+    assert fitting == [{1}], "a mixture is fitted by one thread, however many its cell has"
