@@ -22,6 +22,7 @@ from bench.protocol import canonical, differences
 from bench.row import Row
 from bench.statistics import LEAST, OverImages, Paired, paired, paired_over_images, verdicts
 from bench.summary import decimals, printed
+from bench.wording import listed, seeds_in_words
 
 Mark = Literal["+", "-", "~", "x", "!", "*", ""]
 """b is better, b is worse, no significant difference or too few seeds to say, not comparable, new failure, fixed; '' is
@@ -272,6 +273,17 @@ def _name(row: Row) -> str:
     return f"{row.label} on {row.dataset}, seed {row.seed}"
 
 
+def _gathered(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Rows by dataset and seeds: 'vae and beta on fashion, seeds 0 to 4'."""
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for row in rows:
+        seeds.setdefault((row.dataset, row.label), []).append(row.seed)
+    labels: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for (dataset, label), found in seeds.items():
+        labels.setdefault((dataset, tuple(sorted(found))), []).append(label)
+    return tuple(f"{listed(names)} on {dataset}, {seeds_in_words(found)}" for (dataset, found), names in labels.items())
+
+
 def _some(rows: Mapping[_Key, _Scored]) -> str:
     names = [_name(row) for row, _ in rows.values()]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -308,8 +320,8 @@ def _compared(
     return Comparison(
         names,
         _judged(groups),
-        tuple(_name(row) for key, (row, _) in left.items() if key not in right),
-        tuple(_name(row) for key, (row, _) in right.items() if key not in left),
+        _gathered(row for key, (row, _) in left.items() if key not in right),
+        _gathered(row for key, (row, _) in right.items() if key not in left),
         tuple(f"{_name(x)} ({x.status}, {y.status})" for (x, _), (y, _) in pairs.values() if _neither(x, y)),
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.row import Row
 from bench.summary import steps
+from bench.wording import counted, listed, seeds_in_words
 
 if TYPE_CHECKING:
     from bench.selection import Choice
@@ -40,13 +41,11 @@ def _paragraph(rows: Sequence[Row], choices: Sequence[Choice]) -> str:
 def _cells(rows: Sequence[Row]) -> str:
     own = list(dict.fromkeys(row.label for row in rows if not row.anchor))
     anchors = list(dict.fromkeys(row.label for row in rows if row.anchor))
-    beside = f", and beside them {_listed(anchors)} as anchors" if anchors and own else ""
+    beside = f", and beside them {listed(anchors)} as anchors" if anchors and own else ""
     seeds = {row.label: sorted({r.seed for r in rows if r.label == row.label}) for row in rows}
-    return f"{rows[0].dataset}: {_listed(own or anchors)}{beside}, {_each(rows, lambda r: seeds[r.label], _seeds)}."
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"seed{'' if len(seeds) == 1 else 's'} {_range(seeds)}"
+    return (
+        f"{rows[0].dataset}: {listed(own or anchors)}{beside}, {_each(rows, lambda r: seeds[r.label], seeds_in_words)}."
+    )
 
 
 def _data(rows: Sequence[Row]) -> str:
@@ -95,10 +94,10 @@ def _tuning(choices: Sequence[Choice]) -> str:
         return ""
     found = [f"{c.winner.label if c.winner else f'no {c.variant}'} out of {len(c.settings)}" for c in several]
     single = "; what had a single setting is untuned" if len(several) < len(choices) else ""
-    metrics, seeds = (_listed(dict.fromkeys(texts)) for texts in (
-        (choice.metric for choice in several), (_counted(choice.seeds, "seed") for choice in several)
+    metrics, seeds = (listed(dict.fromkeys(texts)) for texts in (
+        (choice.metric for choice in several), (counted(choice.seeds, "seed") for choice in several)
     ))  # fmt: skip
-    return f"Settings chosen by mean validation {metrics} ({seeds}): {_listed(found)}{single}."
+    return f"Settings chosen by mean validation {metrics} ({seeds}): {listed(found)}{single}."
 
 
 def _scoring(rows: Sequence[Row]) -> str:
@@ -121,10 +120,10 @@ def _weighed(row: Row) -> tuple[int, int] | None:
 def _software(rows: Sequence[Row]) -> str:
     named = {"vaebench": "vaebench {}", "torch": "torch {}", "python": "Python {}", "device": "on {}"}
     found = [_each(rows, _of("provenance", key), text.format) for key, text in named.items()]
-    threads = _each(rows, _of("provenance", "threads"), lambda n: _counted(n, "thread") + " a cell")
+    threads = _each(rows, _of("provenance", "threads"), lambda n: counted(n, "thread") + " a cell")
     plugins = sorted({f"{r.plugin['distribution']} {r.plugin.get('version', '')}".strip() for r in rows if r.plugin})
     others = [text for text in plugins if not text.startswith("vaebench ")]
-    beside = f"variants from {_listed(others)}" if others else ""
+    beside = f"variants from {listed(others)}" if others else ""
     return f"Made with {_joined(*found, threads, beside)}."
 
 
@@ -134,7 +133,7 @@ def _failures(rows: Sequence[Row]) -> str:
         return "Every cell finished."
     return (
         "Without a result: "
-        + _listed(f"{_counted(n, 'seed')} of {label} ({s})" for (label, s), n in counts.items())
+        + listed(f"{counted(n, 'seed')} of {label} ({s})" for (label, s), n in counts.items())
         + "."
     )
 
@@ -148,7 +147,7 @@ def _each(rows: Sequence[Row], value: Callable[[Row], Any], text: Callable[[Any]
     if len(by_value) < 2:
         return "".join(map(text, by_value))
     first, *others = sorted(by_value, key=lambda v: -len(by_value[v]))
-    return f"{text(first)} ({', '.join(f'{_listed(dict.fromkeys(by_value[v]))}: {text(v)}' for v in others)})"
+    return f"{text(first)} ({', '.join(f'{listed(dict.fromkeys(by_value[v]))}: {text(v)}' for v in others)})"
 
 
 def _of(part: str, key: str) -> Callable[[Row], Any]:
@@ -157,23 +156,6 @@ def _of(part: str, key: str) -> Callable[[Row], Any]:
 
 def _joined(*parts: str) -> str:
     return ", ".join(filter(None, parts))
-
-
-def _listed(texts: Iterable[str]) -> str:
-    *most, last = texts
-    return f"{', '.join(most)} and {last}" if most else last
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
-
-
-def _range(numbers: Sequence[int]) -> str:
-    return (
-        f"{numbers[0]} to {numbers[-1]}"
-        if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1
-        else (", ".join(map(str, numbers)))
-    )
 
 
 __all__ = ["methods"]

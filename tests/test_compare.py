@@ -240,6 +240,15 @@ def test_rows_without_a_counterpart_are_listed() -> None:
     assert found.only_b == ("vae on fashion, seed 4",)
 
 
+def test_rows_without_a_counterpart_stand_together_where_their_seeds_are_the_same() -> None:
+    lone = [row(label, seed=seed) for label in ("beta", "wae") for seed in (2, 0, 1)] + [
+        row("ae", seed=s) for s in (0, 2)
+    ]
+    found = compare([row(), *lone], [row()])
+    assert found.only_a == ("beta and wae on fashion, seeds 0 to 2", "ae on fashion, seeds 0, 2")
+    assert "only in a: beta and wae on fashion, seeds 0 to 2; ae on fashion, seeds 0, 2" in found.notes
+
+
 def test_nothing_in_common_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="no row of one run has a counterpart"):
         compare([row("vae")], [row("beta")])
