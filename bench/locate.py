@@ -20,7 +20,7 @@ def opened(path: Path | str) -> Run:
     if Path(path).is_file():
         raise StoreError(
             f"{path} is a file, not a run's folder",
-            cause="Rows that `bench table --json` printed are enough for `bench table` and `bench compare` only.",
+            cause="Rows that `bench table --json` printed are enough for `bench table`, `compare` and `pareto` only.",
             fix="Name the folder of a run; `ls results` shows yours.",
         )
     if not run.exists():

@@ -1,7 +1,8 @@
 """The rate-distortion plane: where each label's bound comes from, and which of them no other one dominates.
 
 -ELBO = D + R for every model with a bound, so labels on one falling diagonal have the same ELBO (Alemi et al. 2018,
-"Fixing a Broken ELBO", https://arxiv.org/abs/1711.00464). D and R are means over the rows' own evidence, no metric's.
+"Fixing a Broken ELBO", https://arxiv.org/abs/1711.00464). D and R are means over the rows' own evidence, no metric's;
+of a table without its run, scores have to do.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from safetensors import SafetensorError, safe_open
 from bench.durable import write_text
 from bench.errors import StoreError
 from bench.figures import FONT, MARK, Box, Spot, element, placed, shortened, text_of, ticks, width_of
+from bench.measurement import Score
 from bench.protocol import canonical
+from bench.registry import default
 from bench.row import Row
 from bench.store import EVIDENCE, Run
 
@@ -113,8 +116,8 @@ def dominators(points: Sequence[tuple[float, float]]) -> list[int | None]:
     return found
 
 
-def planes(runs: Iterable[tuple[Run, Iterable[Row]]]) -> tuple[list[Plane], dict[str, str]]:
-    """The planes of the rows of these runs, and why labels are in none."""
+def planes(runs: Iterable[tuple[Run | None, Iterable[Row]]]) -> tuple[list[Plane], dict[str, str]]:
+    """The planes of the rows of these runs (None: of a table alone), and why labels are in none."""
     made: dict[Hashable, dict[str, list[tuple[Row, float, float]]]] = {}
     without: dict[str, str] = {}
     for run, rows in runs:
@@ -122,7 +125,8 @@ def planes(runs: Iterable[tuple[Run, Iterable[Row]]]) -> tuple[list[Plane], dict
             if row.status != "ok":
                 without.setdefault(row.label, f"{row.status}: {row.reason}" if row.reason else row.status)
                 continue
-            if (means := _means(run, row)) is None:
+            means = _of_scores(row) if run is None else _of_evidence(run, row)
+            if means is None:
                 without.setdefault(row.label, "no bound")
                 continue
             known = made.setdefault(_plane(row), {}).setdefault(row.label, [])
@@ -138,7 +142,7 @@ def _plane(row: Row) -> Hashable:
     return row.dataset, row.likelihood, row.uses_labels, canonical([dict(row.training), dict(row.data)])
 
 
-def _means(run: Run, row: Row) -> tuple[float, float] | None:
+def _of_evidence(run: Run, row: Row) -> tuple[float, float] | None:
     """Mean rate and distortion of a row's evidence; None where it has no bound."""
     try:
         with safe_open(run.cells / row.cell / "done" / EVIDENCE, framework="pt") as file:
@@ -148,6 +152,12 @@ def _means(run: Run, row: Row) -> tuple[float, float] | None:
     except (OSError, SafetensorError):
         return None
     return (rate, distortion) if math.isfinite(rate) and math.isfinite(distortion) else None
+
+
+def _of_scores(row: Row) -> tuple[float, float] | None:
+    """The same by the metrics that stand for the bound and its rate; None where a row lacks one of them."""
+    bound, rate = (row.scores.get(default(role) or "") for role in ("bound", "rate"))
+    return (rate.value, -bound.value - rate.value) if isinstance(bound, Score) and isinstance(rate, Score) else None
 
 
 def _made(labels: Sequence[Sequence[tuple[Row, float, float]]]) -> Plane:

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+from bench import tables
 from bench.figures import Box, Spot, crossing, placed, shortened, ticks
 from bench.protocol import RunRequest
 from bench.ratedistortion import FIGURE, Plane, Point, dominators, draw, planes, write, write_unasked
@@ -350,6 +351,29 @@ def test_ticks_are_round_and_inside() -> None:
     assert ticks(0.0, 10.0, 5) == [0, 2, 4, 6, 8, 10]
     assert ticks(-0.3, 0.31, 6) == [-0.2, 0.0, 0.2]
     assert ticks(237.2, 307.9, 7) == [240, 260, 280, 300]
+
+
+def test_a_table_without_its_run_has_the_scores_to_go_by(run: Run, bench: Bench, tmp_path: Path) -> None:
+    rows = [
+        cell(run, row("a", cell="a", scores={"elbo": -110.0, "kl": 10.0}), 10.0, 100.0),
+        cell(run, row("b", cell="b", scores={"elbo": -112.0, "kl": 11.0}), 11.0, 101.0),
+        cell(run, row("ae", cell="ae", scores={"elbo": "no density", "kl": 3.0}), None, 50.0),
+    ]
+    kept = tmp_path / "kept.json"
+    kept.write_text(json.dumps(tables.records(rows)))
+
+    by_run = bench("pareto", run.path, "--json")
+    by_table = bench("pareto", kept, "--json", "--out", tmp_path / "own.svg")
+    assert json.loads(by_table[1]) == json.loads(by_run[1])
+    assert (tmp_path / "own.svg").read_text() == (run.path / FIGURE).read_text()
+    assert bench("pareto", kept)[2] == "", "nothing is drawn beside a table unasked"
+
+    code, out, _ = bench("pareto", kept, run.path, "--json")
+    assert (code, json.loads(out)) == (0, json.loads(by_run[1])), "of equal seeds one counts"
+    kept.write_text("[]")
+    code, _, err = bench("pareto", kept)
+    assert code == 4
+    assert "holds no rows" in err
 
 
 def test_long_names_lose_their_middle() -> None:

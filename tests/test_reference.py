@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from bench import tables
+from bench.ratedistortion import planes, write
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 FOLDERS = sorted(path.parent.name for path in REFERENCE.glob("*/table.json"))
@@ -27,3 +28,10 @@ def test_every_number_of_table_csv_is_table_json_s(name: str) -> None:
     assert made["label"].tolist() == expected["label"].tolist()
     assert made["seed"].tolist() == expected["seed"].tolist()
     pd.testing.assert_frame_equal(made[numbers], expected[numbers], check_dtype=False, check_exact=True)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_figure_is_of_the_table(name: str, tmp_path: Path) -> None:
+    found, without = planes([(None, tables.read(REFERENCE / name / "table.json"))])
+    assert write(tmp_path / "drawn.svg", found, without)
+    assert (tmp_path / "drawn.svg").read_text("utf-8") == (REFERENCE / name / "rate-distortion.svg").read_text("utf-8")

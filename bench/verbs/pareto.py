@@ -14,7 +14,8 @@ from bench.verbs.common import print_json
     epilog="""\b
 Examples:
   bench pareto results/monday
-  bench pareto results/a results/b --out both.svg"""
+  bench pareto results/a results/b --out both.svg
+  bench pareto results/reference/mnist/table.json"""
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=completion.runs)
 @click.option(
@@ -29,20 +30,23 @@ def pareto(runs: tuple[str, ...], out: Path | None, as_json: bool) -> None:
 
     A label is dominated if another has no more rate, no more distortion, and less of one: means over seeds, on the
     images that the run was asked to score. -ELBO = D + R, whatever was trained. Labels on different data, likelihoods
-    or protocols, and those that use labels, aren't held against each other.
+    or protocols, and those that use labels, aren't held against each other. RUN may also be a file that
+    `bench table --json` made.
     """
-    from bench import console
+    from bench import console, tables
     from bench.locate import opened
     from bench.ratedistortion import FIGURE, planes, table, write
 
-    stores = [opened(path) for path in runs]
-    found, without = planes([(run, run.rows()) for run in stores])
+    stores = [None if Path(path).is_file() else opened(path) for path in runs]
+    rows = [tables.read(Path(path)) if run is None else run.rows() for path, run in zip(runs, stores, strict=True)]
+    found, without = planes(zip(stores, rows, strict=True))
     if as_json:
         print_json({"planes": [plane.to_json() for plane in found], "without": without})
     else:
         for shown in table(found, without):
             console.out().print(shown, soft_wrap=isinstance(shown, str))
-    path = out or (stores[0].path / FIGURE if len(stores) == 1 else None)
+    only = stores[0] if len(stores) == 1 else None
+    path = out or (only.path / FIGURE if only else None)
     if path is not None:
         drawn = write(path, found, without)
         told = f"figure in {path}" if drawn else "no figure: no two labels with a bound can stand in one plane"
