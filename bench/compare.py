@@ -127,8 +127,8 @@ class Comparison:
 
     names: tuple[str, str]  #: what a and b are
     groups: tuple[Group, ...]
-    only_a: tuple[str, ...] = ()
-    only_b: tuple[str, ...] = ()
+    only_a: tuple[Row, ...] = ()
+    only_b: tuple[Row, ...] = ()
     unscored: tuple[str, ...] = ()  #: pairs that aren't ok in either
 
     @property
@@ -140,7 +140,8 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        lists = (("only in a", self.only_a), ("only in b", self.only_b), ("without scores", self.unscored))
+        alone = (("only in a", _gathered(self.only_a)), ("only in b", _gathered(self.only_b)))
+        lists = (*alone, ("without scores", self.unscored))
         return [f"{what}: {'; '.join(names)}" for what, names in lists if names] + self._corrected()
 
     def _corrected(self) -> list[str]:
@@ -164,13 +165,14 @@ class Comparison:
             for group in self.groups
             for line in group.lines
         ]
-        lists = {"only_a": self.only_a, "only_b": self.only_b, "unscored": self.unscored}
+        alone = {"only_a": map(_name, self.only_a), "only_b": map(_name, self.only_b)}
         notes = {group.dataset: list(group.notes) for group in self.groups}
         corrected = dict(zip(("merits", "coordinates"), self.family, strict=True))
         return {"a": self.names[0], "b": self.names[1], "corrected_over": corrected, "differences": found} | {
             "lines": lines,
             "notes": notes,
-            **{name: list(names) for name, names in lists.items()},
+            **{name: list(names) for name, names in alone.items()},
+            "unscored": list(self.unscored),
         }
 
 
@@ -320,8 +322,8 @@ def _compared(
     return Comparison(
         names,
         _judged(groups),
-        _gathered(row for key, (row, _) in left.items() if key not in right),
-        _gathered(row for key, (row, _) in right.items() if key not in left),
+        tuple(row for key, (row, _) in left.items() if key not in right),
+        tuple(row for key, (row, _) in right.items() if key not in left),
         tuple(f"{_name(x)} ({x.status}, {y.status})" for (x, _), (y, _) in pairs.values() if _neither(x, y)),
     )
 

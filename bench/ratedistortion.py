@@ -29,6 +29,7 @@ from bench.row import Row
 from bench.store import EVIDENCE, Run
 
 FIGURE = "rate-distortion.svg"
+NO_BOUND = "no bound"
 WORTH = 3  #: labels in one plane from which on a run draws it unasked
 
 
@@ -126,11 +127,11 @@ def planes(runs: Iterable[tuple[Run | None, Iterable[Row]]]) -> tuple[list[Plane
                 without.setdefault(row.label, f"{row.status}: {row.reason}" if row.reason else row.status)
                 continue
             means = _of_scores(row) if run is None else _of_evidence(run, row)
-            if means is None:
-                without.setdefault(row.label, "no bound")
+            if isinstance(means, str):
+                without.setdefault(row.label, means)
                 continue
             known = made.setdefault(_plane(row), {}).setdefault(row.label, [])
-            if row.seed not in {other.seed for other, _, _ in known}:  # of equal labels, the newest
+            if row.seed not in {other.seed for other, _, _ in known}:  # the first named; of one run's, the newest
                 known.append((row, *means))
     shown = {label for labels in made.values() for label in labels}
     found = [_made(list(labels.values())) for labels in made.values()]
@@ -142,22 +143,28 @@ def _plane(row: Row) -> Hashable:
     return row.dataset, row.likelihood, row.uses_labels, canonical([dict(row.training), dict(row.data)])
 
 
-def _of_evidence(run: Run, row: Row) -> tuple[float, float] | None:
-    """Mean rate and distortion of a row's evidence; None where it has no bound."""
+def _of_evidence(run: Run, row: Row) -> tuple[float, float] | str:
+    """Mean rate and distortion of a row's evidence, or why there are none."""
     try:
         with safe_open(run.cells / row.cell / "done" / EVIDENCE, framework="pt") as file:
             if not {"rate", "distortion"} <= set(file.keys()):
-                return None
+                return NO_BOUND
             rate, distortion = (file.get_tensor(name).double().mean().item() for name in ("rate", "distortion"))
     except (OSError, SafetensorError):
-        return None
-    return (rate, distortion) if math.isfinite(rate) and math.isfinite(distortion) else None
+        return NO_BOUND
+    return (rate, distortion) if math.isfinite(rate) and math.isfinite(distortion) else NO_BOUND
 
 
-def _of_scores(row: Row) -> tuple[float, float] | None:
-    """The same by the metrics that stand for the bound and its rate; None where a row lacks one of them."""
-    bound, rate = (row.scores.get(default(role) or "") for role in ("bound", "rate"))
-    return (rate.value, -bound.value - rate.value) if isinstance(bound, Score) and isinstance(rate, Score) else None
+def _of_scores(row: Row) -> tuple[float, float] | str:
+    """The same by the metrics that stand for the bound and for its rate."""
+    found = []
+    for role in ("bound", "rate"):
+        score = row.scores.get(name := default(role) or role)
+        if not isinstance(score, Score):
+            return f"its table has no {name}" if score is None else f"{name}: {score.reason}"
+        found.append(score.value)
+    bound, rate = found
+    return rate, -bound - rate
 
 
 def _made(labels: Sequence[Sequence[tuple[Row, float, float]]]) -> Plane:
@@ -176,11 +183,11 @@ def _made(labels: Sequence[Sequence[tuple[Row, float, float]]]) -> Plane:
 
 def _heading(row: Row) -> str:
     same = row.scoring.get("test") == row.data.get("test")
-    images = row.data.get("test_images")
+    images, steps = (n if isinstance(n, int) else 0 for n in (row.data.get("test_images"), row.training.get("steps")))
     words = [f"{row.likelihood} likelihood"] if row.likelihood else []
     words += ["uses labels"] if row.uses_labels else []
     words += [f"{images:,} {row.scoring.get('split', 'test') if same else 'held-out'} images"] if images else []
-    words += [f"{row.training['steps']:,} steps a stage"] if row.training.get("steps") else []
+    words += [f"{steps:,} steps a stage"] if steps else []
     return " · ".join(words)
 
 

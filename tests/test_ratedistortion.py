@@ -364,12 +364,35 @@ def test_a_table_without_its_run_has_the_scores_to_go_by(run: Run, bench: Bench,
 
     by_run = bench("pareto", run.path, "--json")
     by_table = bench("pareto", kept, "--json", "--out", tmp_path / "own.svg")
-    assert json.loads(by_table[1]) == json.loads(by_run[1])
+    assert json.loads(by_table[1])["planes"] == json.loads(by_run[1])["planes"]
+    assert json.loads(by_table[1])["without"] == {"ae": "elbo: no density"}
     assert (tmp_path / "own.svg").read_text() == (run.path / FIGURE).read_text()
     assert bench("pareto", kept)[2] == "", "nothing is drawn beside a table unasked"
 
     code, out, _ = bench("pareto", kept, run.path, "--json")
-    assert (code, json.loads(out)) == (0, json.loads(by_run[1])), "of equal seeds one counts"
+    assert (code, json.loads(out)) == (0, json.loads(by_table[1])), "of equal seeds one counts"
+
+
+def test_a_table_that_tells_too_little_says_what_it_lacks(bench: Bench, tmp_path: Path) -> None:
+    kept, halves = tmp_path / "kept.json", {"elbo": -110.0, "kl": 10.0}
+    lacking = [
+        row("a", scores=halves, data={"test_images": "many"}, training={"steps": None}),
+        row("b", scores={"elbo": -110.0}),
+        row("c", scores={"elbo": -110.0, "kl": "came out as nan"}),
+        row("d", scores={"elbo": "no density", "kl": 1.0}),
+    ]
+    documents = tables.records(lacking)
+    del documents[1]["scores"]["kl"]
+    kept.write_text(json.dumps(documents))
+    code, out, _ = bench("pareto", kept, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["without"] == {"b": "its table has no kl", "c": "kl: came out as nan", "d": "elbo: no density"}
+    assert [plane["heading"] for plane in found["planes"]] == ["bernoulli likelihood"]
+
+    code, _, err = bench("pareto", kept, "--out", kept)
+    assert code == 2
+    assert "is what is to be read" in err
     kept.write_text("[]")
     code, _, err = bench("pareto", kept)
     assert code == 4

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import Batch, Phase, Spec, Unsuitable, Variant, abilities
-from bench.blocks import CausalTransformer, ConvDecoder, ConvEncoder, EMAQuantizer, GaussianVAE, gaussian_kl
+from bench.blocks import CausalTransformer, ConvDecoder, ConvEncoder, EMAQuantizer, GaussianVAE, MLPEncoder, gaussian_kl
 from bench.dataset import Data
 from bench.images import to_float
 from bench.protocol import Training
@@ -263,15 +263,40 @@ def test_the_label_enters_encoder_and_decoder_of_cvae() -> None:
     assert not torch.equal(model.decode(z, b.y), model.decode(z, other))  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("networks", ["", "[hidden=none]", "[hidden=8-6]", "[backbone=conv]"])
-def test_many_labels_for_each_image_are_each_label_in_turn(networks: str, digits: Data) -> None:
-    model = build(f"cvae{networks}", digits)
-    x, labels = digits.test.take(torch.arange(6)) / 255, torch.tensor([[0, 1, 2, 3, 4, 5], [7] * 6, [9, 9, 0, 0, 3, 3]])
+class Squared(nn.Linear):
+    """What it makes of an image and of a label doesn't add up."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).square()
+
+
+class Dimmed(MLPEncoder):
+    """Inherits `each`, which knows nothing of its `forward`."""
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        return super().forward(0.5 * x, c)
+
+
+@pytest.mark.parametrize(
+    "networks", ["", "[hidden=none]", "[hidden=8-6]", "[backbone=conv]", "dimmed", "wrapped", "own"]
+)
+def test_every_label_at_once_is_each_label_in_turn(networks: str, digits: Data) -> None:
+    model = build("cvae" if networks.isalpha() else f"cvae{networks}", digits)
+    assert isinstance(model, GaussianVAE)
+    if networks == "dimmed":
+        model.encoder.__class__ = Dimmed
+    if networks == "wrapped":
+        model.encoder.layers[0].__class__ = Squared  # type: ignore[index,union-attr]
+    if networks == "own":
+        terms = GaussianVAE.encode_terms
+        own = {"encode_terms": lambda self, x, y: tuple(v.sin() for v in terms(self, x, y))}
+        model.__class__ = type("Own", (type(model),), own)
+    x, labels = digits.test.take(torch.arange(6)) / 255, torch.arange(10)
     with torch.no_grad():
-        together = model.encode_terms(x, labels)  # type: ignore[operator]
-        in_turn = [model.encode_terms(x, y) for y in labels]  # type: ignore[operator]
+        together = model.encode_each(x, labels)  # type: ignore[operator]
+        in_turn = [model.encode_terms(x, y.expand(6)) for y in labels]
     for values, each in zip(together, zip(*in_turn, strict=True), strict=True):
-        assert values.shape == (3, 6, model.latent_dim)
+        assert values.shape == (10, 6, model.latent_dim)
         torch.testing.assert_close(values, torch.stack(each))
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from bench import Images, Phase, Range, Spec, Stage, Tensor, Unsuitable
-from bench.blocks import GaussianVAE, gaussian_kl
+from bench.blocks import Autoencoder, GaussianVAE, gaussian_kl
 
 LEAST = math.log(1e-6)  #: of a class posterior: less likely labels are left out of sums, which costs 1e-5 nat
 
@@ -93,9 +93,19 @@ class CVAE(GaussianVAE):
 
     def at_mean(self, x: Tensor, log_py: Tensor) -> Classes:
         """What each class makes of x at its mean code, and the class posterior, of log p(y) (K, B)."""
-        every = torch.arange(len(log_py), device=x.device)[:, None].expand_as(log_py)
-        mu, logvar = self.encode_terms(x, every)
+        every = torch.arange(len(log_py), device=x.device)
+        mu, logvar = self.encode_each(x, every)
         kl = gaussian_kl(mu, logvar).sum(-1)
-        out = self.decoded(mu.flatten(0, 1), every.flatten()).view(*log_py.shape, *x.shape[1:])
-        log_w = (log_py + self.likelihood.log_prob(x, out) - kl).log_softmax(0)
+        log_px = torch.stack([self.log_px(x, z, y.expand(len(x))) for z, y in zip(mu, every, strict=True)])
+        log_w = (log_py + log_px - kl).log_softmax(0)
         return Classes(mu, (0.5 * logvar).exp(), kl, log_w, ~(log_w < LEAST))
+
+    def encode_each(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and logvar of q(z|x, y) for each y of `labels` (K,): both (K, B, d)."""
+        mine = type(self)
+        plain = mine.encode_terms is GaussianVAE.encode_terms and mine.encoded is Autoencoder.encoded
+        if plain and "each" in vars(type(self.encoder)):  # a subclass's own `forward` isn't what it inherits
+            mu, logvar = self.encoder.each(x, self.context(labels)).to(x.dtype).chunk(2, -1)
+        else:
+            mu, logvar = map(torch.stack, zip(*(self.encode_terms(x, y.expand(len(x))) for y in labels), strict=True))
+        return mu, logvar

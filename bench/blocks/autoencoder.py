@@ -54,12 +54,8 @@ class Autoencoder(Variant):
         return None
 
     def encoded(self, x: Tensor, y: Tensor) -> Tensor:
-        """The encoder's outputs: (B, code_width), or (K, B, code_width) where y is (K, B), K labels for each image."""
-        c = self.context(y)
-        if c is None or c.ndim == 2 or getattr(self.encoder, "many_contexts", False):
-            return _through(self.encoder, x, c)
-        every = x.expand(len(c), *x.shape).flatten(0, 1)
-        return _through(self.encoder, every, c.flatten(0, 1)).view(*c.shape[:2], -1)
+        """The encoder's outputs: (B, code_width)."""
+        return _through(self.encoder, x, self.context(y))
 
     def decoded(self, z: Tensor, y: Tensor) -> Tensor:
         """The decoder's raw outputs, the parameters of p(x|z): (B, C, H, W)."""

@@ -42,7 +42,7 @@ class GaussianVAE(Autoencoder):
         return 2 * self.latent_dim
 
     def encode_terms(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """mu and logvar of q(z|x), both (B, d), or (K, B, d) where y is (K, B)."""
+        """mu and logvar of q(z|x), both (B, d)."""
         mu, logvar = self.encoded(x, y).chunk(2, -1)
         return mu, logvar
 

@@ -21,9 +21,7 @@ def mlp(*widths: int) -> nn.Sequential:
 
 
 class MLPEncoder(nn.Module):
-    """(B, C, H, W), (B, context) to (B, out); K contexts for each image, (K, B, context), to (K, B, out)."""
-
-    many_contexts = True
+    """(B, C, H, W), (B, context) to (B, out)."""
 
     def __init__(self, shape: Shape, out: int, context: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
@@ -31,15 +29,20 @@ class MLPEncoder(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         flat = x.flatten(1)
-        if c is None or c.ndim == 2:
-            out: Tensor = self.layers(flat if c is None else torch.cat([flat, c], 1))
-            return out
-        first = self.layers[0]  # what it makes of the image is the same for all K
-        assert isinstance(first, nn.Linear)
-        weight, pixels = first.weight, flat.shape[1]
-        h = F.linear(flat, weight[:, :pixels], first.bias) + F.linear(c, weight[:, pixels:])
-        each: Tensor = self.layers[1:](h)
-        return each
+        out: Tensor = self.layers(flat if c is None else torch.cat([flat, c], 1))
+        return out
+
+    def each(self, x: Tensor, contexts: Tensor) -> Tensor:
+        """All images with each of K contexts, (B, C, H, W) and (K, context) to (K, B, out).
+
+        As `forward` with one after the other, but what the first layer makes of the images is made once.
+        """
+        first, width = self.layers[0], contexts.shape[1]
+        if not isinstance(first, nn.Linear) or type(first).forward is not nn.Linear.forward:
+            return torch.stack([self(x, c.expand(len(x), -1)) for c in contexts])
+        h = first(F.pad(x.flatten(1), (0, width)))
+        out: Tensor = self.layers[1:](h + F.linear(contexts, first.weight[:, -width:])[:, None])
+        return out
 
 
 class MLPDecoder(nn.Module):

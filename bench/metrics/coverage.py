@@ -234,7 +234,7 @@ def _score(
     redraws=True,
 )
 def recall(found: Shares, real: RealPoints, trained: Trained, errors: Errors) -> Score:
-    """Share of test images in the ball of some prior sample (Kynkäänniemi et al. 2019, eq. 1-2, k = 3).
+    """Share of real images in the ball of some prior sample (Kynkäänniemi et al. 2019, eq. 1-2, k = 3).
 
     What the model can make, rather than how often: one far sample has a large ball. Samples of the very law of
     the test images don't reach 1; the note says what real images come to.
@@ -253,7 +253,7 @@ def recall(found: Shares, real: RealPoints, trained: Trained, errors: Errors) ->
     redraws=True,
 )
 def coverage(found: Shares, real: RealPoints, trained: Trained, errors: Errors) -> Score:
-    """Share of test images whose ball holds some prior sample (Naeem et al. 2020, eq. 4, k = 5).
+    """Share of real images whose ball holds some prior sample (Naeem et al. 2020, eq. 4, k = 5).
 
     Balls stand around real images only, so far samples add nothing. Samples of the test images' own law come to
     `expected_coverage`.
