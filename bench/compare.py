@@ -165,13 +165,13 @@ class Comparison:
             for group in self.groups
             for line in group.lines
         ]
-        alone = {"only_a": map(_name, self.only_a), "only_b": map(_name, self.only_b)}
         notes = {group.dataset: list(group.notes) for group in self.groups}
         corrected = dict(zip(("merits", "coordinates"), self.family, strict=True))
         return {"a": self.names[0], "b": self.names[1], "corrected_over": corrected, "differences": found} | {
             "lines": lines,
             "notes": notes,
-            **{name: list(names) for name, names in alone.items()},
+            "only_a": [_name(row) for row in self.only_a],
+            "only_b": [_name(row) for row in self.only_b],
             "unscored": list(self.unscored),
         }
 

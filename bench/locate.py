@@ -23,8 +23,7 @@ def opened(path: Path | str) -> Run:
             cause="Rows that `bench table --json` printed are enough for `bench table`, `compare` and `pareto` only.",
             fix="Name the folder of a run; `ls results` shows yours.",
         )
-    if not run.exists():
-        raise StoreError(f"{path} isn't a run", cause="It has no run.json.", fix="`ls results` shows yours.")
+    run.require()
     return run
 
 

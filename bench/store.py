@@ -52,6 +52,17 @@ class Run:
     def exists(self) -> bool:
         return (self.path / "run.json").is_file()
 
+    def require(self) -> None:
+        """Go on only where this is a run's folder.
+
+        Raises:
+            StoreError: it isn't.
+        """
+        if not self.exists():
+            kept = self.path / "table.json"
+            fix = f"Rows of a table lie in it: {kept}" if kept.is_file() else "`ls results` shows yours."
+            raise StoreError(f"{self.path} isn't a run", cause="It has no run.json.", fix=fix)
+
     def create(self, request: RunRequest) -> None:
         """Make the folder, prove that it can be written, and note the request (joined with an earlier one's).
 
@@ -268,8 +279,7 @@ class Run:
         Raises:
             StoreError: this is no run's folder, or a file in it is damaged.
         """
-        if not self.exists():
-            raise StoreError(f"{self.path} isn't a run", cause="It has no run.json.", fix="`ls results` shows yours.")
+        self.require()
         with _uncollected():
             return in_order(filter(None, map(self.row, self.names())), self.request())
 
