@@ -101,8 +101,9 @@ def load(cell: str | Path, plugins: Iterable[str | type] = ()) -> Variant:
     from safetensors.torch import load_file
 
     from bench.durable import read_json
-    from bench.grid import Config, engine, plugin_of
+    from bench.grid import Config, plugin_of
     from bench.hyperparameters import check
+    from bench.protocol import ENGINE
     from bench.variant import VARIANTS, Spec
 
     known = {name.partition("@")[0]: name for name in map(VARIANTS.take, map(_name, plugins))}
@@ -123,7 +124,7 @@ def load(cell: str | Path, plugins: Iterable[str | type] = ()) -> Variant:
     given = check(name, VARIANTS.load(name), {k: v for k, v in document["hyperparameters"].items() if v is not None})
     if document.get("plugin", {}).get("source") not in (None, plugin_of(name)["source"]):
         warnings.warn(f"the source of {name} isn't the one that {folder.name} was trained with", stacklevel=2)
-    if document.get("engine") not in (None, "", engine()):
+    if document.get("engine") not in (None, "", ENGINE):
         warnings.warn(f"the suite's engine isn't the one that {folder.name} was trained with", stacklevel=2)
     model = Config(name, tuple(sorted(given.items()))).build(spec)
     try:

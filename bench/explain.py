@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.errors import BenchError, NotAvailable, StoreError
-from bench.grid import Cell, engine, plugin_of
+from bench.grid import Cell, plugin_of, unversioned
 from bench.identity import data_of, fits, plain, present, recorded
 from bench.job import way_of
 from bench.lease import held
-from bench.protocol import RunRequest, Scoring, canonical, differences
+from bench.protocol import ENGINE, RunRequest, Scoring, canonical, differences
 from bench.row import Row
 from bench.store import Run
 
@@ -119,10 +119,10 @@ def _compare(row: Row | None, request: RunRequest, root: str | None) -> tuple[tu
     """The parts of an identity, the cell that it would be now, and what keeps us from knowing that."""
     if row is None or not row.plugin:
         return (), None, ""
-    now: dict[str, Any] = {"engine": engine()}
+    now: dict[str, Any] = {"engine": ENGINE}
     c, obstacle = None, ""
     try:
-        now |= {"variant": row.variant, "plugin": plugin_of(row.variant)}
+        now |= {"variant": row.variant, "plugin": unversioned(plugin_of(row.variant))}
         c = present(row, data_of(row, request, root))
         now = plain(c.identity)
     except (BenchError, KeyError, TypeError) as error:

@@ -18,7 +18,7 @@ from bench.dataset import Data
 from bench.entry import Entry
 from bench.errors import BenchError, PluginError, UnknownName, Unsuitable, UsageError
 from bench.hyperparameters import check, hyperparameters, selector, show
-from bench.protocol import RunRequest, Scoring, Training, digest, seed_for
+from bench.protocol import ENGINE, RunRequest, Scoring, Training, digest, seed_for
 from bench.registry import OURS, Registry, default, defaults
 from bench.row import Row, Status
 from bench.snapshot import seeded
@@ -209,9 +209,9 @@ class Cell:
         """What is hashed: all that the weights depend on, but for the machine and its threads."""
         return {
             "variant": self.config.name,
-            "plugin": plugin_of(self.config.name),
-            **({"parts": parts} if (parts := parts_of(self.config)) else {}),
-            "engine": engine(),
+            "plugin": unversioned(plugin_of(self.config.name)),
+            **({"parts": parts} if (parts := {k: unversioned(p) for k, p in parts_of(self.config).items()}) else {}),
+            "engine": ENGINE,
             "hyperparameters": {k: list(v) if isinstance(v, tuple) else v for k, v in self.hyperparameters.items()},
             "likelihood": self.spec.likelihood,
             "train": self.data.train.digest,
@@ -254,7 +254,7 @@ def blank(c: Cell, status: Status, reason: str = "") -> Row:
         stacked=c.stacked,
         plugin=plugin_of(c.config.name),
         parts=parts_of(c.config),
-        engine=engine(),
+        engine=ENGINE,
         data={
             "shape": list(c.spec.shape),
             "classes": c.data.classes,
@@ -316,6 +316,11 @@ def parts_of(config: Config) -> dict[str, dict[str, str]]:
     return found
 
 
+def _is_engine(module: str) -> bool:
+    """Return whether a module is the suite's own, for which `ENGINE` stands, and holds no plugins."""
+    return module.partition(".")[0] == "bench" and not module.startswith(f"{VARIANTS.group}.")
+
+
 @cache
 def _plugin(entry: Entry, obj: Hashable) -> dict[str, str]:
     return {"distribution": entry.distribution, "version": entry.version, "source": _source(entry, obj)}
@@ -336,7 +341,7 @@ def _source(entry: Entry, obj: Any) -> str:
         try:
             if module == "__main__":
                 text = text or source.living(obj, module)
-            elif (file := inspect.getsourcefile(cls)) is not None and Path(file).resolve() not in _engine():
+            elif not _is_engine(module) and (file := inspect.getsourcefile(cls)) is not None:
                 files |= dict.fromkeys(source.closure(Path(file)))
         except (OSError, TypeError) as error:
             raise UsageError(
@@ -347,14 +352,6 @@ def _source(entry: Entry, obj: Any) -> str:
     return source.digest(files, text)
 
 
-@cache
-def engine() -> str:
-    """A digest of the suite's own source that trained weights depend on."""
-    return source.digest(_engine())
-
-
-@cache
-def _engine() -> tuple[Path, ...]:
-    names = ("images", "likelihood", "snapshot", "stacking", "trainer", "variant")
-    files = [source.OURS / f"{name}.py" for name in names]
-    return (*files, *sorted((source.OURS / "blocks").rglob("*.py")))
+def unversioned(plugin: Mapping[str, str]) -> dict[str, str]:
+    """Return what of a plugin's description its weights depend on: a new release with the same code changes none."""
+    return {name: value for name, value in plugin.items() if name != "version"}

@@ -10,19 +10,21 @@ from typing import Any
 from bench import data as datasets
 from bench.dataset import Data
 from bench.errors import BenchError
-from bench.grid import Cell, Config, cell, engine, plugin_of
+from bench.grid import Cell, Config, cell, plugin_of, unversioned
 from bench.hyperparameters import check, selector
-from bench.protocol import RunRequest, Training, canonical, digest
+from bench.protocol import ENGINE, RunRequest, Training, canonical, digest
 from bench.row import Row
 from bench.variant import VARIANTS
 
 
 def recorded(row: Row) -> dict[str, Any]:
-    """A row's identity as it was when its cell got its name; '' or None for what the row doesn't say."""
+    """Return the identity of a row as it was when its cell got its name; '' or None for what the row lacks."""
+    versioned = len(row.engine) == DIGITS  # until the engine had a version, releases of plugins counted too
+    part = dict if versioned else unversioned
     return {
         "variant": row.variant,
-        "plugin": dict(row.plugin),
-        **({"parts": plain(row.parts)} if row.parts else {}),
+        "plugin": part(row.plugin),
+        **({"parts": {name: part(plugin) for name, plugin in plain(row.parts).items()}} if row.parts else {}),
         "engine": row.engine,
         "hyperparameters": plain(row.hyperparameters),
         "likelihood": row.likelihood,
@@ -31,6 +33,9 @@ def recorded(row: Row) -> dict[str, Any]:
         "training": plain(row.training),
         **({"stacked": list(row.stacked)} if row.stacked else {}),
     }
+
+
+DIGITS = 16  #: of the digest of the suite's source that older cells have for an engine version
 
 
 def fits(row: Row) -> bool | None:
@@ -76,7 +81,7 @@ def present(row: Row, data: Data) -> Cell:
 
 def changes(row: Row) -> list[str]:
     """What of the code behind a row isn't the present one, as far as it was recorded."""
-    found = ["the engine"] if row.engine and row.engine != engine() else []
+    found = ["the engine"] if row.engine and row.engine != ENGINE else []
     try:
         plugin = plugin_of(row.variant)
     except BenchError:

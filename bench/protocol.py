@@ -28,6 +28,10 @@ def seed_for(purpose: str, *parts: Any) -> int:
     return int(digest([purpose, *parts])[:16], 16) >> 1
 
 
+ENGINE = "1"
+"""The version of the suite's own code that trained weights depend on: data order, initial weights, blocks, likelihoods,
+trainer. Raised with each change of numbers; tests/test_engine.py fails for one that forgets to."""
+
 PRECISIONS = ("fp32", "bf16")  #: of the products of matrices in training; all else is fp32
 
 

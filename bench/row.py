@@ -41,7 +41,7 @@ class Row:
     stacked: tuple[int, ...] = ()  #: the seeds that were trained in one pass, if they were
     plugin: Mapping[str, str] = field(default_factory=dict)  #: distribution, version, source digest
     parts: Mapping[str, Any] = field(default_factory=dict)  #: the same of plugins that hyperparameters name
-    engine: str = ""  #: digest of the suite's own source that weights depend on
+    engine: str = ""  #: version of the suite's own code that weights depend on; older cells have a digest of its source
     data: Mapping[str, Any] = field(default_factory=dict)  #: digests, sizes, limit, validation
     training: Mapping[str, Any] = field(default_factory=dict)  #: the training protocol
     scoring: Mapping[str, Any] = field(default_factory=dict)  #: the scoring protocol; empty before scoring

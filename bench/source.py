@@ -1,7 +1,7 @@
 """The source that a plugin's behaviour depends on: its file, and what that imports from its own package.
 
 Imports are read from the text, so that nothing is executed. A digest of these files is part of a cell's identity:
-edited code is another variant.
+edited code is another variant, an edited comment is not.
 """
 
 from __future__ import annotations
@@ -19,11 +19,44 @@ OURS = Path(__file__).resolve().parent  # the suite's own package
 
 
 def digest(files: Iterable[Path], text: str = "") -> str:
-    """16 hexadecimal digits over the names and contents of files, and a text; where the files lie doesn't count."""
+    """Return 16 hexadecimal digits over the names of Python files, the code in them, and a text.
+
+    Comments, docstrings, layout, help texts in `Annotated` and the folder of a file do not count.
+    """
     sha = hashlib.sha256(text.encode())
     for file in files:
-        sha.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+        sha.update(file.name.encode() + b"\0" + _code(file.read_bytes()) + b"\0")
     return sha.hexdigest()[:16]
+
+
+def _code(content: bytes) -> bytes:
+    """Return the syntax tree of `content` as text, the same under each Python version; `content` if it has none."""
+    try:
+        return repr(_skeleton(ast.parse(content))).encode()
+    except (SyntaxError, ValueError, RecursionError):
+        return content
+
+
+def _skeleton(node: Any) -> Any:
+    """Return nested lists of what a syntax tree says: no positions, no docstrings, no field that is empty."""
+    if isinstance(node, list):
+        return [_skeleton(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return node
+    values = dict(ast.iter_fields(node))
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        values["body"] = [item for item in node.body if not _is_text(item)]
+    elif isinstance(node, ast.Subscript) and getattr(node.value, "id", getattr(node.value, "attr", "")) == "Annotated":
+        first, *rest = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        values["slice"] = [first, *(item for item in rest if not _is_text(item))]
+    values = {name: value for name, value in values.items() if name not in ("ctx", "kind", "type_comment")}
+    return [type(node).__name__, *([name, _skeleton(v)] for name, v in values.items() if v is not None and v != [])]
+
+
+def _is_text(node: ast.AST) -> bool:
+    """Return whether a node is a plain string, alone: as a statement, it does nothing."""
+    value = node.value if isinstance(node, ast.Expr) else node
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def closure(file: Path) -> list[Path]:

@@ -274,7 +274,9 @@ def test_an_edited_file_is_a_new_identity_and_so_is_an_edited_neighbour(mine: Pa
     (mine / "beside.py").write_text("FACTOR = 3")
     assert (second := name()) != first
     assert VARIANTS.load("Mine@mine.py").weigh(None, 1) == 3  # type: ignore[attr-defined]
-    (mine / "mine.py").write_text(MINE + "\n# more")
+    (mine / "mine.py").write_text(f'"""What it is for."""\n{MINE}\n# more\n')
+    assert name() == second, "prose doesn't count"
+    (mine / "mine.py").write_text(MINE + "\nMORE = 1")
     assert name() not in (first, second)
     other = mine / "elsewhere"
     other.mkdir()
@@ -318,6 +320,46 @@ def test_a_file_in_a_package_keeps_its_relative_imports(tmp_path: Path) -> None:
     found = [p.relative_to(home) for p in source.closure(home / "inner" / "mine.py")]
     assert Path("common.py") in found
     assert Path("inner/__init__.py") in found
+
+
+CODE = """
+from typing import Annotated
+
+def weigh(kl: float, *, beta: Annotated[float, Range(0), "weight"] = 4.0) -> float:
+    return f"{beta * kl:.2f}", {"a": [beta, kl]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "counts"),
+    [
+        ("from typing", "# why\nfrom typing", False),
+        ("\nfrom typing", "'''A module.'''\nfrom typing", False),
+        ("    return", "    'A docstring.'\n\n    return", False),
+        ("[beta, kl]}", "[\n        beta,\n        kl,\n    ],\n    }", False),
+        ('"weight"', '"weight of the KL"', False),
+        ('"a"', "'a'", False),
+        ("beta * kl", "(beta * kl)", False),
+        ("beta * kl", "kl * beta", True),
+        ("4.0", "4.5", True),
+        ("Range(0)", "Range(1)", True),
+        (".2f", ".3f", True),
+        ('"a"', '"b"', True),
+        ("*, beta", "beta", True),
+    ],
+)
+def test_code_counts_and_prose_does_not(old: str, new: str, counts: bool, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(CODE)
+    before = source.digest([file])
+    assert old in CODE
+    file.write_text(CODE.replace(old, new))
+    assert (source.digest([file]) != before) is counts
+
+
+def test_a_digest_is_the_same_under_each_python(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(CODE)
+    assert source.digest([tmp_path / "mine.py"]) == "a5c3dd3201f804c3"
 
 
 def test_the_source_of_a_built_in_is_its_own_file_and_its_siblings() -> None:

@@ -181,7 +181,7 @@ def test_an_explanation_is_read_on_one_screen(run: Run, bench: Bench) -> None:
 def otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another engine and another version of the plugins than the one that made what is on disk."""
     for module in ("grid", "identity", "explain"):
-        monkeypatch.setattr(f"bench.{module}.engine", lambda: "cd34")
+        monkeypatch.setattr(f"bench.{module}.ENGINE", "cd34")
         monkeypatch.setattr(
             f"bench.{module}.plugin_of", lambda _: {"distribution": "vaebench", "version": "9", "source": "ef56"}
         )
@@ -195,7 +195,7 @@ def test_what_differs_is_named_with_both_values(run: Run, bench: Bench) -> None:
     assert found.reused is False
     assert f"engine differs (then {row.engine}, now cd34)" in found.verdict
     assert f"source differs (then {row.plugin['source']}, now ef56)" in found.verdict
-    assert f"version differs (then {row.plugin['version']}, now 9)" in found.verdict
+    assert "version" not in found.verdict
     assert "train it anew" in found.verdict
     assert {part.name for part in found.parts if part.state == "differs"} == {"engine", "plugin"}
     assert "now cd34" in bench("explain", run.path / SMALL)[1]
