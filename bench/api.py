@@ -16,6 +16,7 @@ from bench.unpublished import adopt
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bench.row import Row
     from bench.variant import Variant
 
 
@@ -100,7 +101,7 @@ def load(cell: str | Path, plugins: Iterable[str | type] = ()) -> Variant:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from bench.durable import read_json
+    from bench import inside
     from bench.grid import Config, plugin_of
     from bench.hyperparameters import check
     from bench.protocol import ENGINE
@@ -115,20 +116,21 @@ def load(cell: str | Path, plugins: Iterable[str | type] = ()) -> Variant:
             cause="It has no done/cell.json.",
             fix="Finished cells lie in results/<run>/cells/.",
         )
-    document = read_json(done / "cell.json")
-    data, name = document["data"], document["variant"]
+    inside.is_folder(done)
+    row = _row(done / "cell.json")
+    data, name = row.data, row.variant
     name = known.get(name.partition("@")[0], name)  # a class of a script is another file's when it's imported
     spec = Spec(
-        tuple(data["shape"]), data["classes"], data["train_images"], data["latent_dim"], document["likelihood"]
+        tuple(data["shape"]), data["classes"], data["train_images"], data["latent_dim"], row.likelihood
     )  # fmt: skip
-    given = check(name, VARIANTS.load(name), {k: v for k, v in document["hyperparameters"].items() if v is not None})
-    if document.get("plugin", {}).get("source") not in (None, plugin_of(name)["source"]):
+    given = check(name, VARIANTS.load(name), {k: v for k, v in row.hyperparameters.items() if v is not None})
+    if row.plugin.get("source") not in (None, plugin_of(name)["source"]):
         warnings.warn(f"the source of {name} isn't the one that {folder.name} was trained with", stacklevel=2)
-    if document.get("engine") not in (None, "", ENGINE):
+    if row.engine not in ("", ENGINE):
         warnings.warn(f"the suite's engine isn't the one that {folder.name} was trained with", stacklevel=2)
     model = Config(name, tuple(sorted(given.items()))).build(spec)
     try:
-        model.load_state_dict(load_file(done / "weights.safetensors"))
+        model.load_state_dict(load_file(inside.file(done / "weights.safetensors")))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise StoreError(
             f"the weights of {folder} don't fit its variant",
@@ -137,6 +139,25 @@ def load(cell: str | Path, plugins: Iterable[str | type] = ()) -> Variant:
         ) from None
     model.__dict__["_repr_html_"] = partial(_html, str(done.parent))
     return model.eval()
+
+
+def _row(path: Path) -> Row:
+    """The row in a finished cell's file, which says all that its model is built from.
+
+    Raises:
+        Damaged: it isn't what was written.
+    """
+    from bench.durable import read_json
+    from bench.errors import Damaged
+    from bench.row import row_of
+
+    try:
+        row = row_of(read_json(path), {})
+    except ValueError as error:
+        raise Damaged(path, f"says no row: {error}") from None
+    if missing := {"shape", "classes", "train_images", "latent_dim"} - row.data.keys():
+        raise Damaged(path, f"says no row: data lacks {', '.join(sorted(missing))}")
+    return row
 
 
 def _html(cell: str) -> str:

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from bench import inside
 from bench.durable import appear, damage, read_json, write_json, writing
 from bench.errors import StoreError
 from bench.snapshot import Snapshot
@@ -31,7 +32,12 @@ class Checkpoints:
         self.folder, self.cell = folder, cell
 
     def save(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot, and let go of all but the last two."""
+        """Keep a snapshot, and let go of all but the last two.
+
+        Raises:
+            StoreError: the disk is full, or a link lies in the folder's place.
+        """
+        self._found()
 
         def fill(folder: Path) -> None:
             flat = torch.contiguous_format
@@ -45,7 +51,11 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     def load(self, device: torch.device | str = "cpu") -> tuple[Snapshot | None, list[str]]:
-        """The newest checkpoint that is whole, and why newer ones were rejected; those are removed."""
+        """The newest checkpoint that is whole, and why newer ones were rejected; those are removed.
+
+        Raises:
+            Damaged: a link lies in the folder's place.
+        """
         rejected: list[str] = []
         for folder in reversed(self._found()):
             try:
@@ -68,6 +78,4 @@ class Checkpoints:
         return Snapshot(load_file(folder / "state.safetensors", device=str(device)), document["position"])
 
     def _found(self) -> list[Path]:
-        if not self.folder.is_dir():
-            return []
-        return sorted(p for p in self.folder.iterdir() if p.name.isdigit())
+        return [Path(entry) for entry in inside.entries(self.folder) if entry.name.isdecimal()]

@@ -101,8 +101,11 @@ def _labels(run: Path) -> list[str]:
     """The labels in a run's table."""
     import csv
 
+    from bench import inside
+    from bench.errors import Damaged
+
     try:
-        with open(run / "table.csv", newline="", encoding="utf-8") as file:
-            return list(dict.fromkeys(line["label"] for line in csv.DictReader(file)))
-    except (OSError, KeyError, ValueError, csv.Error):
+        lines = inside.content(run / "table.csv").decode().splitlines()
+        return list(dict.fromkeys(line["label"] for line in csv.DictReader(lines)))
+    except (OSError, KeyError, ValueError, csv.Error, Damaged):
         return []

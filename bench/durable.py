@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,9 +19,10 @@ from uuid import uuid4
 
 from safetensors import SafetensorError
 
-from bench.errors import StoreError
+from bench import inside
+from bench.errors import Damaged, StoreError
 
-SCHEMA = 2  # what changed with each: docs/durability.md
+SCHEMA = 3  # what changed with each: docs/durability.md
 SUMS = "SHA256SUMS"
 TEMPORARY = ".tmp-"
 
@@ -53,86 +55,81 @@ def read_json(path: Path | str) -> dict[str, Any]:
     """A document of this suite, of this schema or an older one.
 
     Raises:
-        StoreError: unreadable, damaged, or of a newer schema.
+        Damaged: it isn't what was written.
+        StoreError: it's missing or unreadable, or of a newer schema.
     """
     try:
-        content = _content(path)
+        content = inside.content(path)
     except OSError as error:
-        raise _unreadable(path, error) from None
-    return _document(path, content)
+        raise unreadable(path, error) from None
+    return parsed(path, content)
 
 
 def read_json_if_any(path: Path | str) -> dict[str, Any] | None:
     """The same, and None where there is no such file: one call of the system fewer than to ask before.
 
     Raises:
-        StoreError: as above.
+        Damaged, StoreError: as above.
     """
     try:
-        content = _content(path)
+        content = inside.content(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise _unreadable(path, error) from None
-    return _document(path, content)
+        raise unreadable(path, error) from None
+    return parsed(path, content)
 
 
-_begin = json.JSONDecoder().raw_decode
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+_begin = json.JSONDecoder(parse_constant=_no_number).raw_decode
 _BLANK = " \t\n\r"
 
 
-def _document(path: Path | str, content: bytes) -> dict[str, Any]:
+def parsed(path: Path | str, content: bytes) -> dict[str, Any]:
+    """What the file at `path` says, given its content.
+
+    Raises:
+        Damaged, StoreError: as `read_json`.
+    """
     try:
         text = content.decode()
         begun = text.lstrip(_BLANK)
-        document, end = _begin(begun)  # `json.loads` does more by each call than a small document takes
+        found, end = _begin(begun)  # `json.loads` does more by each call than a small document takes
         if begun[end:].strip(_BLANK):
-            document = json.loads(text)  # which says what is wrong
+            found = json.loads(text)  # which says what is wrong
+    except RecursionError:
+        raise Damaged(path, "is nested too deeply", repair(path)) from None
     except ValueError as error:
-        raise _unreadable(path, error) from None
-    if not isinstance(document, dict):
-        raise StoreError(f"{path} isn't a document of this suite", fix=_repair(path))
-    schema = document.get("schema", 0)
-    if not isinstance(schema, int) or schema > SCHEMA:
+        raise Damaged(path, f"can't be read: {type(error).__name__}: {error}", repair(path)) from None
+    if not isinstance(found, dict):
+        raise Damaged(path, "isn't a document of this suite", repair(path))
+    schema = found.get("schema", 0)
+    if type(schema) is not int:
+        raise Damaged(path, "has a schema that is no number", repair(path))
+    if schema > SCHEMA:
         raise StoreError(
             f"{path} has schema {schema}, and this version reads up to {SCHEMA}",
             fix="Upgrade vaebench.",
         )
-    return document
+    return found
 
 
-def _repair(path: Path | str) -> str:
+def repair(path: Path | str) -> str:
     """The way out where a document of a run is damaged, by where it lies."""
-    home = Path(path).parent
-    if home.name == "scores":
-        return "Delete the file: the same `bench run` scores the cell again."
-    if home.name == "done":
-        return f"Delete {home.parent}: the same `bench run` makes the cell anew."
+    where = Path(path)
+    if where.name == "run.json":
+        return "Write {} into it: the same `bench run` fills it again."
+    if where.parent.name in ("done", "scores"):
+        return "The same `bench run` puts it aside and makes it anew."
     return ""
 
 
-def _unreadable(path: Path | str, error: Exception) -> StoreError:
-    why = (isinstance(error, OSError) and error.strerror) or error  # an OSError's own text repeats the path
-    return StoreError(
-        f"{path} can't be read",
-        cause=f"{type(error).__name__}: {why}",
-        fix="" if isinstance(error, OSError) else _repair(path),
-    )
-
-
-def _content(path: Path | str) -> bytes:
-    """A file's content by three calls of the system: `open` costs three times as much, and a run may have 40,000."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        content = os.read(descriptor, 65536)
-        if len(content) < 65536:
-            return content
-        parts = [content]
-        while parts[-1]:
-            parts.append(os.read(descriptor, 65536))
-    finally:
-        os.close(descriptor)
-    return b"".join(parts)
+def unreadable(path: Path | str, error: OSError) -> StoreError:
+    """That the file at `path` can't be read, and why."""
+    return StoreError(f"{path} can't be read", cause=f"{type(error).__name__}: {error.strerror or error}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -150,9 +147,30 @@ def write_text(path: Path, text: str) -> None:
     sync(path.parent)
 
 
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Replace a JSON document of the present schema; strict JSON, so no NaN."""
-    write_text(path, json.dumps({"schema": SCHEMA, **document}, indent=1, allow_nan=False, default=_plain) + "\n")
+def write_json(path: Path, document: Mapping[str, Any], *, summed: bool = False) -> None:
+    """Replace a JSON document of the present schema; strict JSON, so no NaN.
+
+    Args:
+        summed: with a sum of its own, for a document that doesn't lie in a folder with sums.
+    """
+    head = {"schema": SCHEMA, **({"sum": ""} if summed else {})}
+    text = json.dumps({**head, **document}, indent=1, allow_nan=False, default=_plain) + "\n"
+    if summed:
+        text = text.replace('"sum": ""', f'"sum": "{hashlib.sha256(text.encode()).hexdigest()}"', 1)
+    write_text(path, text)
+
+
+_SUM = re.compile(rb'"sum": "([0-9a-f]{64})"')
+
+
+def own_sum_fits(content: bytes) -> bool:
+    """Whether a document's own sum is that of its content, the sum itself taken for ''."""
+    found = _SUM.search(content, 0, 256)
+    if found is None:
+        return False
+    rest = hashlib.sha256(content[: found.start(1)])
+    rest.update(content[found.end(1) :])
+    return rest.hexdigest().encode() == found[1]
 
 
 def _plain(value: Any) -> Any:
@@ -202,24 +220,44 @@ def appear(target: Path, fill: Callable[[Path], None], late: Callable[[Path], No
 
 def sha256(path: Path) -> str:
     """The digest of a file's content."""
-    with open(path, "rb") as file:
+    with inside.reading(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sums(folder: Path | str) -> dict[str, str]:
+    """The digests of a folder's files when it appeared, by name.
+
+    Raises:
+        Damaged, OSError, ValueError: they can't be read.
+    """
+    lines = inside.content(f"{folder}/{SUMS}").decode().splitlines()
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def damage(folder: Path) -> list[str]:
     """What of a folder isn't as it was when it appeared, a line each; [] where all is whole."""
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-        sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    except (OSError, ValueError) as error:
+        there = {entry.name for entry in inside.entries(folder)} - {SUMS}
+    except Damaged as error:
+        return [f"{folder.name} {error.why}"]
+    try:
+        known = sums(folder)
+    except (OSError, ValueError, Damaged) as error:
         return [f"{SUMS} can't be read: {type(error).__name__}"]
     found = []
-    there = {path.name for path in folder.iterdir()} - {SUMS}
-    for name in sorted({*sums, *there}):
+    for name in sorted({*known, *there}):
         if name not in there:
             found.append(f"{name} is missing")
-        elif name not in sums:
+        elif name not in known:
             found.append(f"{name} doesn't belong here")
-        elif sha256(folder / name) != sums[name]:
-            found.append(f"{name} has changed")
+        else:
+            found += [f"{name} {why}"] if (why := _changed(folder / name, known[name])) else []
     return found
+
+
+def _changed(path: Path, digest: str) -> str:
+    """What of a file isn't as it was; '' where all is."""
+    try:
+        return "has changed" if sha256(path) != digest else ""
+    except Damaged as error:
+        return error.why

@@ -7,6 +7,7 @@
     ├── PluginError             2   an entry point can't be loaded or isn't what its group expects
     ├── DataError               2   a dataset is missing, damaged or not what it claims to be
     └── StoreError              4   the results folder can't be used
+        ├── Damaged                 a file or a folder in it isn't what was written there
         └── IntegrityError      5   results aren't what they should be
 
 Three more are verdicts rather than mistakes, and become a row or a blank with its reason:
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class BenchError(Exception):
@@ -81,6 +83,14 @@ class StoreError(BenchError):
     """The results folder can't be used."""
 
     exit_code = 4
+
+
+class Damaged(StoreError):
+    """What lies at `path` in a run's folder isn't what was written there; `why` goes on from the path: "is a link"."""
+
+    def __init__(self, path: Path | str, why: str, fix: str = "") -> None:
+        super().__init__(f"{path} {why}", fix=fix)
+        self.path, self.why = Path(path), why
 
 
 class IntegrityError(StoreError):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 from rich.text import Text
 
+from bench import inside
+from bench.durable import read_json_if_any
 from bench.errors import BenchError, NotAvailable, StoreError
 from bench.grid import Cell, plugin_of, unversioned
 from bench.identity import data_of, fits, plain, present, recorded
@@ -89,11 +92,12 @@ def explain(store: Run, cell: str, data_root: str | None = None) -> Explanation:
         StoreError: there is no such cell, or it can't be read.
     """
     home = store.cells / cell
-    if not home.is_dir():
+    if not home.is_dir() and not home.is_symlink():
         raise StoreError(f"no cell lies at {home}")
     row = store.row(cell)
     parts, now, obstacle = _compare(row, store.request() if store.exists() else RunRequest(), data_root)
-    checkpoint = max((int(p.name) for p in _folder(store.work(cell) / "checkpoints") if p.name.isdigit()), default=None)
+    names = [entry.name for entry in _folder(store.work(cell) / "checkpoints")]
+    checkpoint = max((int(name) for name in names if name.isdecimal()), default=None)
     reused, verdict = _verdict(store, cell, row, parts, now, obstacle)
     if checkpoint is not None and not reused:
         verdict += f"; a run of the same identity goes on from step {checkpoint:,}"
@@ -143,6 +147,8 @@ def _verdict(
 ) -> tuple[bool | None, str]:
     if row is None:
         return False, "there is no result to use"
+    if row.status == "damaged":
+        return False, "a run puts it aside, and makes it anew"
     if not row.plugin:
         return False, "a run tries it anew: its variant didn't work, so its identity was never settled"
     anew = "train it anew" if row.status == "ok" else "try it anew"
@@ -186,14 +192,16 @@ def _holder(store: Run, cell: str) -> dict[str, Any] | None:
     path = store.cells / cell / "lease.json"
     if not held(path):
         return None
-    owner: Any = {}
-    with suppress(OSError, ValueError):
-        owner = json.loads(path.read_text(encoding="utf-8"))
-    return {key: owner[key] for key in ("host", "pid") if key in owner} if isinstance(owner, dict) else {}
+    owner: Mapping[str, Any] = {}
+    with suppress(StoreError):
+        owner = read_json_if_any(path) or {}
+    return {key: owner[key] for key in ("host", "pid") if key in owner}
 
 
-def _folder(path: Any) -> list[Any]:
-    return list(path.iterdir()) if path.is_dir() else []
+def _folder(path: Path) -> list[os.DirEntry[str]]:
+    with suppress(StoreError):
+        return inside.entries(path)
+    return []
 
 
 def _settings(values: Mapping[str, Any]) -> str:

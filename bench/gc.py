@@ -31,8 +31,11 @@ def collect(store: Run, *, dry_run: bool = False) -> Iterator[Removed]:
     """Remove what no living attempt needs, and say what. A cell that a living process is at is left alone.
 
     Raises:
+        Damaged: a link in it leads elsewhere; nothing has been removed.
         StoreError: the folder can't be written.
     """
+    for cell in store.names():
+        store.refuse_links(cell)
     for path in _temporaries(store.path, deep=False):
         yield from _remove(store, path, dry_run)
     for cell in store.names():
@@ -104,6 +107,8 @@ def _remove(store: Run, path: Path, dry_run: bool) -> Iterator[Removed]:
 
 
 def _size(path: Path) -> int:
+    if path.is_symlink():
+        return path.lstat().st_size
     inside = (Path(where) / name for where, _, files in os.walk(path) for name in files)
     return sum(p.lstat().st_size for p in [*([] if path.is_dir() else [path]), *inside])
 

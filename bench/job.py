@@ -94,8 +94,14 @@ def _perform(c: Cell, metrics: Mapping[str, Metric], store: Run, listener: Liste
         torch.compiler.reset()  # or the cells of one process run into its limit of recompilations
     log = Log()
     evaluator: Evaluator | None = None
-    if store.is_done(c.name) and missing(c, metrics, store) and (wrong := store.damage(c.name)):
-        log(f"quarantined, and made anew: {'; '.join(wrong)}")
+    store.refuse_links(c.name)
+    for member in c.together:
+        if wrong := store.flaw(member.name):
+            log(f"quarantined, and made anew: {wrong}")
+            store.quarantine(member.name)
+    store.quarantine_scores(c.name)
+    if store.is_done(c.name) and missing(c, metrics, store) and (lines := store.damage(c.name)):
+        log(f"quarantined, and made anew: {'; '.join(lines)}")
         store.quarantine(c.name)
     if not store.is_done(c.name):
         try:

@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from bench import inside
+from bench.errors import Damaged
+
 RENEW = 30.0  # seconds
 STALE = 10 * RENEW  # by the file system's clock, for an owner on another machine
 
@@ -114,8 +117,8 @@ def _now(folder: Path) -> float:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        document = json.loads(inside.content(path))
+    except (OSError, ValueError, RecursionError, Damaged):
         return None
     return document if isinstance(document, dict) else None
 

@@ -38,6 +38,8 @@ def cells(path: Path | str) -> tuple[Run, list[str]]:
         path = path.resolve()
     if (path / "run.json").is_file():
         return Run(path), Run(path).names()
+    if path.is_symlink() and path.parent.name != "cells":  # somebody's own name for a cell
+        path = path.resolve()
     if path.name == "done":
         path = path.parent
     if any((path / part).is_dir() for part in PARTS):

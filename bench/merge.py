@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import tables
-from bench.durable import read_json, writing
-from bench.errors import NotAvailable, StoreError, UsageError
+from bench.durable import writing
+from bench.errors import Damaged, NotAvailable, StoreError, UsageError
 from bench.lease import Lease
 from bench.locate import opened
 from bench.measurement import Score
@@ -35,8 +35,8 @@ def merge(out: Path | str, runs: Iterable[Path | str]) -> Merged:
     """Join runs into the one at `out`, which may exist; joined once more, nothing changes.
 
     Of two results with the same weights one is kept, with the scores of both; other weights are kept under
-    `different/`, without their scores. A result whose files aren't whole stays where it is. Failures are kept for
-    cells that have no result.
+    `different/`, without their scores. What isn't as it was written stays where it is. Failures are kept for cells
+    that have no result.
 
     Raises:
         StoreError: one of them is no run, or `out` can't be written.
@@ -57,6 +57,7 @@ def merge(out: Path | str, runs: Iterable[Path | str]) -> Merged:
 
 def _join(store: Run, source: Run, cell: str, merged: Merged) -> None:
     home = store.cells / cell
+    store.refuse_links(cell)
     with writing(store.path):
         lease = Lease.take(home / "lease.json")
     if lease is None:
@@ -70,6 +71,8 @@ def _join(store: Run, source: Run, cell: str, merged: Merged) -> None:
         elif not store.is_done(cell):
             for failed in source.failures(cell):
                 merged.failures += store.adopt_failure(cell, failed)
+    except Damaged as error:
+        merged.wrong.append(f"{error.what}: left out")
     finally:
         lease.release()
         with suppress(OSError):
@@ -91,6 +94,7 @@ def _result(store: Run, source: Run, cell: str, merged: Merged) -> None:
     if not same:
         merged.wrong.append(f"{home} has other weights than the result before it; kept in different/")
         return
+    merged.wrong += [f"{source.path}/{flaw}: left out" for flaw in source.flawed_scores(cell).values()]
     for path, way in source.scorings(cell).items():
         ours, theirs = store.read_scores(cell, way), source.read_scores(cell, way)
         for name in ours.keys() & theirs.keys():
@@ -101,7 +105,7 @@ def _result(store: Run, source: Run, cell: str, merged: Merged) -> None:
         target = store.cells / cell / "scores" / path.name
         written = [p.stat().st_mtime_ns for p in (path, target) if p.exists()]
         if taken:
-            seconds = {name: s for name, s in read_json(path).get("seconds", {}).items() if name in taken}
+            seconds = {name: s for name, s in source.seconds(cell, way).items() if name in taken}
             store.write_scores(cell, way, {**ours, **taken}, seconds)
             os.utime(target, ns=(max(written), max(written)))  # the last way of scoring is the one that is shown
             merged.scores += len(taken)

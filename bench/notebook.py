@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
+from bench import inside
+from bench.errors import Damaged
 from bench.hyperparameters import show
 from bench.pictures import Sheet, data_uri
 from bench.render import LEGEND, TIES, notes, superscript
@@ -147,9 +149,13 @@ def model_html(cell: str) -> str:
         **{name: show(value) for name, value in sorted(row.hyperparameters.items()) if value is not None},
     }
     files = {title: home / "done" / f"{name}.png" for name, title in PICTURES.items()}
-    pictures = [(title, _address(path)) for title, path in files.items() if path.is_file()]
+    pictures = [(title, address) for title, path in files.items() if (address := _address(path))]
     return _MODEL.render(row=row, facts=facts.items(), pictures=pictures)
 
 
 def _address(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    """A picture as an address; '' where there is none."""
+    try:
+        return f"data:image/png;base64,{base64.b64encode(inside.content(path)).decode()}"
+    except (OSError, Damaged):
+        return ""

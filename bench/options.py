@@ -95,6 +95,8 @@ def read_config(path: Path) -> dict[str, Any]:
         document = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path} can't be read as JSON or YAML", cause=" ".join(str(error).split())) from None
+    except RecursionError:
+        raise UsageError(f"{path} holds no settings", cause="It's nested too deeply.") from None
     if not isinstance(document, dict):
         raise UsageError(f"{path} holds no settings", fix="For example: variants: [vae, beta]")
     single = {"dataset": "datasets", "variant": "variants", "metric": "metrics"}

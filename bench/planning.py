@@ -357,13 +357,15 @@ def space(cells: Sequence[PlannedCell], jobs: int) -> int:
 
 def _planned(c: Cell, store: Run, request: RunRequest) -> PlannedCell:
     state: State = "new"
+    store.refuse_links(c.name)
+    flaw = store.flaw(c.name)
     if c.unsuitable:
         state = "skipped"
-    elif store.is_done(c.name) and not request.force:
+    elif store.is_done(c.name) and not flaw and not request.force:
         state = "done"
     elif not request.force and not request.retry_failed and store.has_ended(c.name):
         state = "ended"
-    return PlannedCell(blank(c, "skipped" if c.unsuitable else "failed", c.unsuitable), state, c.parameters, c)
+    return PlannedCell(blank(c, "skipped" if c.unsuitable else "failed", c.unsuitable or flaw), state, c.parameters, c)
 
 
 def _broken(name: str, label: str, dataset: str, seed: int, error: PluginError) -> PlannedCell:

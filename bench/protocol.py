@@ -162,9 +162,12 @@ class RunRequest:
         Raises:
             UsageError: an unknown key, or a newer schema.
         """
-        if document.get("schema", 1) > SCHEMA:
+        schema = document.get("schema", 1)
+        if type(schema) is not int:
+            raise UsageError(f"this configuration's schema is {schema!r:.40}, and no number", fix="Leave it out.")
+        if schema > SCHEMA:
             raise UsageError(
-                f"this configuration has schema {document['schema']}, and this version reads up to {SCHEMA}",
+                f"this configuration has schema {schema}, and this version reads up to {SCHEMA}",
                 fix="Upgrade vaebench, or remove the fields that it doesn't know.",
             )
         kinds = get_type_hints(cls)

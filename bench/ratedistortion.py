@@ -19,8 +19,9 @@ from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError, safe_open
 
+from bench import inside
 from bench.durable import write_text
-from bench.errors import StoreError
+from bench.errors import Damaged, StoreError
 from bench.figures import FONT, MARK, Box, Spot, element, placed, shortened, text_of, ticks, width_of
 from bench.measurement import Score
 from bench.protocol import canonical
@@ -146,11 +147,11 @@ def _plane(row: Row) -> Hashable:
 def _of_evidence(run: Run, row: Row) -> tuple[float, float] | str:
     """Mean rate and distortion of a row's evidence, or why there are none."""
     try:
-        with safe_open(run.cells / row.cell / "done" / EVIDENCE, framework="pt") as file:
+        with safe_open(inside.file(run.done(row.cell) / EVIDENCE), framework="pt") as file:
             if not {"rate", "distortion"} <= set(file.keys()):
                 return NO_BOUND
             rate, distortion = (file.get_tensor(name).double().mean().item() for name in ("rate", "distortion"))
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, Damaged):
         return NO_BOUND
     return (rate, distortion) if math.isfinite(rate) and math.isfinite(distortion) else NO_BOUND
 

@@ -227,7 +227,8 @@ def _rows(
         return row
 
     def finished(c: PlannedCell) -> bool:
-        return store.is_done(c.name) and not missing(c.todo, metrics, store)
+        whole = store.is_sound(c.name) and not store.flawed_scores(c.name)
+        return whole and not missing(c.todo, metrics, store)
 
     work = []
     for c in planned.cells:
@@ -272,7 +273,7 @@ def _leaders(work: list[PlannedCell], store: Run) -> dict[str, str]:
     """For each cell that another one's job will train as well, that one: the first of its part that isn't done."""
     first: dict[str, str] = {}
     for c in work:
-        if not store.is_done(c.name):
+        if not store.is_sound(c.name):
             first.setdefault(c.part, c.name)
     return {c.name: first[c.part] for c in work if c.part in first and c.name != first[c.part]}
 

@@ -14,14 +14,15 @@ from __future__ import annotations
 import csv
 import errno
 import gc
+import hashlib
 import io
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import fields, replace
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -31,14 +32,31 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench.durable import SUMS, appear, damage, read_json, read_json_if_any, sha256, sync, write_json, writing
-from bench.errors import NotAvailable, StoreError
+from bench import inside
+from bench.durable import (
+    SUMS,
+    appear,
+    damage,
+    own_sum_fits,
+    parsed,
+    read_json,
+    read_json_if_any,
+    repair,
+    sha256,
+    sums,
+    sync,
+    unreadable,
+    write_json,
+    writing,
+)
+from bench.errors import Damaged, NotAvailable, StoreError, UsageError
 from bench.measurement import Score
 from bench.protocol import HOW, RunRequest, digest
-from bench.row import Row
+from bench.row import Row, damaged, row_of, scored_of, with_values
 
 WEIGHTS = "weights.safetensors"
 EVIDENCE = "evidence.safetensors"
+CHANGED = "has changed since it was written"
 
 
 class Run:
@@ -47,7 +65,21 @@ class Run:
     def __init__(self, path: Path | str, cells: Path | None = None) -> None:
         self.path = Path(path)
         self.cells = cells or self.path / "cells"
-        self._cells = str(self.cells)
+
+    @cached_property
+    def _cells(self) -> str:
+        """`cells` as text, known to be no link out of the run's folder.
+
+        Raises:
+            Damaged: it is one.
+        """
+        if self.cells == self.path / "cells":
+            try:
+                inside.is_folder(self.cells)
+            except Damaged as error:
+                fix = "Move the run's whole folder there, and link to that: a run's own folder may be a link."
+                raise Damaged(self.cells, error.why, fix) from None
+        return str(self.cells)
 
     def exists(self) -> bool:
         return (self.path / "run.json").is_file()
@@ -76,7 +108,7 @@ class Run:
                     cause="It isn't empty, and has no run.json.",
                     fix="Choose another folder with --out.",
                 )
-            self.cells.mkdir(parents=True, exist_ok=True)
+            Path(self._cells).mkdir(parents=True, exist_ok=True)
             if self.exists():
                 request = _join(self.request(), request)
             write_json(self.path / "run.json", request.lasting().to_json())
@@ -90,15 +122,23 @@ class Run:
     # one cell
 
     def is_done(self, cell: str) -> bool:
+        """Whether it has a result, whole or not."""
         try:
-            return (self.cells / cell / "done" / "cell.json").is_file()
+            os.lstat(self.cells / cell / "done")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
         except OSError as error:
             raise StoreError(f"{self.path} can't be read", cause=f"{error.strerror or error}.") from None
+        return True
+
+    def is_sound(self, cell: str) -> bool:
+        """Whether it has a result whose row is what was written; its scores may not be, nor its weights."""
+        return self.is_done(cell) and not self.flaw(cell)
 
     def has_ended(self, cell: str) -> bool:
         """Whether it failed in a way that another try would repeat."""
-        failure = self._last_failure(cell)
-        return failure is not None and read_json(failure).get("status") not in ("skipped", "interrupted", "timeout")
+        failure = self._failure(cell)
+        return failure is not None and failure.status not in ("skipped", "interrupted", "timeout", "damaged")
 
     def write_done(
         self,
@@ -164,8 +204,8 @@ class Run:
 
     def write_failed(self, row: Row, log: str) -> None:
         """Keep why a cell has no result; a skip is noted once."""
-        last = self._last_failure(row.cell)
-        if last is not None and row.status == "skipped" and read_json(last)["status"] == "skipped":
+        last = self._failure(row.cell)
+        if last is not None and row.status == last.status == "skipped":
             return
 
         def fill(folder: Path) -> None:
@@ -176,24 +216,84 @@ class Run:
             _numbered(self.cells / row.cell / "failed", lambda target: _place(target, fill))
 
     def failures(self, cell: str) -> list[Path]:
-        """The folders of a cell's failures, the last one last."""
-        return _numbers(self.cells / cell / "failed")
+        """The folders of a cell's failures, the last one last.
+
+        Raises:
+            Damaged: a link lies in their place.
+        """
+        return _numbers(Path(self._home(cell), "failed"))
 
     def others(self, cell: str) -> list[Path]:
-        """The folders of results that should have been equal to the cell's own and weren't."""
-        return _numbers(self.cells / cell / "different")
+        """The folders of results that should have been equal to the cell's own and weren't.
+
+        Raises:
+            Damaged: a link lies in their place.
+        """
+        return _numbers(Path(self._home(cell), "different"))
+
+    def flaw(self, cell: str) -> str:
+        """What of a done cell's row isn't what was written; '' where nothing is."""
+        row = self._row(cell, "done")
+        return row.reason if row is not None and row.status == "damaged" else ""
 
     def damage(self, cell: str) -> list[str]:
-        """What of a done cell isn't as it was made, a line each."""
-        done = self.cells / cell / "done"
-        old = read_json(done / "cell.json").get("schema", 0) < 2  # they have no sums
-        return [] if old and not (done / SUMS).exists() else damage(done)
+        """What of a done cell isn't as it was made, its scores apart, a line each."""
+        row, done = self._row(cell, "done"), self.cells / cell / "done"
+        if row is None:
+            return []
+        flaw = [row.reason] if row.status == "damaged" else []
+        if "files" in row.unsummed and (flaw or read_json(done / "cell.json").get("schema", 0) < 2):
+            return flaw  # of the first schema: it never had sums
+        return damage(done) or flaw
+
+    def flawed_scores(self, cell: str) -> dict[Path, str]:
+        """The files of scores that aren't what was written, and what of each isn't."""
+        return {Path(path): scored.flaw for path, scored in self._scorings(cell).items() if scored.flaw}
 
     def quarantine(self, cell: str) -> None:
         """Put a damaged result aside, with its scores."""
         home = self.cells / cell
-        _numbered(home / "damaged", lambda target: os.rename(home / "done", target))
-        shutil.rmtree(home / "scores", ignore_errors=True)
+        with suppress(FileNotFoundError):  # another run was first
+            _numbered(home / "damaged", lambda target: os.rename(home / "done", target))
+        self._put_aside(cell, home / "scores")
+
+    def quarantine_scores(self, cell: str) -> None:
+        """Put the files of scores aside that aren't what was written."""
+        for path in self.flawed_scores(cell):
+            self._put_aside(cell, path)
+
+    def _put_aside(self, cell: str, path: Path) -> None:
+        """Move what lies at `path`, be it a link, into a folder of its own in the cell's damaged/."""
+
+        def place(target: Path) -> None:
+            target.mkdir()
+            os.rename(path, target / path.name)
+
+        if os.path.lexists(path):
+            _numbered(self.cells / cell / "damaged", place)
+
+    def refuse_links(self, cell: str) -> None:
+        """Raise where a link would lead elsewhere what is written into a cell's folder, or removed from it.
+
+        `done` and `scores` may be links: they're put aside before anything is written there.
+
+        Raises:
+            Damaged: naming it.
+        """
+        home = Path(self._home(cell))
+        for entry in inside.entries(home) if home.is_dir() else ():
+            if entry.is_symlink() and entry.name not in ("done", "scores"):
+                raise inside.no_file(entry.path, "file or folder of the run's own")
+
+    def done(self, cell: str) -> Path:
+        """The folder of a cell's result, which lies in the run.
+
+        Raises:
+            Damaged: it's a link.
+        """
+        path = Path(self._home(cell), "done")
+        inside.is_folder(path)
+        return path
 
     def work(self, cell: str) -> Path:
         """Where attempts at a cell keep what they need, until it's done."""
@@ -202,8 +302,8 @@ class Run:
     def evidence(self, cell: str) -> dict[str, Tensor]:
         """What a done cell keeps by name; nothing where the file is missing or damaged."""
         try:
-            return load_file(self.cells / cell / "done" / EVIDENCE)
-        except (OSError, SafetensorError):
+            return load_file(inside.file(self.done(cell) / EVIDENCE))
+        except (OSError, SafetensorError, Damaged):
             return {}
 
     def forget(self, cell: str) -> None:
@@ -221,14 +321,19 @@ class Run:
         shutil.rmtree(self.cells / cell / "work", ignore_errors=True)
 
     def scorings(self, cell: str) -> dict[Path, dict[str, Any]]:
-        """The ways in which a cell is scored by the files that hold the scores, the one written last at the end."""
-        files = sorted((self.cells / cell / "scores").glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p))
-        return {path: dict(read_json(path)["scoring"]) for path in files}
+        """The ways in which a cell is scored by the files that hold the scores, the one written last at the end.
+
+        Files that aren't what was written are left out.
+        """
+        return {Path(path): dict(scored.scoring) for path, scored in self._scorings(cell).items() if not scored.flaw}
 
     def read_scores(self, cell: str, scoring: Mapping[str, Any]) -> dict[str, Score | NotAvailable]:
-        """What is already scored in this way."""
-        path = self._scores(cell, scoring)
-        return dict(_Scores(read_json(path)["scores"])) if path.is_file() else {}
+        """What is already scored in this way; nothing where the file isn't what was written."""
+        return dict(self._filed(cell, scoring).scores)
+
+    def seconds(self, cell: str, scoring: Mapping[str, Any]) -> dict[str, float]:
+        """What each of these scores took."""
+        return dict(self._filed(cell, scoring).seconds)
 
     def write_scores(
         self,
@@ -238,78 +343,209 @@ class Run:
         seconds: Mapping[str, float],
     ) -> None:
         """Keep the scores of a done cell, one file for each way of scoring, besides those that are there."""
-        path = self._scores(cell, scoring)
-        before = read_json(path) if path.is_file() else {}
-        seconds = {**before.get("seconds", {}), **seconds}
-        document = dict(before.get("scores", {})) | {
-            name: _reason_document(s) if isinstance(s, NotAvailable) else _score_document(s)
-            for name, s in scores.items()
-        }
         with writing(self.path):
+            self.quarantine_scores(cell)
+            before = self._filed(cell, scoring)
+            document = {
+                name: _reason_document(s) if isinstance(s, NotAvailable) else _score_document(s)
+                for name, s in {**before.scores, **scores}.items()
+            }
+            path = self._scores(cell, scoring)
             path.parent.mkdir(exist_ok=True)
-            write_json(path, {"scoring": dict(scoring), "scores": document, "seconds": dict(seconds)})
+            filed = {"scoring": dict(scoring), "scores": document, "seconds": {**before.seconds, **seconds}}
+            write_json(path, filed, summed=True)
 
     def row(self, cell: str, split: str | None = None) -> Row | None:
         """The cell's row as it stands on disk; None where there is nothing yet.
 
+        One whose files aren't what was written is `damaged`, with no score, and its reason names the file.
+
         Args:
             split: show no scores but those on this split, 'test' or 'validation'. By default those that the run was
                 asked for, if there are such, else those that were written last.
+
+        Raises:
+            StoreError: a file can't be read, or is of a newer version.
         """
-        home = f"{self._cells}/{cell}"  # text, and no more calls than needed: a run may have 20,000 cells
-        document = read_json_if_any(f"{home}/done/cell.json")
-        if document is None:
-            failure = self._last_failure(cell)
-            return None if failure is None else _row_from(read_json(failure), cell)
-        if os.access(f"{home}/different", os.F_OK):
-            document["reason"] = "not deterministic: another attempt gave other weights (kept in different/)"
-        if (scored := self._shown(f"{home}/scores", split)) is not None:
-            document["scoring"], document["scores"] = scored["scoring"], _Scores(scored["scores"])
-            document["seconds"] = scored.get("seconds", {})
-            document["costs"]["score_seconds"] = sum(document["seconds"].values())
-        return _row_from(document, cell)
+        row = self._row(cell, "done")
+        if row is None:
+            return self._failure(cell)
+        if row.status == "damaged":
+            return row
+        scorings = self._scorings(cell)
+        if flaw := next((scored.flaw for scored in scorings.values() if scored.flaw), ""):
+            return replace(row, status="damaged", reason=flaw)
+        more: dict[str, Any] = {}
+        if os.access(f"{self._cells}/{cell}/different", os.F_OK):
+            more["reason"] = "not deterministic: another attempt gave other weights (kept in different/)"
+        if (scored := self._shown(list(scorings.values()), split)) is not None:
+            more |= {"scoring": scored.scoring, "scores": scored.scores, "seconds": scored.seconds}
+            more["costs"] = {**row.costs, "score_seconds": sum(scored.seconds.values())}
+            if not scored.summed:
+                more["unsummed"] = (*row.unsummed, "scores")
+        return with_values(row, more)
 
     def names(self) -> list[str]:
         """The folders of all cells."""
-        return sorted(os.listdir(self.cells)) if self.cells.is_dir() else []
+        return sorted(os.listdir(self._cells)) if self.cells.is_dir() else []
 
     def rows(self) -> list[Row]:
         """All rows, in the order of the request: datasets, variants, seeds, the baseline last.
 
         Raises:
-            StoreError: this is no run's folder, or a file in it is damaged.
+            StoreError: this is no run's folder, its request is damaged, or a file can't be read.
         """
         self.require()
         with _uncollected():
             return in_order(filter(None, map(self.row, self.names())), self.request())
 
     def request(self) -> RunRequest:
-        """What was asked for last, joined with what was before."""
-        return RunRequest.from_json(read_json(self.path / "run.json"))
+        """What was asked for last, joined with what was before.
+
+        Raises:
+            StoreError: its file can't be read, or isn't what was written.
+        """
+        path = self.path / "run.json"
+        try:
+            return RunRequest.from_json(read_json(path))
+        except UsageError as error:
+            raise Damaged(path, f"holds no request: {error.line}", repair(path)) from None
 
     # on disk
 
-    def _shown(self, folder: str, split: str | None) -> dict[str, Any] | None:
-        """Of the ways in which a cell is scored the one that its row shows; None: in none, or not on `split`."""
+    def _home(self, cell: str) -> str:
+        """A cell's folder as text: a run may have 20,000 of them, so no more is made and asked than needed.
+
+        Raises:
+            Damaged: it's a link.
+        """
+        home = f"{self._cells}/{cell}"
+        if os.path.islink(home):
+            raise inside.no_file(home, "folder")
+        return home
+
+    def _row(self, cell: str, part: str) -> Row | None:
+        """The row, without scores, in 'done' or 'failed/<n>' of a cell's folder; None where there is no such part.
+
+        `damaged` where it isn't what was written.
+        """
+        document: dict[str, Any] = {}
+        about: dict[str, Any] = {"cell": cell, "unsummed": ()}
         try:
-            names = [name for name in os.listdir(folder) if name.endswith(".json")]
-        except FileNotFoundError:
-            return None
+            folder = f"{self._home(cell)}/{part}"
+            path = f"{folder}/cell.json"
+            if not inside.is_folder(folder):
+                return None
+            content = _content(path)
+            if content is None:
+                raise Damaged(path, "is missing")
+            if (known := _sums(folder)) is None:
+                about["unsummed"] = ("files",)
+            elif known.get("cell.json") != hashlib.sha256(content).hexdigest():
+                with suppress(Damaged):
+                    document = parsed(path, content)
+                raise Damaged(path, CHANGED)
+            document = parsed(path, content)
+            return with_values(row_of(document, {}), about)
+        except Damaged as error:
+            reason = self._told(error)
+        except ValueError as error:
+            reason = f"{self._told(Damaged(path, 'says no row'))}: {error}"
+        return with_values(damaged(document, cell, reason), about)
+
+    def _failure(self, cell: str) -> Row | None:
+        """The row of a cell's last failure."""
+        try:
+            found = self.failures(cell)
+        except Damaged as error:
+            return damaged({}, cell, self._told(error))
+        row = self._row(cell, f"failed/{found[-1].name}") if found else None
+        if row is not None and row.status == "ok":
+            reason = f"cells/{cell}/failed/{found[-1].name}/cell.json says that it came out ok"
+            return with_values(row, {"status": "damaged", "reason": reason})
+        return row
+
+    def _told(self, error: Damaged) -> str:
+        """A reason for a row: the file as it lies in the run, and what is wrong with it."""
+        return f"cells{str(error.path).removeprefix(self._cells)} {error.why}"
+
+    def _scorings(self, cell: str) -> dict[str, _Scored]:
+        """What is in the files of a cell's scores, the one written last at the end."""
+        try:
+            folder = f"{self._home(cell)}/scores"
+            if not inside.is_folder(folder):
+                return {}
+        except Damaged as error:
+            return {str(error.path): _Scored(flaw=self._told(error))}
+        names = [name for name in os.listdir(folder) if name.endswith(".json")]
         if len(names) > 1:
-            names.sort(key=lambda name: (os.stat(f"{folder}/{name}").st_mtime_ns, name), reverse=True)
-        found = [read_json(f"{folder}/{name}") for name in names]
-        if split is None and len(found) < 2:
-            return next(iter(found), None)
+            names.sort(key=lambda name: (os.lstat(f"{folder}/{name}").st_mtime_ns, name))
+        found = {f"{folder}/{name}": self._scored(f"{folder}/{name}") for name in names}
+        return {path: scored for path, scored in found.items() if scored is not None}
+
+    def _scored(self, path: str) -> _Scored | None:
+        """What is in one of these files; None where it isn't there."""
+        try:
+            if (content := _content(path)) is None:
+                return None
+            document = parsed(path, content)
+            if (summed := document.get("schema", 0) > 2 or "sum" in document) and not own_sum_fits(content):
+                raise Damaged(path, CHANGED)
+            return _Scored(**scored_of(document), summed=summed)
+        except Damaged as error:
+            return _Scored(flaw=self._told(error))
+        except ValueError as error:
+            return _Scored(flaw=f"{self._told(Damaged(path, 'holds no scores'))}: {error}")
+
+    def _filed(self, cell: str, scoring: Mapping[str, Any]) -> _Scored:
+        """What is scored in this way; nothing where the file isn't there, or isn't what was written."""
+        found = self._scorings(cell).get(str(self._scores(cell, scoring)))
+        return _Scored() if found is None or found.flaw else found
+
+    def _shown(self, scorings: Sequence[_Scored], split: str | None) -> _Scored | None:
+        """Of the ways in which a cell is scored the one that its row shows; None: in none, or not on `split`."""
+        if split is None and len(scorings) < 2:
+            return next(iter(scorings), None)
         asked = split or (read_json_if_any(f"{self.path}/run.json") or {}).get("eval_split") or "test"
-        fitting = (document for document in found if document["scoring"].get("split", "test") == asked)
-        return next(fitting, found[0] if split is None else None)
+        fitting = (scored for scored in reversed(scorings) if scored.scoring.get("split", "test") == asked)
+        return next(fitting, scorings[-1] if split is None else None)
 
     def _scores(self, cell: str, scoring: Mapping[str, Any]) -> Path:
         return self.cells / cell / "scores" / f"{digest(dict(scoring))[:12]}.json"
 
-    def _last_failure(self, cell: str) -> Path | None:
-        found = self.failures(cell)
-        return found[-1] / "cell.json" if found else None
+
+@dataclass(frozen=True)
+class _Scored:
+    """What is in a file of scores; `flaw` says what of it isn't what was written, and then there's nothing else."""
+
+    scoring: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Score | NotAvailable] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    summed: bool = True
+    flaw: str = ""
+
+
+def _content(path: str) -> bytes | None:
+    """A file's content; None where there is none."""
+    try:
+        return inside.content(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def _sums(folder: str) -> dict[str, str] | None:
+    """The sums in a folder; None where there are none."""
+    path = f"{folder}/{SUMS}"
+    try:
+        return sums(folder)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except ValueError:
+        raise Damaged(path, CHANGED) from None
 
 
 @contextmanager
@@ -338,14 +574,14 @@ def in_order(rows: Iterable[Row], request: RunRequest) -> list[Row]:
 
 
 def _numbers(folder: Path) -> list[Path]:
-    found = [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    found = [Path(entry) for entry in inside.entries(folder) if entry.name.isdecimal()]
     return sorted(found, key=lambda p: int(p.name))
 
 
 def _numbered(folder: Path, place: Callable[[Path], object]) -> None:
     """Put something under the next free number."""
     folder.mkdir(parents=True, exist_ok=True)
-    number = 1 + max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0)
+    number = 1 + max((int(p.name) for p in _numbers(folder)), default=0)
     while True:
         try:
             place(folder / str(number))
@@ -367,18 +603,18 @@ def _copy(source: Path) -> Callable[[Path], None]:
     """What fills a folder with the files of another one, which must be whole."""
 
     def fill(folder: Path) -> None:
-        for path in source.iterdir():
-            shutil.copyfile(path, folder / path.name)
+        for entry in inside.entries(source):
+            inside.copy(Path(entry), folder / entry.name)
         if (folder / SUMS).exists():
             if wrong := damage(folder):
-                raise StoreError(f"{source} is damaged: {'; '.join(wrong)}")
+                raise Damaged(source, f"is damaged: {'; '.join(wrong)}")
             (folder / SUMS).unlink()  # the copy's own will be the same
 
     return fill
 
 
 def _contents(folder: Path) -> dict[str, str]:
-    return {path.name: sha256(path) for path in folder.iterdir() if path.name != SUMS}
+    return {entry.name: sha256(Path(entry)) for entry in inside.entries(folder) if entry.name != SUMS}
 
 
 def _join(before: RunRequest, now: RunRequest) -> RunRequest:
@@ -408,45 +644,11 @@ def _csv(history: list[dict[str, float]]) -> str:
     return text.getvalue()
 
 
-_LATER = ("scores", "scoring", "seconds", "cell")
+_LATER = ("scores", "scoring", "seconds", "cell", "unsummed")
 
 
 def _cell_document(row: Row) -> dict[str, Any]:
     return {f.name: getattr(row, f.name) for f in fields(row) if f.name not in _LATER}
-
-
-_FIELDS = frozenset(f.name for f in fields(Row))
-
-
-def _row_from(document: dict[str, Any], cell: str) -> Row:
-    """The row of a document that was read just now."""
-    document.pop("schema", None)
-    if not document.keys() <= _FIELDS:  # of a newer version, or an older one
-        document = {k: v for k, v in document.items() if k in _FIELDS}
-    document["steps"] = tuple(document.get("steps", ()))
-    document["stacked"] = tuple(document.get("stacked", ()))
-    document["cell"] = cell
-    if len(document) < len(_FIELDS):
-        return Row(**document)
-    row = object.__new__(Row)
-    vars(row).update(document)  # as its constructor would, but at once: that of a frozen class makes a call a field
-    return row
-
-
-class _Scores(Mapping[str, "Score | NotAvailable"]):
-    """Stored scores, each made when it's asked for."""
-
-    def __init__(self, document: Mapping[str, Any]) -> None:
-        self.document = document
-
-    def __getitem__(self, name: str) -> Score | NotAvailable:
-        return _score_from(self.document[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.document)
-
-    def __len__(self) -> int:
-        return len(self.document)
 
 
 def _reason_document(missing: NotAvailable) -> dict[str, Any]:
@@ -458,9 +660,3 @@ def _score_document(score: Score) -> dict[str, Any]:
     if score.se is not None:
         document["se"] = score.se
     return document | ({"note": score.note} if score.note else {})
-
-
-def _score_from(s: Mapping[str, Any]) -> Score | NotAvailable:
-    if "reason" in s:
-        return NotAvailable(s["reason"], retry=s.get("retry", False))
-    return Score(s["value"], s["n"], s.get("se"), s.get("note", ""))

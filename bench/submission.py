@@ -130,6 +130,9 @@ def submit(
     store = Run(out or Path("results") / name)
     if not store.exists():
         store.create(RunRequest(variants=(name,), datasets=(data.name,), baseline=False, sanity=False))
+    store.refuse_links(row.cell)
+    if store.flaw(row.cell):
+        store.quarantine(row.cell)
     if not store.is_done(row.cell):
         say("evidence")
         _keep(store, row, evaluator, chosen, f"{now()} {OUTSIDE}: {len(held.pixels):,} of {held.of:,}\n")

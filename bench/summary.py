@@ -229,7 +229,7 @@ def _group(
     heads = {name: notes(texts) for name, texts in common.items()}
     seeds = tuple(sorted({row.seed for row, _ in table}))
     there = len({row.seed for draft in drafts for row, _ in draft.ok})
-    remarks = [*_spread(there), *_unsaid(ranks.values(), there), *tuning]
+    remarks = [*_spread(there), *_unsaid(ranks.values(), there), *tuning, *_unsummed([row for row, _ in table])]
     if repeated:
         remarks.append(f"found more than once, counted once: {', '.join(repeated)}")
     ok = [by_name for draft in drafts for _, by_name in draft.ok]
@@ -270,6 +270,15 @@ def _unsaid(ranks: Iterable[Mapping[str, _Rank]], seeds: int) -> list[str]:
         common = f"can't say whether it ties, with fewer than {LEAST} seeds in common with the best"
         said.append(f"{common}: {', '.join(apart)}")
     return said
+
+
+def _unsummed(rows: Sequence[Row]) -> list[str]:
+    """What of the rows has no sums, by which a change in a file would show."""
+    counts = Counter(what for row in rows for what in row.unsummed)
+    if not counts:
+        return []
+    found = " and ".join(f"the {what} of {n} of {len(rows)} cells" for what, n in sorted(counts.items()))
+    return [f"{found} have no sums, so a change there wouldn't show: `bench verify` computes scores again"]
 
 
 def _untuned(rows: Sequence[Row]) -> bool:

@@ -10,19 +10,19 @@ from dataclasses import fields
 from io import BytesIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 
 from bench.columns import Scores, columns, scores
 from bench.durable import TEMPORARY
-from bench.errors import NotAvailable, StoreError
+from bench.errors import StoreError
 from bench.hyperparameters import show
 from bench.measurement import Score
 from bench.methods import methods
 from bench.protocol import digest
 from bench.render import Format, render, safe
-from bench.row import Row, Status
+from bench.row import Row, row_of, scores_of
 from bench.summary import Summary, steps, summary
 
 RowKey = tuple[str, str, int]
@@ -117,40 +117,18 @@ def read(path: Path) -> list[Row]:
         return [_row_from(document) for document in documents]
     except OSError as error:
         why = error.strerror or str(error)
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, NotAvailable) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         why = f"{type(error).__name__}: {error}"
     raise StoreError(
         f"{path} holds no rows", cause=f"{why}.", fix="`bench table RUN --json > FILE.json` writes a run's."
     ) from None
 
 
-_NAMED = ("variant", "label", "dataset", "seed", "status", "scores")
-_KINDS = {"str": str, "int": int, "bool": bool, "Status": str, "Mapping": dict, "tuple": list}
-
-
 def _row_from(document: Any) -> Row:
     """The row of one of `records`."""
     if not isinstance(document, dict):
         raise TypeError("a row isn't an object")
-    if missing := [name for name in _NAMED if name not in document]:
-        raise TypeError(f"a row lacks {', '.join(missing)}")
-    values: dict[str, Any] = {}
-    for name, kind in ((f.name, str(f.type).split("[")[0]) for f in fields(Row) if f.name in document):
-        if not isinstance(document[name], _KINDS[kind]):
-            raise TypeError(f"{name} is a {type(document[name]).__name__}")
-        values[name] = tuple(document[name]) if kind == "tuple" else document[name]
-    if values["status"] not in get_args(Status):
-        raise ValueError(f"no row has the status {values['status']!r}")
-    return Row(**values | {"scores": {name: _score_from(score) for name, score in values["scores"].items()}})
-
-
-def _score_from(document: Any) -> Score | NotAvailable:
-    if isinstance(document, dict) and isinstance(reason := document.get("not_available"), str):
-        return NotAvailable(reason)
-    score = Score(**document)
-    if not isinstance(score.note, str):
-        raise TypeError(f"a note is a {type(score.note).__name__}")
-    return score
+    return row_of(document, scores_of(document.get("scores")))
 
 
 def write(folder: Path, rows: Iterable[Row]) -> None:

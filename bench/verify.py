@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from bench import durable
+from bench import durable, inside
 from bench.api import load
 from bench.dataset import Data
 from bench.durable import SUMS, sha256
@@ -92,6 +92,9 @@ class Verifier:
             return found
         row = store.row(cell)
         assert row is not None
+        if row.status == "damaged":
+            found.wrong.append(row.reason)
+            return found
         if fits(row) is False:
             found.wrong.append("its row isn't what its folder is named after")
         if row.conflict:
@@ -195,7 +198,10 @@ def _sums(store: Run, cell: str, found: Finding) -> None:
         if not (done / SUMS).exists() or not (wrong := durable.damage(done)):
             raise
         found.wrong += wrong
+    found.wrong += store.flawed_scores(cell).values()
     found.right.append("files as they were made" if (done / SUMS).exists() else "no sums (schema 1 has none)")
+    if (row := store.row(cell)) is not None and "scores" in row.unsummed:
+        found.right.append("no sums of scores (schema 3 has them)")
 
 
 def _scoring(way: Mapping[str, Any]) -> Scoring | None:
@@ -245,7 +251,7 @@ def _weights(
 
 
 def _by(a: Path, b: Path) -> str:
-    x, y = load_file(a), load_file(b)
+    x, y = (load_file(inside.file(path)) for path in (a, b))
     if {k: v.shape for k, v in x.items()} != {k: v.shape for k, v in y.items()}:
         return "in number or shape"
     return f"by up to {max((x[k].double() - y[k].double()).abs().max().item() for k in x if x[k].numel()):.2g}"

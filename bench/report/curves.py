@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from statistics import fmean
 
+from bench import inside
+from bench.errors import Damaged
 from bench.figures import Box, element, shortened, text_of, width_of
 from bench.report.chart import Scale, bottom_axis, figure, left_axis, path, spread_out, text
 from bench.report.exhibit import Exhibit, Shown, attempt
@@ -48,9 +50,9 @@ class Panel:
 def history(run: Run, cell: str) -> list[dict[str, float]]:
     """What a cell wrote down while it trained; of a damaged or missing file, what can be read."""
     try:
-        text = (run.cells / cell / "done" / "history.csv").read_text(encoding="utf-8")
+        text = inside.content(run.done(cell) / "history.csv").decode()
         return [_numbers(row) for row in csv.DictReader(text.splitlines())]
-    except (OSError, ValueError, csv.Error):
+    except (OSError, ValueError, csv.Error, Damaged):
         return []
 
 

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from click import unstyle
 
-from bench.errors import BenchError, StoreError
+from bench import inside
+from bench.errors import BenchError, Damaged, StoreError
 from bench.grid import Config, expand, slug
 from bench.protocol import RunRequest
 from bench.registry import default
-from bench.row import Row
+from bench.row import UNKNOWN, Row
 from bench.store import Run, in_order
 from bench.variant import VARIANTS
 
-APART = ("damaged", "unfinished", "missing")  #: what isn't a row's status: there is no row
+APART = ("unreadable", "unfinished", "missing")  #: what isn't a row's status: there is no row
 TAIL = 20  #: lines of a log that are shown
 LINE = 400  #: letters of each
+ROOM = 16_384  #: bytes that are read for each, colours and all
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell that didn't finish, or whose files are damaged; or cells of a label that never began."""
+    """A cell that didn't finish, or whose files can't be read; or cells of a label that never began."""
 
     label: str
     dataset: str
@@ -38,15 +41,12 @@ def gathered(run: Run) -> tuple[list[Row], list[Failure]]:
     """The rows of a run that can be read, and what has no row."""
     rows, failures = [], []
     for name in run.names():
-        if not (run.cells / name).is_dir():
-            continue
         try:
             row = run.row(name)
         except StoreError as error:
-            failures.append(Failure(name, "", "", "damaged", f"its row can't be read. {error.cause}".strip()))
+            failures.append(Failure(name, "", "", "unreadable", f"its row can't be read. {error.cause}".strip()))
             continue
-        except (KeyError, TypeError, ValueError, AttributeError):  # JSON, and no row
-            failures.append(Failure(name, "", "", "damaged", "its row can't be read. It isn't what was written"))
+        if row is None and not (run.cells / name).is_dir():
             continue
         if row is None:
             why, log = "at work still, or broken off: it has no result", _end(_newest(run.work(name)))
@@ -65,7 +65,7 @@ def failures(run: Run, rows: Iterable[Row]) -> list[Failure]:
             str(row.seed),
             "conflict" if row.conflict else row.status,
             row.reason,
-            "" if row.conflict else _tail(run, row.cell),
+            "" if row.conflict or row.status == "damaged" else _tail(run, row.cell),
         )
         for row in rows
         if row.status != "ok" or row.conflict
@@ -79,7 +79,8 @@ def missing(run: Run, rows: Iterable[Row], broken: Sequence[Failure]) -> list[Fa
     """
     request = run.request()
     there = {(row.label, row.dataset, row.seed) for row in rows}
-    begun = {failure.label.rpartition("-")[0] for failure in broken}
+    folders = [failure.label for failure in broken] + [row.cell for row in rows if row.dataset == UNKNOWN]
+    begun = {name.rpartition("-")[0] for name in folders}
     found = []
     for dataset in request.datasets or (default("dataset") or "",):
         for config in _asked(request):
@@ -118,15 +119,18 @@ def _tail(run: Run, cell: str) -> str:
 def _newest(work: Path) -> Path | None:
     """The log of the last attempt."""
     try:
-        return max(work.glob("*/log.txt"), key=lambda log: log.stat().st_mtime_ns, default=None)
-    except OSError:  # it has just gone
+        logs = [Path(entry, "log.txt") for entry in inside.entries(work) if entry.is_dir(follow_symlinks=False)]
+        return max(filter(os.path.lexists, logs), key=lambda log: log.lstat().st_mtime_ns, default=None)
+    except (OSError, Damaged):  # it has just gone
         return None
 
 
 def _end(log: Path | None) -> str:
     """A log's last lines, as plain text."""
     try:
-        text = unstyle(log.read_text(encoding="utf-8", errors="replace")) if log is not None else ""
+        text = unstyle(inside.tail(log, TAIL * ROOM).decode(errors="replace")) if log is not None else ""
     except OSError as error:
         return f"(its log can't be read: {error.strerror})"
+    except Damaged as error:
+        return f"(its log {error.why})"
     return "\n".join(line[:LINE] for line in text.rstrip().splitlines()[-TAIL:])

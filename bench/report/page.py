@@ -16,7 +16,7 @@ from bench.report.chapter import Chapter, chapter, described
 from bench.report.exhibit import Originals
 from bench.report.failures import APART, Failure, failures, gathered, missing
 from bench.report.provenance import origin, settings
-from bench.row import Row
+from bench.row import UNKNOWN, Row
 from bench.store import Run
 from bench.summary import summary
 from bench.variant import VARIANTS
@@ -59,7 +59,8 @@ def write(
         whence |= {id(row): run for row in found}
         failed += [*failures(run, found), *broken, *missing(run, found, broken)]
         origins.append(origin(run, found))
-    chapters = _chapters(rows, whence, metrics, Originals(data_root), plugins, say)
+    known = [row for row in rows if row.dataset != UNKNOWN]
+    chapters = _chapters(known, whence, metrics, Originals(data_root), plugins, say)
     say("writing")
     html = rendered(
         names=[o.name for o in origins],
@@ -104,7 +105,7 @@ def _facts(rows: Sequence[Row], failed: Sequence[Failure]) -> dict[str, str]:
     apart = sum(failure.cells for failure in failed if failure.status in APART)
     facts = {
         "cells": f"{len(ok)} of {len(rows) + apart} finished",
-        "datasets": ", ".join(dict.fromkeys(row.dataset for row in rows)),
+        "datasets": ", ".join(dict.fromkeys(row.dataset for row in rows if row.dataset != UNKNOWN)),
         "training": duration(seconds) if seconds else "",
         "on": "; ".join(machines),
         "finished": f"{ended[:16].replace('T', ' ')} UTC" if ended else "",

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from bench.durable import SUMS
+from bench.durable import sums
+from bench.errors import Damaged
 from bench.hyperparameters import show
 from bench.protocol import ONCE, RunRequest
 from bench.row import Row
@@ -113,9 +114,8 @@ def _cell(run: Run, row: Row) -> CellLine:
     digest = ""
     if row.status == "ok":
         try:
-            text = (run.cells / row.cell / "done" / SUMS).read_text(encoding="utf-8")
-            digest = next((line.split()[0][:16] for line in text.splitlines() if line.endswith(f"  {WEIGHTS}")), "")
-        except (OSError, ValueError):
+            digest = sums(run.done(row.cell)).get(WEIGHTS, "")[:16]
+        except (OSError, ValueError, Damaged):
             digest = "unreadable"
     ended = str(row.provenance.get("ended", ""))[:16].replace("T", " ")
     seconds = row.costs.get("train_seconds")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +25,24 @@ def print_rows(rows: Sequence[Row], as_json: bool, folder: str = "") -> None:
         print_json(tables.records(rows))
     else:
         console.summary(rows, folder)
+
+
+def refuse_damaged(rows: Iterable[Row]) -> None:
+    """Name the files that some of the rows shown couldn't be read from.
+
+    Raises:
+        Damaged: there are such rows.
+    """
+    from bench.errors import StoreError
+
+    lines = [row.reason for row in rows if row.status == "damaged"]
+    if lines:
+        more = [f"and {len(lines) - 5} more"] if len(lines) > 5 else []
+        raise StoreError(
+            f"{len(lines)} row{' is' if len(lines) == 1 else 's are'} damaged",
+            cause="\n".join([*lines[:5], *more]),
+            fix="The same `bench run` puts these files aside, and makes anew what was in them.",
+        )
 
 
 def print_json(document: Any) -> None:

@@ -11,7 +11,7 @@ import click
 from bench import completion
 from bench.errors import UsageError
 from bench.options import Names
-from bench.verbs.common import THRESHOLD, UNFINISHED, print_json, print_rows
+from bench.verbs.common import THRESHOLD, UNFINISHED, print_json, print_rows, refuse_damaged
 
 if TYPE_CHECKING:
     from bench.row import Row
@@ -103,6 +103,7 @@ def table(
         click.echo(render(rows, form, None if every else metrics or None, tuning), nl=False)
     if beside is not None:
         _print_published(rows, form)
+    refuse_damaged(rows)
     return UNFINISHED if unfinished else 0
 
 
@@ -205,15 +206,18 @@ def compare(
         )
     thresholds = [Threshold.parse(text, differences=True) for text in fail_if]
     shown = ("all",) if every or (as_json and not metrics) else metrics
+    rows, others = _rows([a]), [] if b is None else _rows([b])
     if between is not None:
-        found = comparing.between(_rows([a]), between[0], between[1], _evidence(a), shown)
+        found = comparing.between(rows, between[0], between[1], _evidence(a), shown)
     else:
         evidence = _evidence(a), _evidence(b or "")
-        found = comparing.compare(_rows([a]), _rows([b or ""]), evidence, (a, b or ""), shown)
+        found = comparing.compare(rows, others, evidence, (a, b or ""), shown)
     print_json(found.to_json()) if as_json else console.comparison(found)
     crossed = dict.fromkeys(line for threshold in thresholds for line in threshold.crossed_by(found))
     for line in crossed:
         click.echo(line, err=True)
+    if not crossed:
+        refuse_damaged([*rows, *others])
     return THRESHOLD if crossed else 0
 
 
