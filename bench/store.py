@@ -31,9 +31,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench.durable import SUMS, appear, damage, read_json, read_json_if_any, sha256, sync, write_json, writing
+from bench.durable import SUMS, appear, damage, read_json, read_json_if_any, sha256, sweep, sync, write_json, writing
 from bench.errors import NotAvailable, StoreError
 from bench.measurement import Score
+from bench.process import make_folder
 from bench.protocol import HOW, RunRequest, digest
 from bench.row import Row
 
@@ -76,7 +77,7 @@ class Run:
                     cause="It isn't empty, and has no run.json.",
                     fix="Choose another folder with --out.",
                 )
-            self.cells.mkdir(parents=True, exist_ok=True)
+            make_folder(self.cells)
             if self.exists():
                 request = _join(self.request(), request)
             write_json(self.path / "run.json", request.lasting().to_json())
@@ -212,13 +213,20 @@ class Run:
         for name in ("done", "scores", "different"):
             if (home / name).exists():
                 gone = home / "work" / f"{name}-{uuid4().hex}"
-                gone.parent.mkdir(exist_ok=True)
+                make_folder(gone.parent)
                 os.rename(home / name, gone)
         self.tidy(cell)
 
     def tidy(self, cell: str) -> None:
         """Remove what attempts left behind."""
         shutil.rmtree(self.cells / cell / "work", ignore_errors=True)
+        self.sweep(cell)
+
+    def sweep(self, cell: str) -> None:
+        """Remove what a dead process was writing in a cell's folder: not its checkpoints, nor its logs."""
+        home = f"{self._cells}/{cell}"
+        for folder in (home, *(f"{home}/{name}" for name in ("scores", "failed", "different", "damaged"))):
+            sweep(folder)
 
     def scorings(self, cell: str) -> dict[Path, dict[str, Any]]:
         """The ways in which a cell is scored by the files that hold the scores, the one written last at the end."""
@@ -246,7 +254,7 @@ class Run:
             for name, s in scores.items()
         }
         with writing(self.path):
-            path.parent.mkdir(exist_ok=True)
+            make_folder(path.parent)
             write_json(path, {"scoring": dict(scoring), "scores": document, "seconds": dict(seconds)})
 
     def row(self, cell: str, split: str | None = None) -> Row | None:
@@ -344,7 +352,7 @@ def _numbers(folder: Path) -> list[Path]:
 
 def _numbered(folder: Path, place: Callable[[Path], object]) -> None:
     """Put something under the next free number."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     number = 1 + max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0)
     while True:
         try:
