@@ -146,7 +146,8 @@ def test_a_writer_that_is_at_work_keeps_its_file(write: Callable[[Path], object]
             code = 0
         finally:
             os._exit(code)
-    os.read(written, 1)
+    os.close(told)
+    assert os.read(written, 1)
     before = under_way(tmp_path)
     assert before
     write(tmp_path)
@@ -155,7 +156,7 @@ def test_a_writer_that_is_at_work_keeps_its_file(write: Callable[[Path], object]
     os.write(going, b"1")
     assert os.waitpid(pid, 0)[1] == 0
     assert under_way(tmp_path) == []
-    for descriptor in (written, told, go, going):
+    for descriptor in (written, go, going):
         os.close(descriptor)
 
 
