@@ -14,7 +14,6 @@ import inspect
 import json
 import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -28,9 +27,11 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from bench.dataset import DATASETS, Data, Dataset, File, Progress, prepare
+from bench.durable import replacing
 from bench.errors import DataError, UsageError
 from bench.hyperparameters import check, hyperparameters, selector
 from bench.places import cache_dir
+from bench.process import make_folder
 from bench.unpublished import ADDRESS
 
 TIMEOUT = 30.0  #: seconds without an answer before the next address is tried
@@ -91,25 +92,20 @@ def _download(url: str, file: File, target: Path, on_progress: Progress | None) 
         _Failed: the address doesn't answer, or what it gives isn't the file.
         OSError: the disk won't take it.
     """
-    part = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     sha, got = hashlib.sha256(), 0
-    try:
-        with part.open("wb") as out:
-            for chunk in _chunks(url):
-                got += len(chunk)
-                if got > file.size:
-                    raise _Failed(f"wrong size: more than the expected {file.size:,} bytes")
-                sha.update(chunk)
-                out.write(chunk)
-                if on_progress is not None:
-                    on_progress(f"downloading {file.path}", got, file.size)
+    with replacing(target) as out:
+        for chunk in _chunks(url):
+            got += len(chunk)
+            if got > file.size:
+                raise _Failed(f"wrong size: more than the expected {file.size:,} bytes")
+            sha.update(chunk)
+            out.write(chunk)
+            if on_progress is not None:
+                on_progress(f"downloading {file.path}", got, file.size)
         if got != file.size:
             raise _Failed(f"wrong size: {got:,} bytes instead of {file.size:,}")
         if sha.hexdigest() != file.sha256:
             raise _Failed(f"wrong checksum: sha256 {sha.hexdigest()[:12]}..., not {file.sha256[:12]}...")
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _ready(dataset: Dataset, root: Path) -> bool:
@@ -134,7 +130,7 @@ def _fetch(file: File, root: Path, on_progress: Progress | None) -> Path:
     target = root / file.path
     failures = []
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         for url in file.urls:
             try:
                 _download(url, file, target, on_progress)

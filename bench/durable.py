@@ -11,16 +11,19 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
 from safetensors import SafetensorError
 
 from bench import inside
 from bench.errors import Damaged, StoreError
+from bench.lease import has_ended, signature
+from bench.process import make_folder, steady
 
 SCHEMA = 3  # what changed with each: docs/durability.md
 SUMS = "SHA256SUMS"
@@ -132,19 +135,67 @@ def unreadable(path: Path | str, error: OSError) -> StoreError:
     return StoreError(f"{path} can't be read", cause=f"{type(error).__name__}: {error.strerror or error}")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step, fsynced."""
-    temporary = path.with_name(f"{TEMPORARY}{uuid4().hex}")
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Give a new file to write in; at the end it takes the place of `path` in one step, fsynced. An error removes it.
+
+    Raises:
+        OSError
+    """
+    temporary = _beside(path)
     try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with open(temporary, "xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong first is what is told
+            temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file in one step, fsynced."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step, fsynced; as UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def _beside(target: Path) -> Path:
+    """Return the name under which `target` is to be written first, after removing what dead processes left there.
+
+    The name has the process in it that writes: so the temporaries of another one, which is at work in the same folder,
+    are told from those of a dead one.
+    """
+    steady()
+    sweep(target.parent)
+    return target.with_name(f"{TEMPORARY}{signature()}-{uuid4().hex}")
+
+
+def sweep(folder: Path | str) -> None:
+    """Remove from a folder, not from those below it, what processes were writing there when they ended."""
+    try:
+        found = [name for name in os.listdir(folder) if name.startswith(TEMPORARY)]
+    except OSError:
+        return
+    for path in (Path(folder, name) for name in found):
+        if is_abandoned(path):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+
+
+def is_abandoned(temporary: Path) -> bool:
+    """Return whether nobody is at work on a temporary any more."""
+    return has_ended(temporary.name.removeprefix(TEMPORARY).rpartition("-")[0], temporary)
 
 
 def write_json(path: Path, document: Mapping[str, Any], *, summed: bool = False) -> None:
@@ -193,15 +244,17 @@ def appear(target: Path, fill: Callable[[Path], None], late: Callable[[Path], No
 
     False: somebody else's folder came first, and stays as it is; `late` sees ours before it's removed.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{TEMPORARY}{uuid4().hex}")
+    make_folder(target.parent)
+    temporary = _beside(target)
     temporary.mkdir()
     try:
         fill(temporary)
         names = sorted(path.name for path in temporary.iterdir())
         sums = "".join(f"{sha256(temporary / name)}  {name}\n" for name in names)
         (temporary / SUMS).write_text(sums, encoding="utf-8")
+        mode = stat.S_IMODE((temporary / SUMS).stat().st_mode)  # safetensors' own files are for their owner alone
         for name in (*names, SUMS):
+            (temporary / name).chmod(mode)
             with open(temporary / name, "rb") as file:
                 os.fsync(file.fileno())
         sync(temporary)

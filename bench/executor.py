@@ -33,6 +33,7 @@ class Job:
     dead: Mapping[str, str] = field(default_factory=dict)  #: metrics that brought a process down, and how
     gpus: float = 0.0
     stacked: tuple[int, ...] = ()  #: the seeds that are trained with it, its own among them
+    umask: int | None = None  #: of the command; None: whatever its process has
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

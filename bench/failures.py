@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
 from bench.entry import Entry
 from bench.places import cache_dir
+from bench.process import make_folder
 
 
 def _path(group: str, entry: Entry) -> Path:
@@ -33,14 +33,14 @@ def _source(entry: Entry) -> str:
 
 def note(group: str, entry: Entry, reason: str) -> None:
     """Remember a failure. A cache that can't be written is none."""
+    from bench.durable import write_text  # takes longer to import than most of what only reads
+
     path = _path(group, entry)
     seen = datetime.now(UTC).isoformat(" ", "minutes")
     text = json.dumps({"reason": " ".join(reason.split())[:500], "seen": seen, "source": _source(entry)})
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        make_folder(path.parent)
+        write_text(path, text)
 
 
 def forget(group: str, entry: Entry) -> None:

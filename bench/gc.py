@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.durable import TEMPORARY, writing
+from bench.durable import TEMPORARY, is_abandoned, writing
 from bench.lease import Lease, held
 from bench.store import Run
 
 LEASE = "lease.json"
-AGE = 10.0  # seconds after which nobody is still at a temporary that no lease protects
 _ATTEMPT = re.compile(r"attempt-\w+|(done|scores|different)-[0-9a-f]{32}")  # the latter: on their way out
 
 
@@ -80,19 +78,12 @@ def _temporaries(folder: Path, *, deep: bool = True) -> Iterator[Path]:
     """What was being written under `folder`, and lost its writer."""
     for where, folders, files in os.walk(folder):
         # a run's own documents and its failures are written without a lease
-        young = not deep or Path(where).name == "failed"
+        shared = not deep or Path(where).name == "failed"
         for name in [*folders, *files]:
             path = Path(where) / name
-            if name.startswith(TEMPORARY) and not (young and _age(path) < AGE):
+            if name.startswith(TEMPORARY) and not (shared and not is_abandoned(path)):
                 yield path
         folders[:] = [n for n in folders if deep and not n.startswith(TEMPORARY) and n != "done"]
-
-
-def _age(path: Path) -> float:
-    try:
-        return time.time() - path.lstat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _remove(store: Run, path: Path, dry_run: bool) -> Iterator[Removed]:

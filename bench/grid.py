@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import product
@@ -18,12 +19,13 @@ from bench.dataset import Data
 from bench.entry import Entry
 from bench.errors import BenchError, PluginError, UnknownName, Unsuitable, UsageError
 from bench.hyperparameters import check, hyperparameters, selector, show
+from bench.process import uncopied
 from bench.protocol import ENGINE, RunRequest, Scoring, Training, digest, seed_for
 from bench.registry import OURS, Registry, default, defaults
 from bench.row import Row, Status
 from bench.snapshot import seeded
 from bench.trainer import stage_steps
-from bench.variant import VARIANTS, Spec, Variant, lay_out
+from bench.variant import VARIANTS, Spec, Stage, Variant, lay_out
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,23 @@ class Config:
             Unsuitable: the variant can't take this dataset.
             PluginError: its constructor raised.
         """
-        try:
+        with self._building(spec):
             return fresh(self.cls, spec, seed, **dict(self.given))
+
+    def stages(self, model: Variant, spec: Spec) -> tuple[Stage, ...]:
+        """The stages of a model that was built for `spec`.
+
+        Raises:
+            Unsuitable, PluginError: as there.
+        """
+        with self._building(spec):
+            return model.stages()
+
+    @contextmanager
+    def _building(self, spec: Spec) -> Iterator[None]:
+        try:
+            with uncopied():
+                yield
         except (BenchError, Unsuitable):
             raise
         except (Exception, SystemExit) as error:
@@ -271,7 +288,7 @@ def blank(c: Cell, status: Status, reason: str = "") -> Row:
 
 def cell(config: Config, data: Data, seed: int, request: RunRequest) -> Cell:
     """Settle everything about a cell, by building its model once."""
-    spec = Spec(data.train.shape, data.classes, len(data.train), data.latent_dim, request.likelihood or data.likelihood)
+    spec = spec_of(data, request)
     steps = request.steps or data.steps
     if request.epochs is not None:
         steps = max(1, -int(-request.epochs * len(data.train) // request.batch_size))
@@ -287,6 +304,7 @@ def cell(config: Config, data: Data, seed: int, request: RunRequest) -> Cell:
     spec.make_likelihood()  # a wrong one is the user's mistake, not the variant's
     try:
         model = config.build(spec)
+        stages = config.stages(model, spec)
     except Unsuitable as reason:
         return Cell(config, data, spec, seed, training, values, (), 0, str(reason), request.scoring)
     for name, value in values.items():
@@ -294,8 +312,13 @@ def cell(config: Config, data: Data, seed: int, request: RunRequest) -> Cell:
             settled = [getattr(model, n, None) for n in (name, f"{name}_")]
             values[name] = next((s for s in settled if isinstance(s, int | float | str | tuple)), None)
     parameters = sum(p.numel() for p in model.parameters())
-    planned = stage_steps(model.stages(), steps)
+    planned = stage_steps(stages, steps)
     return Cell(config, data, spec, seed, training, values, planned, parameters, scoring=request.scoring)
+
+
+def spec_of(data: Data, request: RunRequest) -> Spec:
+    """What variants are built for on a dataset."""
+    return Spec(data.train.shape, data.classes, len(data.train), data.latent_dim, request.likelihood or data.likelihood)
 
 
 def plugin_of(name: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from bench.abilities import Bound, why_not
 from bench.api import load
 from bench.checkpoint import Checkpoints
 from bench.dataset import Data
-from bench.durable import read_json_if_any, write_json
+from bench.durable import read_json_if_any, write_json, writing
 from bench.errors import BenchError, Diverged, NotAvailable, StoreError, Unsuitable
 from bench.evaluator import Evaluator, keepers
 from bench.events import CellStarted, Listener, Step
@@ -29,6 +30,7 @@ from bench.lease import Lease
 from bench.measurement import METRICS, Metric, Score
 from bench.pictures import grid, paired
 from bench.places import cache_dir
+from bench.process import end_copy, make_folder, uncopied
 from bench.profiling import FOLDER, Profiler
 from bench.provenance import Log, costs, now, provenance
 from bench.row import Status
@@ -75,6 +77,23 @@ def missing(c: Cell, metrics: Mapping[str, Metric], store: Run) -> dict[str, Met
 def way_of(c: Cell) -> dict[str, Any]:
     """How a cell is scored: what its scores are filed under."""
     return {**c.scoring.document(), "test": c.data.test.digest, "source": c.data.source.digest}
+
+
+def give_up(
+    c: Cell, metrics: Mapping[str, Metric], store: Run, reason: str, dead: Mapping[str, str] | None = None
+) -> None:
+    """Note of each score that a trained cell lacks why: another try may have it.
+
+    Args:
+        dead: metrics that brought a process down, and how; theirs is a reason of their own.
+
+    Raises:
+        StoreError: the folder can't be written any more.
+    """
+    why = {name: f"{DIED}{how}" for name, how in (dead or {}).items()}
+    lacking = {name: NotAvailable(why.get(name, reason), retry=True) for name in missing(c, metrics, store)}
+    if lacking:
+        store.write_scores(c.name, way_of(c), _in_order(lacking), {})
 
 
 def perform(c: Cell, metrics: Mapping[str, Metric], store: Run, listener: Listener, conduct: Conduct) -> None:
@@ -152,7 +171,7 @@ def _train(
     device = conduct.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    started = now()
+    started, ours = now(), os.getpid()
     together = c.together
     models = [member.config.build(member.spec, member.seed).to(device) for member in together]
     checkpoints = Checkpoints(store.work(together[0].name) / "checkpoints", together[0].name)
@@ -176,6 +195,7 @@ def _train(
 
     def turn(take: Callable[[], Snapshot]) -> None:
         nonlocal last
+        end_copy(ours)
         conduct.alive()
         for one in followed:
             one.turn()
@@ -189,7 +209,10 @@ def _train(
             raise Stopped
 
     seeds = [member.seed for member in together]
-    histories = train_together(models, images, c.training, seeds, on_progress=progress, on_turn=turn, resume=snapshot)
+    with uncopied():
+        histories = train_together(
+            models, images, c.training, seeds, on_progress=progress, on_turn=turn, resume=snapshot
+        )
     if profiler is not None:
         profiler.finish()
     log(f"trained {sum(c.steps):,} steps in {time.monotonic() - began:.1f} s")
@@ -228,14 +251,16 @@ def _keep(
     """Write what a trained cell leaves; of a stack, if nobody has."""
     if c.stacked and store.is_done(c.name):
         return evaluator
-    lease = Lease.take(store.cells / c.name / "lease.json")  # None: our supervisor has it
+    with writing(store.path):
+        lease = Lease.take(store.cells / c.name / "lease.json")  # None: our supervisor has it
     model = evaluator.model
     origin, began = provenance(evaluator.device, started), time.perf_counter()
     weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
     evidence: dict[str, Tensor] = {}
     pictures: dict[str, Image] = {}
     try:
-        evidence = {**evaluator.keep((*KEPT, *keepers(metrics))), **evaluator.kept}
+        with uncopied():
+            evidence = {**evaluator.keep((*KEPT, *keepers(metrics))), **evaluator.kept}
         pictures = _pictures(evidence, c.data)
     except Exception:
         log(traceback.format_exc())
@@ -268,7 +293,7 @@ class _Followed:
         try:
             with torch.inference_mode(), seeded(0, evaluator.device):
                 bound = evaluator.get(FOLLOWED).float()
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             write_json(self.path, {earlier(self.cell.data.test): bound.tolist()})
         except Exception:  # its scores will say why there is no bound, and checkpoints that the disk is full
             return
@@ -318,8 +343,11 @@ def _score(
         scores[name] = NotAvailable(f"{DIED}{dead[name]}", retry=True)
     for name in sorted((n for n in wanted if n not in dead), key=_foreign):
         alive()
-        listener(ScoringEvent(c.name, name, evaluator.predict(wanted[name])))
-        scores[name], seconds = evaluator.score(wanted[name])
+        with uncopied():
+            if wanted[name].predicted is not None:
+                listener(ScoringEvent(c.name, name))  # whose fault it is if the process ends here
+            listener(ScoringEvent(c.name, name, evaluator.predict(wanted[name])))
+            scores[name], seconds = evaluator.score(wanted[name])
         store.write_scores(c.name, way, _in_order(scores), {name: seconds})
     if wanted.keys() & dead.keys():
         store.write_scores(c.name, way, _in_order(scores), {})

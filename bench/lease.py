@@ -6,6 +6,7 @@ from a living owner costs time and nothing else.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ from uuid import uuid4
 
 from bench import inside
 from bench.errors import Damaged
+from bench.process import make_folder
 
 RENEW = 30.0  # seconds
 STALE = 10 * RENEW  # by the file system's clock, for an owner on another machine
@@ -34,11 +36,11 @@ class Lease:
     @classmethod
     def take(cls, path: Path) -> Lease | None:
         """The lease at `path`; None if a living owner has it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         owner = {"owner": uuid4().hex, **_process(os.getpid())}
         for _ in range(2):
             try:
-                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
             except FileExistsError:
                 if _alive(path):
                     return None
@@ -52,8 +54,12 @@ class Lease:
                     except FileNotFoundError:
                         pass
             else:
-                with open(descriptor, "w", encoding="utf-8") as file:
-                    json.dump(owner, file)
+                try:
+                    with open(descriptor, "w", encoding="utf-8") as file:
+                        json.dump(owner, file)
+                except BaseException:
+                    path.unlink(missing_ok=True)
+                    raise
                 return cls(path, owner)
         return None
 
@@ -61,12 +67,15 @@ class Lease:
         """Say that we're still at it, now and then."""
         if time.monotonic() - self._renewed >= RENEW:
             self._renewed = time.monotonic()
-            if self._ours():
-                os.utime(self.path)
+            with suppress(OSError):  # it's a convenience
+                if self._ours():
+                    os.utime(self.path)
 
     def release(self) -> None:
-        if self._ours():
-            self.path.unlink(missing_ok=True)
+        """Leave the cell to others. A lease that can't be removed is a dead owner's as soon as we have ended."""
+        with suppress(OSError):
+            if self._ours():
+                self.path.unlink(missing_ok=True)
 
     def _ours(self) -> bool:
         return bool((_read(self.path) or {}).get("owner") == self.owner["owner"])
@@ -89,6 +98,33 @@ def _alone(folder: Path) -> Iterator[None]:
 def held(path: Path) -> bool:
     """Whether a living owner has the lease at `path`."""
     return path.exists() and _alive(path)
+
+
+def signature() -> str:
+    """Return what tells this process from all others, as a part of a file's name: host, number and start."""
+    return f"{_tag()}-{os.getpid()}-{_started(os.getpid())}"
+
+
+def has_ended(signature: str, path: Path) -> bool:
+    """Return whether the process with a `signature` has ended: `path` is what it was writing.
+
+    Of another machine's process, and of one that isn't known, `path` tells: it hasn't changed for STALE seconds.
+    """
+    host, _, process = signature.partition("-")
+    pid, _, started = process.partition("-")
+    if host == _tag() and pid.isdigit():
+        return _started(int(pid)) != started
+    try:
+        inside = path.iterdir() if path.is_dir() and not path.is_symlink() else ()
+        last: float = max(p.lstat().st_mtime for p in (path, *inside))
+        return _now(path.parent) - last > STALE
+    except OSError:  # it's gone meanwhile, or we may only read
+        return False
+
+
+@cache
+def _tag() -> str:
+    return hashlib.sha256("\0".join(_host()).encode()).hexdigest()[:8]
 
 
 def _alive(path: Path) -> bool:

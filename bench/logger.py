@@ -13,6 +13,7 @@ from typing import Protocol
 
 from bench.errors import PluginError
 from bench.events import Event, Listener
+from bench.process import make_folder, steady
 from bench.registry import Registry
 
 
@@ -47,7 +48,7 @@ LOGGERS: Registry[type[Logger]] = Registry("bench.loggers", "logger", _is_logger
 def place(folder: str, name: str) -> Path:
     """Where a logger's files go in a run's folder: logs/<name>, which is made."""
     path = Path(folder) / "logs" / name
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     return path
 
 
@@ -98,6 +99,7 @@ class _Guarded:
 
     def _safely(self, call: Callable[[Logger], None], logger: Logger) -> None:
         try:
+            steady()
             call(logger)
         except (Exception, SystemExit) as error:
             self.logger = None

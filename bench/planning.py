@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import warnings
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +18,12 @@ import torch
 from bench import data as datasets
 from bench.columns import Column, reading_order
 from bench.dataset import Data
+from bench.durable import write_text
 from bench.errors import BenchError, PluginError, UnknownName, UsageError
 from bench.events import Listener, Preparing
 from bench.executor import EXECUTORS
 from bench.gc import bytes_in_words
-from bench.grid import Cell, blank, cell, expand, slug, tuned
+from bench.grid import Cell, Config, blank, cell, expand, slug, spec_of, tuned
 from bench.logger import LOGGERS
 from bench.measurement import METRICS, Metric
 from bench.protocol import HOW, PRECISIONS, RunRequest, digest
@@ -30,6 +31,7 @@ from bench.registry import default
 from bench.row import Row
 from bench.store import Run
 from bench.trainer import probe, why_not_together
+from bench.variant import Spec
 
 ALL = "all"  #: in the place of metrics' names
 EVERY = "every variant"  #: in the place of a kind of cells
@@ -215,6 +217,7 @@ def plan(
     broken: Mapping[str, str] | None = None,
     dead: Container[str] = (),
     alone: Mapping[str, str] | None = None,
+    tried: Callable[[Sequence[tuple[Config, Spec]]], Mapping[tuple[Config, Spec], str]] = lambda _: {},
 ) -> Plan:
     """Check a request and settle its cells. Fetches data that is missing; trains nothing, writes no result.
 
@@ -222,6 +225,7 @@ def plan(
         broken: variants that are known to bring a process down, and how; they aren't imported.
         dead: metrics of that kind.
         alone: kinds of cells whose seeds can't be stacked, and why; by default that is tried out, where it matters.
+        tried: tells of models, before they are built here, which bring a process down, and how.
 
     Raises:
         UsageError, DataError
@@ -267,9 +271,12 @@ def plan(
     store = Run(folder)
     found = dict(alone or {})
     cells: list[PlannedCell] = []
+    harmful = tried([(config, spec_of(data, request)) for data in loaded for config in configs])
     for data in loaded:
         for config in configs:
             try:
+                if how := harmful.get((config, spec_of(data, request))):
+                    raise PluginError(f"the variant {config.label} {how}")
                 first = cell(config, data, request.seeds[0], request)
             except PluginError as error:
                 faults[config.name] = error
@@ -407,7 +414,7 @@ def duration(seconds: float) -> str:
 def answer(request: Mapping[str, Any], threads: int, answer: str) -> None:
     """Write the estimate for a request to a file: asked of a child, so that no variant harms its parent."""
     torch.set_num_threads(threads)
-    Path(answer).write_text(str(estimate(plan(RunRequest.from_json(request), alone={}))))
+    write_text(Path(answer), str(estimate(plan(RunRequest.from_json(request), alone={}))))
 
 
 def answer_alone(
@@ -416,4 +423,4 @@ def answer_alone(
     """Likewise the kinds of cells whose seeds can't be stacked, as JSON."""
     torch.set_num_threads(threads)
     found = plan(RunRequest.from_json(request), broken=broken, dead=dead).alone
-    Path(answer).write_text(json.dumps(dict(found)))
+    write_text(Path(answer), json.dumps(dict(found)))

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.durable import read_json, write_json
+from bench.process import make_folder
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +96,7 @@ class Profiler:
         ended.stop()
         events = ended.events() or []
         if any(e.name.startswith(_STEP) for e in events):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             ended.export_chrome_trace(str(self.folder / TRACE))
             write_json(self.folder / SUMS, {"device": str(self.device), **summed(events)})
 

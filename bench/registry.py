@@ -23,6 +23,7 @@ from bench import unpublished
 from bench.entry import Entry
 from bench.errors import BenchError, PluginError, UnknownName
 from bench.failures import forget, note
+from bench.process import uncopied
 
 T = TypeVar("T")
 
@@ -212,7 +213,7 @@ class Registry(Generic[T]):
 
     def _import(self, entry: Entry) -> T:
         try:
-            with _muted():
+            with uncopied(), _muted():
                 obj: T = entry.load()
         except PluginError:
             raise

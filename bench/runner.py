@@ -9,23 +9,26 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from bench import data as datasets
 from bench import ratedistortion, tables
-from bench.errors import PluginError
+from bench.errors import PluginError, StoreError
 from bench.events import CellEnded, Listener, Preparing, RunEnded, RunStarted
 from bench.executor import EXECUTORS, Executor, Job
 from bench.executors.local import Local
-from bench.grid import selected
-from bench.job import Conduct, Stopped, missing, perform
+from bench.grid import parts_of, selected
+from bench.job import Conduct, Stopped, give_up, missing, perform
 from bench.lease import Lease
 from bench.measurement import METRICS
 from bench.planning import EVERY, Plan, PlannedCell, duration, estimate, plan, validate
+from bench.process import kept_umask, steady, umask
 from bench.protocol import RunRequest
 from bench.registry import OURS, Registry, default
 from bench.row import Row
@@ -33,7 +36,7 @@ from bench.store import Run
 from bench.supervisor import INTERRUPTED, Supervisor, Task, given_up, inherit
 from bench.unpublished import addressed, live
 from bench.variant import VARIANTS
-from bench.vetting import IMPORT, ended, vet
+from bench.vetting import IMPORT, Model, ended, try_out, vet
 
 LONG = 8_000  # steps from which on the time is estimated beforehand
 
@@ -93,6 +96,11 @@ def run(request: RunRequest, listener: Listener = lambda _: None, local: Local |
         StoreError: the folder can't be written; nothing that was earned is lost.
         Interrupted: by a signal.
     """
+    with kept_umask():
+        return _run(request, listener, local)
+
+
+def _run(request: RunRequest, listener: Listener, local: Local | None) -> list[Row]:
     began = time.perf_counter()
     local = local or Local(request.jobs)
     try:
@@ -104,7 +112,9 @@ def run(request: RunRequest, listener: Listener = lambda _: None, local: Local |
         with _Signals(impatient=request.in_process) as signals:
             broken, dead = ({}, set()) if request.in_process else _vetted(request, local)
             before = set(sys.modules)
-            planned = plan(request, listener, broken, dead, _alone(request, local, broken, dead))
+            planned = plan(
+                request, listener, broken, dead, _alone(request, local, broken, dead), partial(_tried, request, local)
+            )
             local.preload([*_modules(planned), *(name for name in list(sys.modules) if name not in before)])
             request = replace(planned.request, out=str(planned.folder))
             store = Run(planned.folder)
@@ -122,14 +132,18 @@ def run(request: RunRequest, listener: Listener = lambda _: None, local: Local |
             listener(RunStarted(len(planned.cells), steps, str(planned.folder), tuple(notes)))
             rows: list[Row] = []
             written = _Tables(planned.folder, store)
+            first: BaseException | None = None
             try:
                 for row in _rows(planned, request, store, listener, local, signals):
                     rows.append(row)
                     written.now_and_then()
                     if request.fail_fast and row.status not in ("ok", "skipped"):
                         break
+            except BaseException as error:
+                first = error
+                raise
             finally:
-                figure = written.finish()
+                figure = written.finish(first)
                 order = {c.name: i for i, c in enumerate(planned.cells)}
                 rows.sort(key=lambda row: order[row.cell])
                 listener(RunEnded(str(planned.folder), tuple(rows), time.perf_counter() - began, str(figure or "")))
@@ -148,19 +162,36 @@ class _Tables:
         self.next = 0.0
 
     def now_and_then(self) -> None:
+        """Write them if they are due. Where they can't be written, the cells go on, and `finish` says so."""
         if time.monotonic() >= self.next:
-            self.write()
+            with suppress(StoreError):
+                self.write()
 
     def write(self) -> list[Row]:
+        steady()
         began = time.monotonic()
-        rows = self.store.rows()
-        tables.write(self.folder, rows)
-        self.next = time.monotonic() + 20 * (time.monotonic() - began)
+        try:
+            rows = self.store.rows()
+            tables.write(self.folder, rows)
+        finally:
+            self.next = time.monotonic() + 20 * (time.monotonic() - began)
         return rows
 
-    def finish(self) -> Path | None:
-        """The last time: with the rate-distortion figure, if it's worth one."""
-        return ratedistortion.write_unasked(self.store, self.write())
+    def finish(self, first: BaseException | None) -> Path | None:
+        """Write them the last time: with the rate-distortion figure, if it's worth one.
+
+        Args:
+            first: what has ended the run, if anything has: that is to be told, and not what it leads to here.
+
+        Raises:
+            StoreError: they can't be written.
+        """
+        try:
+            return ratedistortion.write_unasked(self.store, self.write())
+        except StoreError:
+            if first is None:
+                raise
+            return None
 
 
 def threads_for(request: RunRequest) -> int:
@@ -175,6 +206,14 @@ def _vetted(request: RunRequest, local: Local) -> tuple[dict[str, str], set[str]
     metrics = [("metric", name) for name in METRICS if f"-{name}" not in request.metrics and _foreign(METRICS, name)]
     bad = vet([*variants, *metrics], local, min(IMPORT, request.stall))
     return {n: why for (kind, n), why in bad.items() if kind == "variant"}, {n for kind, n in bad if kind == "metric"}
+
+
+def _tried(request: RunRequest, local: Local, models: Sequence[Model]) -> dict[Model, str]:
+    """The models whose making brings a process down, and how. The suite's own aren't suspected."""
+    if request.in_process:
+        return {}
+    foreign = [(c, spec) for c, spec in models if _foreign(VARIANTS, c.name) or parts_of(c)]
+    return try_out(foreign, local, min(IMPORT, request.stall))
 
 
 def _foreign(registry: Registry[Any], name: str) -> bool:
@@ -221,6 +260,7 @@ def _rows(
     metrics = dict(planned.metrics)
 
     def reused(c: PlannedCell) -> Row:
+        store.sweep(c.name)
         row = store.row(c.name)
         assert row is not None
         listener(CellEnded(c.name, row, reused=True))
@@ -234,6 +274,7 @@ def _rows(
     for c in planned.cells:
         if c.state in ("skipped", "broken"):
             store.write_failed(c.row, "")
+            store.sweep(c.name)
             row = store.row(c.name) or c.row
             listener(CellEnded(c.name, row))
             yield row
@@ -298,8 +339,13 @@ def _task(
         threads=threads_for(request),
         gpus=request.gpus_per_cell,
         stacked=c.todo.stacked,
+        umask=umask(),
     )
-    return Task(job, c.row, lambda: finished(c), leader)
+
+    def scoreless(reason: str, dead: Mapping[str, str]) -> None:
+        give_up(c.todo, planned.metrics, Run(planned.folder), reason, dead)
+
+    return Task(job, c.row, lambda: finished(c), leader, scoreless)
 
 
 def _modules(planned: Plan) -> list[str]:

@@ -44,6 +44,7 @@ from bench.durable import (
     repair,
     sha256,
     sums,
+    sweep,
     sync,
     unreadable,
     write_json,
@@ -51,6 +52,7 @@ from bench.durable import (
 )
 from bench.errors import Damaged, NotAvailable, StoreError, UsageError
 from bench.measurement import Score
+from bench.process import make_folder
 from bench.protocol import HOW, RunRequest, digest
 from bench.row import Row, damaged, row_of, scored_of, with_values
 
@@ -108,7 +110,7 @@ class Run:
                     cause="It isn't empty, and has no run.json.",
                     fix="Choose another folder with --out.",
                 )
-            Path(self._cells).mkdir(parents=True, exist_ok=True)
+            make_folder(Path(self._cells))
             if self.exists():
                 request = _join(self.request(), request)
             write_json(self.path / "run.json", request.lasting().to_json())
@@ -312,13 +314,20 @@ class Run:
         for name in ("done", "scores", "different"):
             if (home / name).exists():
                 gone = home / "work" / f"{name}-{uuid4().hex}"
-                gone.parent.mkdir(exist_ok=True)
+                make_folder(gone.parent)
                 os.rename(home / name, gone)
         self.tidy(cell)
 
     def tidy(self, cell: str) -> None:
         """Remove what attempts left behind."""
         shutil.rmtree(self.cells / cell / "work", ignore_errors=True)
+        self.sweep(cell)
+
+    def sweep(self, cell: str) -> None:
+        """Remove what a dead process was writing in a cell's folder: not its checkpoints, nor its logs."""
+        home = f"{self._cells}/{cell}"
+        for folder in (home, *(f"{home}/{name}" for name in ("scores", "failed", "different", "damaged"))):
+            sweep(folder)
 
     def scorings(self, cell: str) -> dict[Path, dict[str, Any]]:
         """The ways in which a cell is scored by the files that hold the scores, the one written last at the end.
@@ -351,7 +360,7 @@ class Run:
                 for name, s in {**before.scores, **scores}.items()
             }
             path = self._scores(cell, scoring)
-            path.parent.mkdir(exist_ok=True)
+            make_folder(path.parent)
             filed = {"scoring": dict(scoring), "scores": document, "seconds": {**before.seconds, **seconds}}
             write_json(path, filed, summed=True)
 
@@ -580,7 +589,7 @@ def _numbers(folder: Path) -> list[Path]:
 
 def _numbered(folder: Path, place: Callable[[Path], object]) -> None:
     """Put something under the next free number."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     number = 1 + max((int(p.name) for p in _numbers(folder)), default=0)
     while True:
         try:

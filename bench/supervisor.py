@@ -23,9 +23,10 @@ from bench.errors import StoreError
 from bench.events import CellEnded, Listener
 from bench.executor import Executor, Exit, Job
 from bench.lease import Lease
+from bench.process import make_folder
 from bench.row import Row, Status
 from bench.store import Run
-from bench.worker import STOPPED, STORE, clip, place
+from bench.worker import ENDED, STOPPED, STORE, clip, place
 
 POLL = 0.05  # seconds
 TRIES = 3  # of a cell that is killed from outside
@@ -41,12 +42,15 @@ class Task:
 
     Args:
         leader: the cell whose job trains this one as well, in one pass; it comes first.
+        give_up: notes of a trained cell's missing scores why there are none: a reason, and metrics that brought a
+            process down, with how.
     """
 
     job: Job
     blank: Row
     finished: Callable[[], bool]
     leader: str = ""
+    give_up: Callable[[str, Mapping[str, str]], None] = lambda *_: None
 
 
 @dataclass
@@ -152,7 +156,7 @@ class Supervisor:
             record.tries += 1
             job = replace(task.job, attempt=f"attempt-{uuid4().hex[:12]}", number=record.tries, dead=dict(record.dead))
             with writing(self.store.path):
-                place(job).mkdir(parents=True, exist_ok=True)
+                make_folder(place(job))
             try:
                 handle = self.executor.start(job)
             except BaseException:
@@ -164,7 +168,7 @@ class Supervisor:
     def _watch(self, todo: list[Task]) -> Iterator[Row]:
         for attempt in list(self.busy):
             exit = self.executor.poll(attempt.handle)
-            self._follow(attempt)
+            self._follow(attempt, ended=exit is not None)
             if exit is None:
                 attempt.lease.renew()
                 if not self.executor.begun(attempt.handle):
@@ -181,13 +185,13 @@ class Supervisor:
             else:
                 yield row
 
-    def _follow(self, attempt: _Attempt) -> None:
+    def _follow(self, attempt: _Attempt, *, ended: bool) -> None:
         """Pass on what the job says, and note that it's alive."""
         folder = place(attempt.job)
         path = folder / "events.jsonl"
         try:
             found = path.stat()
-            if found.st_mtime_ns == attempt.touched and found.st_size == attempt.offset:
+            if not ended and found.st_mtime_ns == attempt.touched and found.st_size == attempt.offset:
                 return
             attempt.touched, attempt.moved = found.st_mtime_ns, time.monotonic()
             with open(path, "rb") as file:
@@ -224,37 +228,56 @@ class Supervisor:
         self.executor.stop(attempt.handle, signal.SIGTERM)
 
     def _judge(self, attempt: _Attempt, exit: Exit, record: _Record) -> Row | None:
-        """What an attempt came to; None: try again."""
+        """Return the row that an attempt came to; None: try again.
+
+        This alone decides what it means that a process has ended. Whether its job came to its end is read from disk:
+        an exit code is any plugin's to give. Where it didn't, a trained cell keeps its weights, and a metric that was
+        being computed is left out of the next attempt; a cell that isn't trained has the status of how it ended.
+        """
         task, job = attempt.task, attempt.job
-        if exit.code == 0 or task.finished():
+        if (place(job) / ENDED).exists() or task.finished():
             return self._settle(task, attempt.lease)
-        if exit.code == STORE:
+        if exit.code == STORE and (error := _store_error(place(job))) is not None:
             attempt.lease.release()
-            raise _store_error(self.store.path, place(job))
+            raise error
+        ended = self._ended(attempt, exit, record)
+        if ended is None:
+            return None
+        status, reason, way = ended
+        if status != "interrupted" and self.store.is_done(job.cell):
+            if status != "timeout" and attempt.metric not in ("", "evidence"):
+                record.dead[attempt.metric] = way
+                record.stalls = 0
+                return None
+            task.give_up(reason, record.dead)
+        return self._fail(attempt, status, reason)
+
+    def _ended(self, attempt: _Attempt, exit: Exit, record: _Record) -> tuple[Status, str, str] | None:
+        """Return what the end of an unfinished attempt makes of a cell: status, reason, and how it ended, in short.
+
+        None: another attempt may well come further.
+        """
         if attempt.end == "interrupted" or self.stopped:
-            return self._fail(attempt, "interrupted", INTERRUPTED)
+            return "interrupted", INTERRUPTED, ""
         if attempt.end == "timeout":
-            return self._fail(attempt, "timeout", f"longer than {_span(self.timeout or 0)}; a longer --timeout goes on")
+            return "timeout", f"longer than {_span(self.timeout or 0)}; a longer --timeout goes on", ""
         if attempt.end == "stalled":
             record.stalls += 1
             if record.stalls == 1:
                 return None
-            return self._fail(attempt, "stalled", f"no sign of life for {_span(self.stall)}, twice; its log says where")
+            silent = f"no sign of life for {_span(self.stall)}, twice"
+            return "stalled", f"{silent}; its log says where", silent
         way = how(exit)
-        killed = exit.signal in (signal.SIGKILL, signal.SIGTERM) or exit.code == STOPPED
-        oom = exit.signal == signal.SIGKILL and _out_of_memory()
-        if killed and not oom and record.tries < TRIES:
-            return None
-        if self.store.is_done(job.cell) and attempt.metric not in ("", "evidence"):
-            record.dead[attempt.metric] = way
-            return None
-        if oom:
-            return self._fail(attempt, "oom", "killed by the kernel, which was out of memory")
-        if killed:
-            return self._fail(attempt, "killed", f"its process was killed {TRIES} times ({way})")
-        last = [line for line in clip(place(job) / "log.txt").splitlines() if line.strip()][-1:]
-        said = f": {last[0].strip()[:300]}" if last and exit.code == 1 else ""
-        return self._fail(attempt, "failed", f"its process ended by {way}{said}")
+        if exit.signal == signal.SIGKILL and _out_of_memory():
+            return "oom", "killed by the kernel, which was out of memory", way
+        if exit.signal in (signal.SIGKILL, signal.SIGTERM) or exit.code == STOPPED:
+            if record.tries < TRIES:
+                return None
+            return "killed", f"its process was killed {TRIES} times ({way})", way
+        last = [line for line in clip(place(attempt.job) / "log.txt").splitlines() if line.strip()][-1:]
+        said = f": {last[0].strip()[:300]}" if last and exit.code in (0, 1) else ""
+        none = ", as if all were well, and left no result" if exit.code == 0 else ""
+        return "failed", f"its process ended by {way}{none}{said}", way
 
     def _fail(self, attempt: _Attempt, status: Status, reason: str) -> Row:
         row = replace(attempt.task.blank, status=status, reason=reason)
@@ -267,10 +290,16 @@ class Supervisor:
         cell = task.job.cell
         if tidy:
             self.store.tidy(cell)
+        else:
+            self.store.sweep(cell)
         lease.release()
         row = self.store.row(cell)
         if row is None:
-            raise StoreError(f"{cell} has vanished from {self.store.path}")
+            raise StoreError(
+                f"{cell} has vanished from {self.store.path}",
+                cause="Somebody or something else has removed its folder while the run was at it.",
+                fix="The same command makes it anew.",
+            )
         self.settled[cell] = row
         self.listener(CellEnded(cell, row, reused=reused))
         return row
@@ -298,11 +327,12 @@ def _span(seconds: float) -> str:
     return f"{seconds:g} s" if seconds < 120 else f"{seconds / 60:g} min" if seconds < 7200 else f"{seconds / 3600:g} h"
 
 
-def _store_error(folder: Path, home: Path) -> StoreError:
+def _store_error(home: Path) -> StoreError | None:
+    """Return what kept a job from writing into the run's folder; None where it hasn't said so."""
     try:
         what, *rest = (home / "error.txt").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
-        what, rest = f"{folder} can't be written any more", []
+        return None
     cause, fix = (*rest, "", "")[:2]
     return StoreError(what, cause=cause, fix=fix)
 

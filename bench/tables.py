@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from io import BytesIO
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pandas as pd
 
 from bench.columns import Scores, columns, scores
-from bench.durable import TEMPORARY
+from bench.durable import write_bytes
 from bench.errors import StoreError
 from bench.hyperparameters import show
 from bench.measurement import Score
@@ -222,15 +220,12 @@ def _csv(table: pd.DataFrame) -> bytes:
 
 def _replace(path: Path, content: bytes) -> None:
     try:
-        with NamedTemporaryFile(dir=path.parent, prefix=TEMPORARY, delete=False) as file:
-            file.write(content)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
+        write_bytes(path, content)
     except OSError as error:
         raise StoreError(
             f"{path} can't be written: {error.strerror or error}",
-            cause="The folder is missing or read-only, or the disk is full. The cells themselves are safe.",
-            fix=f"Free it, then `bench table {path.parent}` or the same run again.",
+            cause="The folder is missing or read-only, the disk is full, or a limit on the size of files is reached.",
+            fix=f"It can be made again out of the cells: make room, then `bench table {path.parent}` or the same run.",
         ) from None
 
 

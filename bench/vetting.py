@@ -1,24 +1,31 @@
-"""Loads plugins in processes of their own: an import may bring its process down, or never end."""
+"""Tries plugins out in processes of their own: an import, or a constructor, may end its process, or never end."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.catalogue import KINDS, registry_of
 from bench.executors.local import Local
+from bench.executors.server import RETURNED
 from bench.failures import note
+from bench.grid import Config
 from bench.registry import Registry
 from bench.supervisor import POLL, how
 from bench.unpublished import addressed
+from bench.variant import Spec
 
 IMPORT = 120.0  # seconds that a plugin may take to be imported
 
 Named = tuple[str, str]  # kind and name
+Model = tuple[Config, Spec]
+T = TypeVar("T")
 
 
 def vet(
@@ -29,13 +36,12 @@ def vet(
     Args:
         one_by_one: a process for each at once, rather than one for all that is looked into only if it ends badly.
     """
-    if not plugins or (not one_by_one and ended(local, {0: _load(local, plugins)}, seconds)[0] == ""):
-        return {}
-    found: dict[Named, str] = {}
-    cores = os.cpu_count() or 1
-    for few in (plugins[i : i + cores] for i in range(0, len(plugins), cores)):  # no more: the clock is on
-        found |= ended(local, {plugin: _load(local, [plugin]) for plugin in few}, seconds)
-    bad = {plugin: reason for plugin, reason in found.items() if reason}
+
+    def begin(some: Sequence[Named]) -> int:
+        named = [[kind, addressed(name)] for kind, name in some]
+        return local.call("bench.vetting:load", {"plugins": named}, Path(os.devnull))
+
+    bad = _harmful(plugins, begin, local, seconds, "imported", one_by_one=one_by_one)
     for (kind, name), reason in bad.items():
         registry = Registry[Any](KINDS[kind][0], kind)
         if (entry := registry.entry(name)).installed:
@@ -43,9 +49,37 @@ def vet(
     return bad
 
 
-def _load(local: Local, plugins: Sequence[Named]) -> int:
-    named = [[kind, addressed(name)] for kind, name in plugins]
-    return local.call("bench.vetting:load", {"plugins": named}, Path(os.devnull))
+def try_out(models: Sequence[Model], local: Local, seconds: float = IMPORT) -> dict[Model, str]:
+    """The models whose making harms its process, and how. One that raises isn't among them."""
+
+    def begin(some: Sequence[Model]) -> int:
+        plain = [[addressed(c.name), _plain(c), asdict(spec)] for c, spec in some]
+        return local.call("bench.vetting:build", {"models": plain}, Path(os.devnull))
+
+    return _harmful(models, begin, local, seconds, "built")
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    return {name: addressed(value) if isinstance(value, str) else value for name, value in config.given}
+
+
+def _harmful(
+    things: Sequence[T],
+    begin: Callable[[Sequence[T]], int],
+    local: Local,
+    seconds: float,
+    done: str,
+    *,
+    one_by_one: bool = False,
+) -> dict[T, str]:
+    """Of what children are begun with, what ends its process or takes too long, and how."""
+    if not things or (not one_by_one and ended(local, {0: begin(things)}, seconds, done)[0] == ""):
+        return {}
+    found: dict[T, str] = {}
+    cores = os.cpu_count() or 1
+    for few in (things[i : i + cores] for i in range(0, len(things), cores)):  # no more: the clock is on
+        found |= ended(local, {thing: begin([thing]) for thing in few}, seconds, done)
+    return {thing: reason for thing, reason in found.items() if reason}
 
 
 def load(plugins: Sequence[Named]) -> None:
@@ -59,7 +93,19 @@ def load(plugins: Sequence[Named]) -> None:
             continue
 
 
-def ended(local: Local, handles: Mapping[Any, int], seconds: float = IMPORT) -> dict[Any, str]:
+def build(models: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> None:
+    """The same for models: the variant, its hyperparameters and what it's built for."""
+    from bench.hyperparameters import check
+    from bench.variant import VARIANTS
+
+    for address, given, fields in models:
+        with suppress(Exception):
+            name, spec = VARIANTS.take(address), Spec(**{**fields, "shape": tuple(fields["shape"])})
+            config = Config(name, tuple(check(name, VARIANTS.load(name), dict(given)).items()))
+            config.stages(config.build(spec), spec)
+
+
+def ended(local: Local, handles: Mapping[Any, int], seconds: float = IMPORT, done: str = "imported") -> dict[Any, str]:
     """How calls ended: '' is well. The clock starts when the fork server is up, and stands still while we do."""
     spent, last = 0.0, time.monotonic()
     left, ends = dict(handles), {}
@@ -68,10 +114,10 @@ def ended(local: Local, handles: Mapping[Any, int], seconds: float = IMPORT) -> 
         for key, handle in list(left.items()):
             if (exit := local.poll(handle)) is not None:
                 del left[key]
-                ends[key] = "" if exit.code == 0 else f"ends its process by {how(exit)} when it's imported"
+                ends[key] = "" if exit.code == RETURNED else f"ends its process by {how(exit)} when it's {done}"
             elif spent > seconds:
                 local.stop(handle, signal.SIGKILL)
                 del left[key]
-                ends[key] = f"isn't imported within {seconds:g} s"
+                ends[key] = f"isn't {done} within {seconds:g} s"
         time.sleep(POLL)
     return ends

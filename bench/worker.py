@@ -1,7 +1,8 @@
 """What a job's process does: `python -m bench.worker JOB.json [PARENT]`, or forked with the same function.
 
 Exit codes: 0 whatever came of the cell is on disk; 4 the folder can't be written (why: error.txt); 143 stopped by
-SIGTERM, with a checkpoint. SIGUSR1 prints where every thread is.
+SIGTERM, with a checkpoint. A plugin may end the process with any of them: only a job that came to its end leaves a file
+called ENDED in its attempt's folder. SIGUSR1 prints where every thread is.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from typing import TYPE_CHECKING
 
 from bench.errors import BenchError, StoreError
 from bench.executor import Job
+from bench.process import kept_umask, make_folder, open_streams, steady
 
 if TYPE_CHECKING:
     from bench.events import Event
 
+ENDED = "ended"
 STORE, STOPPED = 4, 128 + signal.SIGTERM
 LOG = 64 * 2**10  # bytes that are kept from each end of what a process prints
 BEAT = 1.0  # seconds between signs of life
@@ -34,13 +37,8 @@ def detach(log: Path) -> None:
     """Make this process the head of a session of its own, which dies with its parent; what it prints goes to `log`."""
     os.setsid()
     die_with_parent()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    out = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
-    null = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((null, 0), (out, 1), (out, 2)):
-        os.dup2(source, target)
-    os.close(out)
-    os.close(null)
+    make_folder(log.parent)
+    open_streams(log)
 
 
 def die_with_parent() -> None:
@@ -57,12 +55,17 @@ def send(pid: int, number: int) -> None:
 
 
 def place(job: Job) -> Path:
-    """The attempt's folder: log.txt, events.jsonl, and error.txt if the store failed it."""
+    """The attempt's folder: log.txt, events.jsonl, error.txt if the store failed it, ENDED if it came to its end."""
     return Path(job.folder) / "cells" / job.cell / "work" / job.attempt
 
 
 def work(job: Job) -> int:
     """Do a job in this process; returns its exit code."""
+    with kept_umask(job.umask):
+        return _work(job)
+
+
+def _work(job: Job) -> int:
     stopping: list[int] = []
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
@@ -70,12 +73,18 @@ def work(job: Job) -> int:
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1)
     home = place(job)
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     try:
-        return _work(job, home, stopping)
+        code = _perform(job, home, stopping)
+        if code == 0:
+            steady()
+            with contextlib.suppress(OSError):  # another attempt was first, and tidied up
+                (home / ENDED).touch()
+        return code
     except StoreError as error:
         sys.stderr.write(f"{error}\n")
         with contextlib.suppress(OSError):
+            steady()
             (home / "error.txt").write_text(str(error), encoding="utf-8")
         return STORE
     except BenchError as error:
@@ -85,7 +94,7 @@ def work(job: Job) -> int:
     return 1
 
 
-def _work(job: Job, home: Path, stopping: list[int]) -> int:
+def _perform(job: Job, home: Path, stopping: list[int]) -> int:
     import torch
 
     from bench import data as datasets
@@ -97,7 +106,7 @@ def _work(job: Job, home: Path, stopping: list[int]) -> int:
     from bench.store import Run
     from bench.variant import VARIANTS
 
-    channel = os.open(home / "events.jsonl", os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    channel = os.open(home / "events.jsonl", os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o666)
     beat = time.monotonic()
 
     def listener(event: Event) -> None:
@@ -108,6 +117,11 @@ def _work(job: Job, home: Path, stopping: list[int]) -> int:
         if time.monotonic() - beat >= BEAT:
             beat = time.monotonic()
             os.utime(channel)
+            open_streams(home / "log.txt", closed=True)
+
+    def said() -> str:
+        open_streams(home / "log.txt", closed=True)  # what is written next would get the number of a closed one
+        return clip(home / "log.txt")
 
     request = RunRequest.from_json(job.request)
     data = datasets.load(
@@ -133,7 +147,7 @@ def _work(job: Job, home: Path, stopping: list[int]) -> int:
         dead=job.dead,
         alive=alive,
         stop=lambda: bool(stopping),
-        said=lambda: clip(home / "log.txt"),
+        said=said,
         profile=request.profile,
     )
     metrics = {METRICS.take(name): METRICS.load(name) for name in job.metrics}
@@ -170,6 +184,7 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     code = main(sys.argv)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # a plugin may have closed it
+            stream.flush()
     os._exit(code)  # all is on disk, and torch takes its time to go

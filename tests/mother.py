@@ -106,16 +106,21 @@ class Mother:
         self._socket = ours
         assert ours.recv(64), "it couldn't import what it should"
 
-    def run(self, *arguments: str, env: Mapping[str, str], file_size: int | None = None) -> Forked:
+    def run(
+        self, *arguments: str, env: Mapping[str, str], file_size: int | None = None, umask: int | None = None
+    ) -> Forked:
         """Run the command line in a process and a session of its own.
 
         Args:
             env: its whole environment.
             file_size: its RLIMIT_FSIZE.
+            umask: if not ours.
         """
         (out, said), (err, warned) = os.pipe(), os.pipe()
         nothing = os.open(os.devnull, os.O_RDONLY)
-        return self._fork({"argv": arguments, "file_size": file_size}, env, [nothing, said, warned], [out, err])
+        return self._fork(
+            {"argv": arguments, "file_size": file_size, "umask": umask}, env, [nothing, said, warned], [out, err]
+        )
 
     def python(self, code: str, *, env: Mapping[str, str], file: str = "<stdin>") -> Forked:
         """Run a program as `__main__`, in a process and a session of its own.
@@ -225,6 +230,8 @@ def _run(order: dict[str, Any], streams: list[int]) -> int:
         return _main(order["code"], order["file"])
     if order["file_size"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_size"],) * 2)
+    if order["umask"] is not None:
+        os.umask(order["umask"])
     sys.argv = ["bench", *order["argv"]]
     return cli.main(order["argv"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -76,13 +77,13 @@ class Local:
             assert self._server.stdin is not None
             if not self._open:
                 self._server.kill()  # it may be in the midst of its imports
-            self._server.stdin.close()  # it kills its children and goes
+            with contextlib.suppress(BrokenPipeError):
+                self._server.stdin.close()  # it kills its children and goes
             try:
                 self._server.wait(10)
             except subprocess.TimeoutExpired:
                 self._server.kill()
-                self._server.wait()
-            self._server = None
+            self._forget()
 
     def _begin(self, order: dict[str, Any], kind: str) -> int:
         number = next(self._numbers)
@@ -141,12 +142,21 @@ class Local:
             self._open.discard(number)
             self._exits[number] = Exit(message.get("code"), message.get("signal"))
 
+    def _forget(self) -> None:
+        """Let go of a server that ends."""
+        assert self._server is not None
+        self._server.wait()
+        for pipe in (self._server.stdin, self._server.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):  # what was left to be sent
+                    pipe.close()
+        self._server = None
+
     def _died(self) -> None:
         """The server is gone, and its children with it."""
         if self._server is not None:
             self._server.kill()
-            self._server.wait()
-            self._server = None
+            self._forget()
         for number in self._open:
             self._exits[number] = Exit(None, signal.SIGKILL, "the process that had started it died")
         self._open.clear()

@@ -34,6 +34,7 @@ from typing import Any
 
 from bench.errors import BenchError, UsageError
 from bench.executor import Exit, Job
+from bench.process import kept_umask, make_folder
 from bench.worker import place, send
 
 POLL = 0.05  # seconds between a task's looks at its child
@@ -268,14 +269,20 @@ def attend(document: Mapping[str, Any], environment: Mapping[str, str], folder: 
         environment: what the child gets of the driver's.
         folder: the driver's working directory, which relative paths start from.
     """
-    home = place(Job.from_json(document))
-    home.mkdir(parents=True, exist_ok=True)
+    job = Job.from_json(document)
+    with kept_umask(job.umask):
+        return _attend(job, environment, folder)
+
+
+def _attend(job: Job, environment: Mapping[str, str], folder: str) -> tuple[int | None, int | None]:
+    home = place(job)
+    make_folder(home)
     signals = _signals(home / "signals")
     for number in next(signals):
         if number in (SIGTERM, SIGKILL):
             return None, number
     order = home / "job.json"
-    order.write_text(json.dumps(document), encoding="utf-8")
+    order.write_text(json.dumps(job.to_json()), encoding="utf-8")
     with open(home / "log.txt", "ab") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "bench.worker", str(order), str(os.getpid())],

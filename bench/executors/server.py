@@ -8,6 +8,8 @@ It reads a JSON line for each order on stdin and writes one for each thing that 
     {"signal": NUMBER, "to": ID}
                                              {"ready": true}, once; {"exit": ID, "code": n or "signal": n}
 
+The code of a call is RETURNED if the function did: with 0, what it called has ended the process.
+
 It knows nothing that would be lost with it, and all its children die with it.
 """
 
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bench.executor import Job
+from bench.process import kept_umask
 from bench.registry import installed
 from bench.worker import detach, send, work
 
@@ -34,6 +37,7 @@ LATER = (
     "numpy", "PIL.PngImagePlugin", "safetensors.torch", "sklearn.mixture",
 )  # fmt: skip
 PRELOAD = (*FIRST, *LATER)
+RETURNED = 85
 
 
 class Server:
@@ -106,17 +110,18 @@ class Server:
                 signal.signal(number, signal.SIG_DFL)
             for descriptor in (self.orders, self.answers, self.wake, self._wake):
                 os.close(descriptor)
-            detach(Path(order["log"]))
-            if "start" in order:
-                code = work(Job.from_json(order["job"]))
-            else:
-                module, _, name = order["function"].partition(":")
-                getattr(importlib.import_module(module), name)(**order["arguments"])
-                code = 0
+            with kept_umask(order.get("job", {}).get("umask")):
+                detach(Path(order["log"]))
+                if "start" in order:
+                    code = work(Job.from_json(order["job"]))
+                else:
+                    module, _, name = order["function"].partition(":")
+                    getattr(importlib.import_module(module), name)(**order["arguments"])
+                    code = RETURNED
         finally:
-            with contextlib.suppress(Exception):
-                sys.stdout.flush()
-                sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):
+                    stream.flush()
             os._exit(code)
 
     def _reap(self) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from bench.durable import write_bytes
 from bench.measurement import Context
 from bench.metrics.gaussians import Gaussian
+from bench.process import make_folder
 
 
 def statistics(context: Context, name: str) -> Path:
@@ -22,28 +22,28 @@ def statistics(context: Context, name: str) -> Path:
     return context.cache / "statistics" / f"{name}.safetensors"
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then move it there.
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Keep tensors at `path`, whole or not at all.
 
     Raises:
         OSError: the folder can't be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write(path, content(tensors, metadata))
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """`write_atomically` for safetensors."""
-    held = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    write_atomically(path, lambda to: save_file(held, to, dict(metadata or {})))
+def content(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return the safetensors file of tensors, on whatever device they are."""
+    return save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, dict(metadata or {}))
+
+
+def write(path: Path, data: bytes) -> None:
+    """Put a file at `path`, whole, in a folder that is made if need be.
+
+    Raises:
+        OSError: the folder can't be written.
+    """
+    make_folder(path.parent)
+    write_bytes(path, data)
 
 
 def read_tensors(path: Path, *names: str) -> dict[str, Tensor] | None:
@@ -60,7 +60,7 @@ def remembered_tensors(path: Path, compute: Callable[[], dict[str, Tensor]], *na
     if (kept := read_tensors(path, *names)) is not None:
         return kept
     fresh = compute()
-    with suppress(OSError, SafetensorError):  # the latter is what a full disk comes as
+    with suppress(OSError):
         save_tensors(path, fresh)
     return fresh
 
@@ -77,6 +77,6 @@ def remembered(path: Path, compute: Callable[[], Gaussian]) -> Gaussian:
         return kept
     fresh = compute()
     if fresh.n is not None:
-        with suppress(OSError, SafetensorError):
+        with suppress(OSError):
             save_tensors(path, {"mean": fresh.mean, "cov": fresh.cov, "n": torch.tensor(fresh.n)})
     return fresh

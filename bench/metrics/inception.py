@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.durable import replacing
 from bench.errors import NotAvailable
 from bench.evidence import Generated, Reconstructions, TestImages
 from bench.images import Images, to_float
@@ -31,6 +31,7 @@ from bench.measurement import Context, Request
 from bench.metrics.cache import known, remembered, remembered_tensors, statistics
 from bench.metrics.gaussians import Gaussian
 from bench.metrics.networks import unseen
+from bench.process import make_folder
 
 DIMENSIONS = 2_048
 BATCH = 50  #: pytorch-fid's own
@@ -94,19 +95,15 @@ def _shown(path: Path) -> str:
 def _download(url: str, path: Path) -> str:
     """Bring `url` to `path`, whole and checked or not at all; the reason where it failed, else ""."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         sha = hashlib.sha256()
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as draft:
+        with replacing(path) as draft:
             with urllib.request.urlopen(url, timeout=TIMEOUT) as source:
                 while block := source.read(1 << 20):
                     sha.update(block)
                     draft.write(block)
-            draft.flush()
             if not sha.hexdigest().startswith(PUBLISHED):
                 raise ValueError(f"what came has sha256 {sha.hexdigest()[:8]}..., not {PUBLISHED}...")
-            os.link(draft.name, path)
-    except FileExistsError:
-        pass  # another process was faster, with the same bytes
     except (OSError, ValueError) as error:
         reason = error.reason if type(error) is urllib.error.URLError else error
         _failed[url] = f"the download failed: {reason}"

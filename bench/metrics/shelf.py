@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bench.errors import NotAvailable
-from bench.metrics.cache import save_tensors
+from bench.metrics.cache import content, write
 from bench.protocol import canonical
 
 T = TypeVar("T")
@@ -31,11 +30,10 @@ def put(folder: Path, prefix: str, tensors: Mapping[str, Tensor], about: Mapping
     Raises:
         OSError: the folder can't be written.
     """
-    draft = folder / f".{prefix}-{os.getpid()}"
     # one entry: safetensors writes several in no fixed order, and equal networks shall have equal bytes
-    save_tensors(draft, tensors, {"about": canonical(dict(about))})
-    path = folder / f"{prefix}-{_sha256(draft)[:12]}.safetensors"
-    draft.replace(path)
+    data = content(tensors, {"about": canonical(dict(about))})
+    path = folder / f"{prefix}-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
+    write(path, data)
     return path
 
 

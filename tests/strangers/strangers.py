@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench import Batch, Loss, Score, Spec, Variant
-from bench.evidence import Terms
+from bench import Batch, Loss, Score, Spec, Stage, Variant
+from bench.evidence import Terms, TestImages
 from bench.measurement import metric
 
 AT = 5  # the step in which things happen
@@ -132,6 +134,70 @@ class Slow(Calm):
 class Unbuilt(Calm):
     def __init__(self, spec: Spec) -> None:
         raise ZeroDivisionError("no")
+
+
+WAYS: dict[str, Callable[[], object]] = {
+    "exits_0": lambda: os._exit(0),
+    "exits_4": lambda: os._exit(4),
+    "aborts": os.abort,
+    "executes": lambda: os.execv(sys.executable, [sys.executable, "-c", "print('somebody else')"]),
+    "parent_leaves": lambda: os.fork() and os._exit(0),
+    "is_built": lambda: None,
+    "has_stages": lambda: None,
+    "thread_exits": lambda: Thread(target=sys.exit).start(),
+    "thread_stays": lambda: Thread(target=time.sleep, args=(1000,), daemon=True).start(),
+    "thread_stays_on": lambda: Thread(target=time.sleep, args=(1000,)).start(),
+    "closes": lambda: (sys.stdout.write("not yet flushed"), [os.close(n) for n in range(3)]),
+    "masks": lambda: os.umask(0o777),
+    "copies": os.fork,
+}
+
+
+class Ends(Calm):
+    """Ends its process, or what it has to do with others, in one way or another."""
+
+    def __init__(self, spec: Spec, *, way: str = "") -> None:
+        super().__init__(spec)
+        self.way = way
+        if way == "is_built":
+            os._exit(0)
+
+    def stages(self) -> tuple[Stage, ...]:
+        if self.way == "has_stages":
+            sys.exit(0)
+        return super().stages()
+
+    def happens(self) -> None:
+        WAYS[self.way]()
+
+
+@metric(Terms(), unit="nats", default=False)
+def leaves(terms: Any) -> Score:
+    """Ends its process as if all were well."""
+    os._exit(0)
+
+
+@metric(Terms(), unit="nats", default=False)
+def hangs(terms: Any) -> Score:
+    """Doesn't come to an end, nor listens."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(1000)
+    return Score(0.0, 1)
+
+
+@metric(Terms(), unit="nats", default=False)
+def forks(terms: Any) -> Score:
+    """Comes back twice, with a number of its own each time."""
+    copy = os.fork()
+    if copy:
+        os.waitpid(copy, 0)
+    return Score(float(copy == 0), 1)
+
+
+@metric(TestImages(), unit="nats", default=False, predicted=lambda context: os._exit(0))
+def foretells(images: Any) -> Score:
+    """Ends its process when it's asked how long it will take."""
+    return Score(0.0, 1)
 
 
 @metric(Terms(), unit="nats", direction=None)
