@@ -33,13 +33,14 @@ class Job:
     dead: Mapping[str, str] = field(default_factory=dict)  #: metrics that brought a process down, and how
     gpus: float = 0.0
     stacked: tuple[int, ...] = ()  #: the seeds that are trained with it, its own among them
+    handed: tuple[str, ...] = ()  #: the addresses of code that may be run for it, as the user handed them over
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Job:
-        lists = {name: tuple(document.get(name, ())) for name in ("metrics", "stacked")}
+        lists = {name: tuple(document.get(name, ())) for name in ("metrics", "stacked", "handed")}
         return cls(**{**document, **lists})
 
 
