@@ -136,6 +136,7 @@ class Originals:
 
         Raises:
             NotAvailable: the dataset isn't at hand, or isn't the same.
+            NotHandedOver: its code lies in a file.
         """
         request = run.request()
         scored = row.scoring.get("test") or row.data.get("test")
@@ -144,6 +145,8 @@ class Originals:
         if key not in self._known:
             try:
                 self._known[key] = data_of(row, request, self.data_root)
+            except NotHandedOver:
+                raise
             except (BenchError, OSError):  # which would tell a path of this machine
                 self._known[key] = None
         if (found := self._known[key]) is None:
