@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import StoreError, UsageError
 from bench.hyperparameters import split
 from bench.protocol import RunRequest
-from bench.unpublished import adopt
+from bench.unpublished import adopt, hand_over
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +46,7 @@ def run(
         BenchError: what `bench run` would print.
     """
     from bench import runner
+    from bench.grid import words
     from bench.logger import logged
     from bench.notebook import Results
     from bench.progress import Console
@@ -59,6 +60,7 @@ def run(
             **settings,
         }
     )
+    hand_over(words(request))
     display = Console(quiet=not progress)
     with display, logged(request.logger, display, display.warn) as listener:
         rows = runner.run(request, listener)
@@ -96,7 +98,7 @@ def load(cell: str | Path, plugins: Iterable[str | type] = ()) -> Variant:
 
     Raises:
         StoreError: no finished cell lies there, or its weights don't fit.
-        PluginError, UnknownName: its variant isn't installed.
+        PluginError, UnknownName: its variant, or a network of it, is neither installed nor handed over.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

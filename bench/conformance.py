@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from bench import catalogue, console, data
+from bench import catalogue, console, data, unpublished
 from bench.errors import UnknownName, UsageError
 from bench.hyperparameters import check as checked
 from bench.testing import Outcome, Report, check, checks_of
@@ -25,6 +25,7 @@ def run(name: str, given: tuple[str, ...], only: tuple[str, ...], *, quiet: bool
         UsageError: there is none, there are no checks of its kind, or a hyperparameter doesn't fit.
         PluginError: it can't be loaded.
     """
+    unpublished.hand_over([name, *(text.partition("=")[2].strip() for text in given)])
     out, reports = console.out(), []
     for kind, plugin, arguments in _subjects(name, given):
         known = [c.name for c in checks_of(plugin, **arguments)]

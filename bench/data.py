@@ -219,6 +219,16 @@ def _read(text: str) -> tuple[str, dict[str, str], str | None]:
     return name, options, rest
 
 
+def words(text: str) -> list[str]:
+    """Return what of a dataset's text may name a plugin: its name, and the values of its options.
+
+    Raises:
+        UsageError: it isn't written as a dataset is.
+    """
+    name, options, _ = _read(text)
+    return [name, *options.values()]
+
+
 def parse(text: str, *, image_size: int | None = None) -> Dataset:
     """The dataset that `text` asks for: 'NAME', 'NAME[option=value]', 'NAME:ARGUMENT' or 'distribution:NAME'.
 

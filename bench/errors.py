@@ -5,6 +5,7 @@
     │   ├── UnknownName             a variant, dataset, metric or hyperparameter that doesn't exist
     │   └── IncomparableRows        rows of different protocols were asked to be compared
     ├── PluginError             2   an entry point can't be loaded or isn't what its group expects
+    │   └── NotHandedOver           code in a file, which the user has to name in the same command
     ├── DataError               2   a dataset is missing, damaged or not what it claims to be
     └── StoreError              4   the results folder can't be used
         ├── Damaged                 a file or a folder in it isn't what was written there
@@ -42,6 +43,11 @@ class BenchError(Exception):
         parts = (" ".join(part.split()).rstrip(".") for part in (self.what, self.cause, self.fix) if part)
         return ". ".join(parts)[:500]
 
+    @property
+    def brief(self) -> str:
+        """What happened, for a place with room for no more."""
+        return self.what
+
 
 class UsageError(BenchError):
     """The request can't be understood or carried out as written."""
@@ -71,6 +77,18 @@ class PluginError(BenchError):
     """An entry point can't be loaded, or isn't what its group expects."""
 
     exit_code = 2
+
+
+class NotHandedOver(PluginError):
+    """Code in the file at `address`, which the user hasn't named: results that name it don't have it run."""
+
+    def __init__(self, what: str, address: str, *, cause: str = "", fix: str = "") -> None:
+        super().__init__(what, cause=cause, fix=fix)
+        self.address = address
+
+    @property
+    def brief(self) -> str:
+        return self.line  # the flag to give is all that helps
 
 
 class DataError(BenchError):

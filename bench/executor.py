@@ -34,13 +34,14 @@ class Job:
     gpus: float = 0.0
     stacked: tuple[int, ...] = ()  #: the seeds that are trained with it, its own among them
     umask: int | None = None  #: of the command; None: whatever its process has
+    handed: tuple[str, ...] = ()  #: the addresses of code that may be run for it, as the user handed them over
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Job:
-        lists = {name: tuple(document.get(name, ())) for name in ("metrics", "stacked")}
+        lists = {name: tuple(document.get(name, ())) for name in ("metrics", "stacked", "handed")}
         return cls(**{**document, **lists})
 
 

@@ -130,7 +130,7 @@ def _compare(row: Row | None, request: RunRequest, root: str | None) -> tuple[tu
         c = present(row, data_of(row, request, root))
         now = plain(c.identity)
     except (BenchError, KeyError, TypeError) as error:
-        obstacle = error.what if isinstance(error, BenchError) else f"its row lacks {error}"
+        obstacle = error.brief if isinstance(error, BenchError) else f"its row lacks {error}"
     return tuple(_part(name, then, now.get(name)) for name, then in recorded(row).items()), c, obstacle
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from bench import data as datasets
 from bench import source
 from bench.dataset import Data
 from bench.entry import Entry
@@ -135,13 +136,31 @@ def expand(request: RunRequest, faults: dict[str, PluginError] | None = None) ->
     return list(configs)
 
 
+def words(request: RunRequest) -> Iterator[str]:
+    """Yield all that may name a plugin in a request, such as './mine.py:Mine': what its user hands over with it.
+
+    Raises:
+        UsageError: brackets that don't match, or what is no dataset.
+    """
+    for name, bracket in map(selector, request.variants):
+        yield name
+        for value in bracket.values():
+            yield from value.split("|")
+    for text in request.set:
+        yield from text.partition("=")[2].strip().split("|")
+    for text in request.datasets:
+        yield from datasets.words(text)
+    yield from (name.lstrip("+-") for name in request.metrics)
+    yield from filter(None, (request.backbone, request.executor, *request.logger))
+
+
 def _selectors(request: RunRequest) -> list[tuple[str, dict[str, Any]]]:
     texts = request.variants or tuple(n for n in VARIANTS if n != default("baseline") and n not in sanity())
     wanted: list[tuple[str, dict[str, Any]]] = []
     places: dict[str, str] = {}
     for text, bracket in map(selector, texts):
-        name = VARIANTS.take(text)
-        place = VARIANTS.entry(name).value
+        entry = VARIANTS.entry(text)
+        name, place = VARIANTS.key(entry), entry.value
         if places.setdefault(name, place) != place:
             raise UsageError(
                 f"two variants in this run would be called {name!r}",

@@ -26,6 +26,7 @@ from bench.events import CellStarted, Listener, Step
 from bench.events import Scoring as ScoringEvent
 from bench.evidence import FOLLOWED, FOLLOWED_FROM, KEPT, earlier, positions
 from bench.grid import Cell, blank
+from bench.identity import fits
 from bench.lease import Lease
 from bench.measurement import METRICS, Metric, Score
 from bench.pictures import grid, paired
@@ -119,7 +120,7 @@ def _perform(c: Cell, metrics: Mapping[str, Metric], store: Run, listener: Liste
             log(f"quarantined, and made anew: {wrong}")
             store.quarantine(member.name)
     store.quarantine_scores(c.name)
-    if store.is_done(c.name) and missing(c, metrics, store) and (lines := store.damage(c.name)):
+    if store.is_done(c.name) and missing(c, metrics, store) and (lines := _wrong(c, store)):
         log(f"quarantined, and made anew: {'; '.join(lines)}")
         store.quarantine(c.name)
     if not store.is_done(c.name):
@@ -138,6 +139,14 @@ def _perform(c: Cell, metrics: Mapping[str, Metric], store: Run, listener: Liste
             store.write_failed(blank(c, status, reason), conduct.said() + log.text)
             return
     _score(c, metrics, store, listener, conduct, evaluator)
+
+
+def _wrong(c: Cell, store: Run) -> list[str]:
+    """Return why a finished cell can't be scored: it was edited or damaged; nothing where it can."""
+    if wrong := store.damage(c.name):
+        return wrong
+    row = store.row(c.name)
+    return [] if row is None or fits(row) is not False else ["its row isn't what its folder is named after"]
 
 
 def verdict(error: BaseException) -> tuple[Status, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ class Shard(ParamType):
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A run's settings from JSON or YAML, by the names of `RunRequest`'s fields.
+    """A run's settings from JSON or YAML, by the names of `RunRequest`'s fields, and its `schema` if it has one.
 
     Raises:
         UsageError: unreadable, or a setting that doesn't exist.
@@ -107,4 +108,12 @@ def read_config(path: Path) -> dict[str, Any]:
     elif isinstance(given, str):
         named["set"] = [given]
     RunRequest.from_json({**named, "seeds": ()})  # refuses what it doesn't know
-    return {key: value for key, value in named.items() if value is not None and key != "schema"}
+    return {key: value for key, value in named.items() if value is not None}
+
+
+def is_of_a_run(path: Path, settings: Mapping[str, Any]) -> bool:
+    """Return whether a configuration is what a run wrote down, and so part of a results folder: its `run.json`.
+
+    That is told by its name, what lies beside it, or the `schema` that runs write.
+    """
+    return path.name == "run.json" or "schema" in settings or (path.parent / "cells").is_dir()

@@ -31,6 +31,7 @@ from bench.registry import default
 from bench.row import Row
 from bench.store import Run
 from bench.trainer import probe, why_not_together
+from bench.unpublished import hand_over
 from bench.variant import Spec
 
 ALL = "all"  #: in the place of metrics' names
@@ -136,7 +137,7 @@ def choose_metrics(names: tuple[str, ...], dead: Container[str] = ()) -> dict[st
         if lost := [n for n in wanted if n in dead]:
             raise PluginError(f"the metric {lost[0]!r} brings the process down that imports it")
         wanted += [n.removeprefix("+") for n in names if n.startswith("+")]
-        return in_reading_order({METRICS.take(n): METRICS.load(n) for n in wanted if f"-{n}" not in names})
+        return in_reading_order({METRICS.key(n): METRICS.load(n) for n in wanted if f"-{n}" not in names})
     found = {}
     for name in (n for n in METRICS if f"-{n}" not in names and n not in dead):
         try:
@@ -411,16 +412,27 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def answer(request: Mapping[str, Any], threads: int, answer: str) -> None:
-    """Write the estimate for a request to a file: asked of a child, so that no variant harms its parent."""
+def answer(request: Mapping[str, Any], threads: int, answer: str, handed: Sequence[str]) -> None:
+    """Write the estimate for a request to a file: asked of a child, so that no variant harms its parent.
+
+    Args:
+        handed: the addresses of code that were handed over to the parent.
+    """
+    hand_over(handed)
     torch.set_num_threads(threads)
     write_text(Path(answer), str(estimate(plan(RunRequest.from_json(request), alone={}))))
 
 
 def answer_alone(
-    request: Mapping[str, Any], threads: int, answer: str, broken: Mapping[str, str], dead: Sequence[str]
+    request: Mapping[str, Any],
+    threads: int,
+    answer: str,
+    handed: Sequence[str],
+    broken: Mapping[str, str],
+    dead: Sequence[str],
 ) -> None:
     """Likewise the kinds of cells whose seeds can't be stacked, as JSON."""
+    hand_over(handed)
     torch.set_num_threads(threads)
     found = plan(RunRequest.from_json(request), broken=broken, dead=dead).alone
     write_text(Path(answer), json.dumps(dict(found)))

@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from bench import unpublished
 from bench.entry import Entry
-from bench.errors import BenchError, PluginError, UnknownName
+from bench.errors import BenchError, NotHandedOver, PluginError, UnknownName
 from bench.failures import forget, note
 from bench.process import uncopied
 
@@ -132,7 +132,7 @@ class Registry(Generic[T]):
         return f"{entry.distribution}:{entry.name}"
 
     def take(self, text: str) -> str:
-        """The name of what a user asked for as `text`: of a file, as it is now."""
+        """Hand over what a user asks for as `text`, and return its name: of a file, as it is now."""
         return self.key(unpublished.take(text) or self.entry(text))
 
     def rivals(self, entry: Entry) -> list[Entry]:
@@ -141,12 +141,13 @@ class Registry(Generic[T]):
         return sorted(same, key=lambda e: e.distribution)
 
     def entry(self, name: str) -> Entry:
-        """The entry called `name`, `distribution:name`, or in a file, './mine.py:Mine'.
+        """The entry called `name`, `distribution:name`, or in a file that was handed over, './mine.py:Mine'.
 
         Raises:
             UnknownName: nothing is called so; the message has the closest names.
             UsageError: there is no such file.
             PluginError: two distributions claim the name, or it's a built-in's but for upper and lower case.
+            NotHandedOver: it lies in a file, which the user hasn't named.
         """
         if (own := unpublished.entry(name)) is not None:
             return own
@@ -182,10 +183,12 @@ class Registry(Generic[T]):
                 )
         if "@" in name:
             own, _, file = name.partition("@")
-            flag = f"--plugin ./{file}:{own}, or " if file.endswith(".py") else ""
-            return PluginError(
+            address = f"./{file}:{own}" if file.endswith(".py") else own
+            flag = f"--plugin {unpublished.shown(address)}, or " if file.endswith(".py") else ""
+            return NotHandedOver(
                 f"the {self.kind} {name!r} was handed over in a file or a notebook, and isn't known here",
-                fix=f"Hand it over again: {flag}plugins=[{own}] in Python.",
+                address,
+                fix=f"Hand it over again: {flag}plugins=[{unpublished.shown(own)}] in Python.",
             )
         fix = "`bench list` shows all there is."
         if disabled():

@@ -34,7 +34,7 @@ from bench.registry import OURS, Registry, default
 from bench.row import Row
 from bench.store import Run
 from bench.supervisor import INTERRUPTED, Supervisor, Task, given_up, inherit
-from bench.unpublished import addressed, live
+from bench.unpublished import addressed, handed_over, live
 from bench.variant import VARIANTS
 from bench.vetting import IMPORT, Model, ended, try_out, vet
 
@@ -249,7 +249,8 @@ def _asked(function: str, request: RunRequest, local: Local, seconds: float = IM
     """What a child answers about a request; '' if it can't."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer"
-        what = {"request": request.to_json(), "threads": threads_for(request), "answer": str(answer), **more}
+        what = {"request": request.to_json(), "threads": threads_for(request), "answer": str(answer)}
+        what |= {"handed": handed_over(), **more}
         ended(local, {0: local.call(function, what, Path(os.devnull))}, seconds)
         return answer.read_text() if answer.exists() else ""
 
@@ -340,6 +341,7 @@ def _task(
         gpus=request.gpus_per_cell,
         stacked=c.todo.stacked,
         umask=umask(),
+        handed=tuple(handed_over()),
     )
 
     def scoreless(reason: str, dead: Mapping[str, str]) -> None:

@@ -1,6 +1,9 @@
 """Plugins that no distribution offers: in a file, './mine.py:Mine', or a class handed over in Python.
 
-A file is read anew whenever it's asked for by that address: an edited file is another entry. From then on it goes by
+An address is resolved only after the user has handed it over in this process (`hand_over`, `take`, `adopt`): in an
+option, as an argument, in a configuration of their own. An address that merely stands in a results folder is refused.
+
+A file is read anew whenever it's asked for by its address: an edited file is another entry. From then on it goes by
 the name 'Mine@mine.py', wherever it lies. Its own folder can be imported from, and a file within a package keeps its
 relative imports.
 """
@@ -11,6 +14,7 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +22,7 @@ from typing import Any
 
 from bench import source
 from bench.entry import Entry
-from bench.errors import PluginError, UsageError
+from bench.errors import NotHandedOver, PluginError, UsageError
 
 ADDRESS = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)", re.DOTALL)
 """FILE.py:NAME"""
@@ -63,25 +67,60 @@ class Live(Entry):
         return self.obj
 
 
+_handed: set[str] = set()  # absolute addresses: the user's own words
 _adopted: dict[str, Entry] = {}  # by the names that they go by from then on
 _loaded: dict[Path, tuple[str, ModuleType]] = {}  # by file: its stamp when it was executed
 
 
+def hand_over(texts: Iterable[str]) -> None:
+    """Note the addresses among `texts`, which are the user's own words: from now on they may be resolved."""
+    _handed.update(_absolute(text) for text in texts if _is_file(text))
+
+
+def handed_over() -> list[str]:
+    """Return what was handed over so far, as absolute addresses, for a process that works for this one."""
+    return sorted(_handed)
+
+
 def entry(name: str) -> Entry | None:
-    """The entry of what was taken before by this name, or lies behind this address; else None.
+    """Return the entry of what was handed over by this name or address, of a file as it is now; None for other names.
+
+    `name` may come from anywhere, a stranger's results included: nothing on disk is looked at for an address that
+    wasn't handed over. What was, goes by the end of its address too, 'mine.py:Mine', since results travel.
 
     Raises:
+        NotHandedOver: `name` is an address, and not the user's.
         UsageError: there is no such file.
     """
-    return _adopted.get(name) or take(name)
+    if (known := _adopted.get(name)) is not None:
+        return known
+    if _is_file(name) and _absolute(name) in _handed:
+        return take(name)
+    if (found := ADDRESS.fullmatch(name)) is None:
+        return None
+    if (known := _adopted.get(f"{found['name']}@{Path(found['file']).name}")) is not None:
+        return known
+    raise NotHandedOver(
+        f"code in a file is run only if you hand it over: --plugin {shown(name)}",
+        name,
+        cause="That address stands in a results folder, which never names code to be run.",
+        fix="If you trust the file, give that option in the same command; in Python plugins=[...].",
+    )
+
+
+def shown(address: str) -> str:
+    """Return an address as a message may show it: on one line, not too long, quoted if it holds odd letters."""
+    text = address if address.isprintable() and " " not in address else repr(address)
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def take(text: str) -> Entry | None:
-    """The entry behind an address, of the file as it is now; None where `text` is none.
+    """Hand over the address `text`: return its entry, of the file as it is now; None where `text` is no address.
 
     Raises:
         UsageError: there is no such file.
     """
+    hand_over([text])
     if (found := ADDRESS.fullmatch(text)) is None:
         if text.rstrip(":").endswith(".py") and (file := Path(text.rstrip(":")).expanduser()).is_file():
             names = source.defined(file)
@@ -102,6 +141,7 @@ def take(text: str) -> Entry | None:
     short = f"{found['name']}@{path.name}"
     made = InFile(short, "a file", "", f"{path}:{found['name']}", path, source.digest(source.closure(path)))
     _adopted[short] = made
+    _handed.add(made.value)
     return made
 
 
@@ -117,16 +157,26 @@ def live(name: str) -> bool:
 
 
 def adopt(obj: type) -> str:
-    """A name for a class: the address of its file where it has one, else one that this process alone knows."""
+    """Hand over a class: return the address of its file where it has one, else a name that this process alone knows."""
     module = sys.modules.get(obj.__module__)
     file = getattr(module, "__file__", None)
     alone = obj.__module__ == "__main__" or "." in obj.__qualname__
     if not alone and file and file.endswith(".py") and not source.installed(Path(file)):
         here = os.path.relpath(file)
-        return f"{file if here.startswith(os.pardir) else os.path.join(os.curdir, here)}:{obj.__name__}"
+        address = f"{file if here.startswith(os.pardir) else os.path.join(os.curdir, here)}:{obj.__name__}"
+        hand_over([address])
+        return address
     name = f"{obj.__name__}@{obj.__module__}"
     _adopted[name] = Live(name, "this process", "", f"{obj.__module__}:{obj.__qualname__}", obj)
     return name
+
+
+def _is_file(text: str) -> bool:
+    return ADDRESS.fullmatch(text) is not None or text.rstrip(":").endswith(".py")
+
+
+def _absolute(text: str) -> str:
+    return os.path.abspath(os.path.expanduser(text.rstrip(":")))
 
 
 def _module(path: Path, stamp: str) -> ModuleType:

@@ -106,7 +106,7 @@ class Verifier:
             device = device_of(row.provenance.get("device", "cpu"))
             data = self._load(row, request, row.scoring.get("split", "test"))
         except BenchError as error:
-            found.unchecked.append(error.what)
+            found.unchecked.append(error.brief)
             return found
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 says the protocol
         with limited(row.provenance.get("threads") or torch.get_num_threads()):  # sums come out in the same order
@@ -138,7 +138,7 @@ class Verifier:
             with warnings.catch_warnings(action="ignore"):  # that its source has changed is said below
                 model = load(store.cells / row.cell).to(device)
         except BenchError as error:
-            (found.wrong if isinstance(error, StoreError) else found.unchecked).append(error.what)
+            (found.wrong if isinstance(error, StoreError) else found.unchecked).append(error.brief)
             return
         exact = close = 0
         worst = 0.0
@@ -216,7 +216,7 @@ def _again(evaluator: Evaluator, name: str) -> Score | NotAvailable:
     try:
         metric = METRICS.load(name)
     except BenchError as error:
-        return NotAvailable(error.what, retry=True)
+        return NotAvailable(error.brief, retry=True)
     return evaluator.score(metric)[0]
 
 
@@ -226,7 +226,7 @@ def _weights(
     try:
         c = present(row, data)
     except BenchError as error:
-        found.unchecked.append(error.what)
+        found.unchecked.append(error.brief)
         return
 
     def listener(event: Event) -> None:

@@ -87,8 +87,9 @@ def load(plugins: Sequence[Named]) -> None:
     from bench.errors import BenchError
 
     for kind, name in plugins:
+        registry = registry_of(kind)
         try:
-            registry_of(kind).load(name)
+            registry.load(registry.take(name))
         except BenchError:
             continue
 

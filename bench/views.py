@@ -18,7 +18,7 @@ from torch import Tensor
 from bench.abilities import Decodes, Encodes, HasCodes, HoldsSamples, Samples, why_not
 from bench.api import load
 from bench.dataset import Data
-from bench.errors import DataError, IntegrityError, StoreError, UnknownName, UsageError
+from bench.errors import DataError, IntegrityError, PluginError, StoreError, UnknownName, UsageError
 from bench.identity import data_of
 from bench.images import Images, to_float, to_uint8
 from bench.locate import cells
@@ -66,7 +66,7 @@ class Trained:
         """The names of the classes; numbers where the dataset isn't at hand."""
         try:
             return self.data.train.classes
-        except DataError:
+        except (DataError, PluginError):
             return tuple(map(str, range(self.model.spec.classes)))
 
     @property
@@ -128,7 +128,11 @@ def _some(names: Sequence[str]) -> str:
 
 
 def trained(
-    text: str, variant: str | None = None, seed: int | None = None, data_root: str | None = None
+    text: str,
+    variant: str | None = None,
+    seed: int | None = None,
+    data_root: str | None = None,
+    plugins: Sequence[str] = (),
 ) -> tuple[Trained, str]:
     """The finished cell that `text` names, and a note where it was the first of several.
 
@@ -136,8 +140,10 @@ def trained(
         text: a cell's folder, a run's, RUN:VARIANT, or the beginning of cells' names in a run.
         variant: a label of the run, such as 'beta[beta=4]', or a variant's name.
         seed: the one that the cell was trained with.
+        plugins: what it was trained with that isn't installed, as `bench.load` takes it.
 
     Raises:
+        PluginError: its variant, or a network of it, is neither installed nor among `plugins`.
         StoreError: nothing lies there, or nothing finished.
         IntegrityError: the cell is damaged.
         UnknownName: the run has no such variant.
@@ -167,7 +173,7 @@ def trained(
         )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = load(run.cells / row.cell)
+        model = load(run.cells / row.cell, plugins)
     told = [note, *(str(w.message) for w in caught if w.category is UserWarning)]
     return Trained(run, row, model, data_root), "\n".join(filter(None, told))
 

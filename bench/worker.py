@@ -104,8 +104,10 @@ def _perform(job: Job, home: Path, stopping: list[int]) -> int:
     from bench.measurement import METRICS
     from bench.protocol import RunRequest
     from bench.store import Run
+    from bench.unpublished import hand_over
     from bench.variant import VARIANTS
 
+    hand_over(job.handed)
     channel = os.open(home / "events.jsonl", os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o666)
     beat = time.monotonic()
 
@@ -133,7 +135,7 @@ def _perform(job: Job, home: Path, stopping: list[int]) -> int:
         image_size=request.image_size,
         download=False,
     )
-    name = VARIANTS.take(job.variant)
+    name = VARIANTS.key(job.variant)
     given = check(name, VARIANTS.load(name), dict(job.hyperparameters))
     config = Config(name, tuple(sorted(given.items())), job.baseline, job.sanity)
     c = replace(cell(config, data, job.seed, request), stacked=job.stacked)
@@ -150,7 +152,7 @@ def _perform(job: Job, home: Path, stopping: list[int]) -> int:
         said=said,
         profile=request.profile,
     )
-    metrics = {METRICS.take(name): METRICS.load(name) for name in job.metrics}
+    metrics = {METRICS.key(name): METRICS.load(name) for name in job.metrics}
     try:
         perform(c, metrics, Run(job.folder), listener, conduct)
     except Stopped:

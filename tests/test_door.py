@@ -16,7 +16,7 @@ import bench as public
 from bench import catalogue, source, unpublished
 from bench.catalogue import checked, listed
 from bench.errors import PluginError, UnknownName, UsageError
-from bench.grid import expand
+from bench.grid import expand, words
 from bench.protocol import RunRequest
 from bench.registry import Registry, installed
 from bench.store import Run
@@ -264,6 +264,7 @@ def test_a_variant_in_a_file_runs_beside_the_built_ins(mine: Path, bench: Bench)
 
 def test_an_edited_file_is_a_new_identity_and_so_is_an_edited_neighbour(mine: Path) -> None:
     def name() -> str:
+        unpublished.hand_over(["./mine.py:Mine"])
         (config,) = expand(RunRequest(variants=("./mine.py:Mine",), baseline=False, sanity=False))
         return str(public.grid.plugin_of(config.name)["source"])
 
@@ -297,6 +298,7 @@ def test_an_edited_file_is_a_new_identity_and_so_is_an_edited_neighbour(mine: Pa
     ],
 )
 def test_what_is_wrong_with_a_file_is_told(address: str, kind: type[Exception], message: str, mine: Path) -> None:
+    unpublished.hand_over([address])
     with pytest.raises(kind, match=message):
         VARIANTS.load(address)
 
@@ -305,8 +307,10 @@ def test_two_files_of_one_name_do_not_run_together(mine: Path) -> None:
     (mine / "sub").mkdir()
     for file in ("mine.py", "beside.py"):
         (mine / "sub" / file).write_text((mine / file).read_text())
+    request = RunRequest(variants=("./mine.py:Mine", "./sub/mine.py:Mine"))
+    unpublished.hand_over(words(request))
     with pytest.raises(UsageError, match=r"two variants in this run would be called 'Mine@mine\.py'"):
-        expand(RunRequest(variants=("./mine.py:Mine", "./sub/mine.py:Mine")))
+        expand(request)
 
 
 def test_a_file_in_a_package_keeps_its_relative_imports(tmp_path: Path) -> None:
@@ -316,7 +320,8 @@ def test_a_file_in_a_package_keeps_its_relative_imports(tmp_path: Path) -> None:
         (folder / "__init__.py").touch()
     (home / "common.py").write_text("FACTOR = 5")
     (home / "inner" / "mine.py").write_text(MINE.replace("from beside", "from ..common"))
-    assert VARIANTS.load(f"{home}/inner/mine.py:Mine").weigh(None, 1) == 5  # type: ignore[attr-defined]
+    name = VARIANTS.take(f"{home}/inner/mine.py:Mine")
+    assert VARIANTS.load(name).weigh(None, 1) == 5  # type: ignore[attr-defined]
     found = [p.relative_to(home) for p in source.closure(home / "inner" / "mine.py")]
     assert Path("common.py") in found
     assert Path("inner/__init__.py") in found

@@ -12,11 +12,13 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 
 from bench.api import load
-from bench.errors import BenchError, NotAvailable, StoreError, UnknownName, UsageError
+from bench.errors import BenchError, NotAvailable, NotHandedOver, StoreError, UnknownName, UsageError
 from bench.identity import data_of
+from bench.report.provenance import portable
 from bench.row import Row
 from bench.store import Run
 from bench.summary import Line
+from bench.unpublished import shown
 from bench.views import Trained
 
 T = TypeVar("T")
@@ -37,6 +39,8 @@ def attempt(make: Callable[..., T], *arguments: Any) -> Shown[T]:
         return Shown(make(*arguments))
     except NotAvailable as missing:
         return Shown(missing=missing.reason)
+    except NotHandedOver as error:  # by its name alone: where it lay is the machine's own affair
+        return Shown(missing=f"its code isn't at hand: --plugin {shown(portable(error.address))} gives it")
     except UnknownName as error:
         return Shown(missing=f"{error.what}: it isn't installed")
     except UsageError as error:  # of a model that can't: the cause is the reason
@@ -132,6 +136,7 @@ class Originals:
 
         Raises:
             NotAvailable: the dataset isn't at hand, or isn't the same.
+            NotHandedOver: its code lies in a file.
         """
         request = run.request()
         scored = row.scoring.get("test") or row.data.get("test")
@@ -140,6 +145,8 @@ class Originals:
         if key not in self._known:
             try:
                 self._known[key] = data_of(row, request, self.data_root)
+            except NotHandedOver:
+                raise
             except (BenchError, OSError):  # which would tell a path of this machine
                 self._known[key] = None
         if (found := self._known[key]) is None:

@@ -75,7 +75,7 @@ def failures(run: Run, rows: Iterable[Row]) -> list[Failure]:
 def missing(run: Run, rows: Iterable[Row], broken: Sequence[Failure]) -> list[Failure]:
     """What the run was asked for and has neither a row nor a folder of, by label: it was broken off, or is a part.
 
-    Variants that aren't installed are left out, and so is what only a file's code could tell.
+    Variants that aren't installed are left out, and so is what only code could tell that wasn't handed over.
     """
     request = run.request()
     there = {(row.label, row.dataset, row.seed) for row in rows}
@@ -97,9 +97,9 @@ def missing(run: Run, rows: Iterable[Row], broken: Sequence[Failure]) -> list[Fa
 
 
 def _asked(request: RunRequest) -> list[Config]:
-    """The variants of a request. A results folder never names code to be run: addresses of files are passed over."""
-    known = tuple(t for t in request.variants if ".py:" not in t and _name(t) in VARIANTS)
-    if any(".py:" in text for text in (*request.set, request.backbone or "")) or (request.variants and not known):
+    """The variants of a request; those that aren't installed and weren't handed over are passed over."""
+    known = tuple(text for text in request.variants if _name(text) in VARIANTS)
+    if request.variants and not known:
         return []
     try:
         return expand(replace(request, variants=known), {})

@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.durable import write_text, writing
 from bench.progress import duration
+from bench.registry import Registry
 from bench.report.chapter import Chapter, chapter, described
 from bench.report.exhibit import Originals
 from bench.report.failures import APART, Failure, failures, gathered, missing
@@ -19,7 +20,6 @@ from bench.report.provenance import origin, settings
 from bench.row import UNKNOWN, Row
 from bench.store import Run
 from bench.summary import summary
-from bench.variant import VARIANTS
 
 REPORT = "report.html"
 _ODD = re.compile("[\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -44,11 +44,12 @@ def write(
 
     Raises:
         UnknownName: there is no such metric.
-        UsageError, PluginError: `plugins` has something that isn't there, or isn't a variant.
+        UsageError, PluginError: `plugins` has something that isn't there.
         StoreError: the file can't be written.
     """
+    anything = Registry[Any]("", "plugin")
     for text in plugins:
-        VARIANTS.load(VARIANTS.take(text))
+        anything.load(anything.take(text))
     rows: list[Row] = []
     whence: dict[int, Run] = {}
     failed: list[Failure] = []

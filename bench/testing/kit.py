@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bench.data import asked_for
 from bench.errors import BenchError, PluginError, UsageError
 from bench.hyperparameters import show
-from bench.unpublished import ADDRESS
+from bench.unpublished import ADDRESS, hand_over
 
 if TYPE_CHECKING:
     import pytest
@@ -106,6 +106,7 @@ def checks_of(plugin: Plugin, **arguments: Any) -> list[Check]:
         PluginError: its entry point can't be loaded.
     """
     loaded, suite, given = _resolve(plugin)
+    hand_over(value for value in arguments.values() if isinstance(value, str))
     checks: list[Check] = import_module(suite).suite(loaded, {**given, **arguments})
     return checks
 
@@ -157,6 +158,8 @@ def parametrize_with_checks(subjects: Iterable[Subject]) -> pytest.MarkDecorator
 
 def _resolve(plugin: Plugin) -> tuple[Any, str, dict[str, Any]]:
     """The plugin itself, the suite of its kind, and the arguments that its name had, as in folder:PATH."""
+    if isinstance(plugin, str):
+        hand_over([plugin])
     registries = [getattr(import_module(home.partition(":")[0]), home.partition(":")[2]) for home, _ in KINDS]
     for registry, (_, suite) in zip(registries, KINDS, strict=True):
         if isinstance(plugin, str):

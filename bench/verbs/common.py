@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from bench.row import Row
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 UNFINISHED, INTEGRITY, THRESHOLD, INTERRUPTED = 3, 5, 6, 130
 STOPPED = "interrupted: every finished cell is on disk, and the same command does the rest"
 
 data_root = click.option(
     "--data-root", metavar="DIR", help="Where datasets lie; else BENCH_DATA, else the user's cache."
 )
+
+
+def _take(_: click.Context, __: click.Parameter, addresses: tuple[str, ...]) -> tuple[str, ...]:
+    from bench import unpublished
+    from bench.errors import UsageError
+
+    for address in addresses:
+        if unpublished.take(address) is None:
+            raise UsageError(f"--plugin {address} is no file's", fix="For example: --plugin ./mine.py:Mine")
+    return addresses
+
+
+def plugins(*, passed_on: bool = False) -> Callable[[_Function], _Function]:
+    """Return the option that hands code over to a verb that reads results, which never name code to be run.
+
+    Args:
+        passed_on: whether the verb has a parameter `plugins` of the addresses. They are handed over anyway.
+    """
+    return click.option(
+        "--plugin",
+        "plugins",
+        multiple=True,
+        expose_value=passed_on,
+        callback=_take,
+        metavar="FILE.py:NAME",
+        help="Code that cells were made with and that isn't installed: results never name code to be run.",
+    )
 
 
 def print_rows(rows: Sequence[Row], as_json: bool, folder: str = "") -> None:

@@ -23,6 +23,7 @@ def fetch(names: tuple[str, ...], data_root: str | None) -> None:
     from bench import data as datasets
     from bench.progress import downloads
 
+    _hand_over(names)
     root = datasets.data_root(data_root)
     wanted = [(name, datasets.parse(name)) for name in names]
     for name, dataset in wanted:
@@ -39,7 +40,16 @@ def status(names: tuple[str, ...], data_root: str | None) -> None:
     from bench import console
     from bench import data as datasets
 
+    _hand_over(names)
     console.print_data(names, datasets.data_root(data_root))
+
+
+def _hand_over(names: tuple[str, ...]) -> None:
+    from bench import data as datasets
+    from bench import unpublished
+
+    for name in names:
+        unpublished.hand_over(datasets.words(name))
 
 
 @data.command()

@@ -10,7 +10,7 @@ import click
 
 from bench import completion
 from bench.options import Names
-from bench.verbs.common import data_root
+from bench.verbs.common import data_root, plugins
 
 if TYPE_CHECKING:
     from bench.pictures import Scatter, Sheet
@@ -35,6 +35,7 @@ def _verb(name: str, about: str, n: str, seed: str, classes: str, out: str, exam
             click.option("--n", type=click.IntRange(1), metavar="N", help=n),
             click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help=seed),
             click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help=out),
+            plugins(passed_on=True),
             data_root,
         ]
         for option in reversed(options):
@@ -163,12 +164,17 @@ def encode(out: Path | None, split: str, **settings: Any) -> None:
 
 
 def _cell(
-    cell: str, variant: str | None, cell_seed: int | None, data_root: str | None, **options: Any
+    cell: str,
+    variant: str | None,
+    cell_seed: int | None,
+    data_root: str | None,
+    plugins: tuple[str, ...],
+    **options: Any,
 ) -> tuple[Trained, dict[str, Any]]:
     """The cell that is meant, said aloud where it's one of several, and the other settings."""
     from bench.views import trained
 
-    found, note = trained(cell, variant, cell_seed, data_root)
+    found, note = trained(cell, variant, cell_seed, data_root, plugins)
     if note:
         click.echo(note, err=True)
     return found, options

@@ -9,6 +9,7 @@ import click
 from bench import completion
 from bench.options import Names
 from bench.verbs.common import data_root as _root
+from bench.verbs.common import plugins as _plugins
 
 
 @click.command(
@@ -32,13 +33,7 @@ Examples:
     help="The first table's columns; another one has all of them.",
     shell_complete=completion.metrics,
 )
-@click.option(
-    "--plugin",
-    "plugins",
-    multiple=True,
-    metavar="FILE.py:NAME",
-    help="Code that cells were trained with and that isn't installed: results never name code to be run.",
-)
+@_plugins(passed_on=True)
 @_root
 def report(
     runs: tuple[str, ...],

@@ -11,7 +11,7 @@ import click
 from bench import completion
 from bench.errors import UsageError
 from bench.options import Names
-from bench.verbs.common import THRESHOLD, UNFINISHED, print_json, print_rows, refuse_damaged
+from bench.verbs.common import THRESHOLD, UNFINISHED, plugins, print_json, print_rows, refuse_damaged
 
 if TYPE_CHECKING:
     from bench.row import Row
@@ -58,6 +58,7 @@ Examples:
 @click.option("--costs", is_flag=True, help="Seconds of training, and of each metric.")
 @click.option("--methods", is_flag=True, help="The paragraph that a paper has to have about the table.")
 @click.option("--with", "beside", type=click.Choice(["published"]), help="Published values below it, marked as such.")
+@plugins()
 @click.option("--format", "form", type=click.Choice(["md", "csv", "latex"]), help="Text for other programs.")
 @click.option("--json", "as_json", is_flag=True, help="The rows as one JSON array.")
 def table(
@@ -180,6 +181,7 @@ Examples:
     metavar="[LABEL:]METRIC<VALUE",
     help="Exit with 6 if b - a is so; or >. In the metric's unit, or percent where it has a zero.",
 )
+@plugins()
 @click.option("--json", "as_json", is_flag=True, help="The differences as JSON.")
 def compare(
     a: str,

@@ -11,16 +11,22 @@ import click
 from click.core import ParameterSource
 
 from bench import completion
-from bench.options import Duration, Names, Seeds, Shard, read_config
-from bench.verbs.common import INTEGRITY, STOPPED, THRESHOLD, UNFINISHED, print_json, print_rows
+from bench.options import Duration, Names, Seeds, Shard, is_of_a_run, read_config
+from bench.verbs.common import INTEGRITY, STOPPED, THRESHOLD, UNFINISHED, plugins, print_json, print_rows
 
 if TYPE_CHECKING:
+    from bench.protocol import RunRequest
     from bench.row import Row
+
+
+_OF_A_RUN = "bench.config.of_a_run"  # whether --config names what a run wrote down itself
 
 
 def _config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
     if path is not None:
-        ctx.default_map = {**(ctx.default_map or {}), **read_config(path)}
+        settings = read_config(path)
+        ctx.default_map = {**(ctx.default_map or {}), **settings}
+        ctx.meta[_OF_A_RUN] = is_of_a_run(path, settings)
     return path
 
 
@@ -140,6 +146,7 @@ A run that was interrupted is finished by the same command; more variants, seeds
     callback=_config,
     help="Settings from a JSON or YAML file; what is typed beside it wins.",
 )
+@plugins()
 @click.option("--profile", is_flag=True, help="Trace some steps of each cell that is trained; say where time went.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done; train nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON to stdout, and nothing else there.")
@@ -173,6 +180,7 @@ def run(
     from bench.threshold import Threshold
 
     request = RunRequest(**_settle(ctx, settings))
+    _hand_over(ctx, request)
     if dry_run:
         plan = planning.plan(request)
         print_json([cell.as_json() for cell in plan.cells]) if as_json else print_plan(plan)
@@ -212,6 +220,17 @@ def _print_profiles(folder: Path, rows: Sequence[Row]) -> None:
     if len(found) < len(rows):
         missing = f"{len(rows) - len(found)} of {len(rows)} cells have no profile"
         click.echo(f"{missing}: what isn't trained, or for too few steps, has none (--force trains anew)", err=True)
+
+
+def _hand_over(ctx: click.Context, request: RunRequest) -> None:
+    """Hand over the code that the request names; of what a run wrote down itself, what is typed beside it alone."""
+    from bench.grid import words
+    from bench.unpublished import hand_over
+
+    if ctx.meta.get(_OF_A_RUN):
+        read = {f.name for f in fields(request) if ctx.get_parameter_source(f.name) is ParameterSource.DEFAULT_MAP}
+        request = type(request)(**{name: value for name, value in vars(request).items() if name not in read})
+    hand_over(words(request))
 
 
 def _settle(ctx: click.Context, settings: dict[str, Any]) -> dict[str, Any]:

@@ -5,27 +5,8 @@ from __future__ import annotations
 import click
 
 from bench import completion
-from bench.verbs.common import UNFINISHED, print_json
+from bench.verbs.common import UNFINISHED, plugins, print_json
 from bench.verbs.common import data_root as _root
-
-
-def _take(_: click.Context, __: click.Parameter, addresses: tuple[str, ...]) -> None:
-    from bench import unpublished
-    from bench.errors import UsageError
-
-    for address in addresses:
-        if unpublished.take(address) is None:
-            raise UsageError(f"--plugin {address} is no file's", fix="For example: --plugin ./mine.py:Mine")
-
-
-_plugins = click.option(
-    "--plugin",
-    multiple=True,
-    expose_value=False,
-    callback=_take,
-    metavar="FILE.py:NAME",
-    help="Code that cells were trained with and that isn't installed: results never name code to be run.",
-)
 
 
 @click.command(
@@ -35,7 +16,7 @@ Examples:
   bench explain results/monday/beta --json"""
 )
 @click.argument("cell", shell_complete=completion.cells)
-@_plugins
+@plugins()
 @_root
 @click.option("--json", "as_json", is_flag=True, help="All of it as one JSON object.")
 def explain(cell: str, data_root: str | None, as_json: bool) -> None:
@@ -67,7 +48,7 @@ Examples:
 @click.option(
     "--tolerance", type=click.FloatRange(min=0), default=1e-6, show_default=True, help="Relative; 0 is to the bit."
 )
-@_plugins
+@plugins()
 @_root
 def verify(paths: tuple[str, ...], only_sums: bool, retrain: bool, tolerance: float, data_root: str | None) -> int:
     """Check finished cells: their files, and their scores.
