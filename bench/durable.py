@@ -19,6 +19,7 @@ from uuid import uuid4
 from safetensors import SafetensorError
 
 from bench.errors import StoreError
+from bench.text import inert, may_harm
 
 SCHEMA = 2  # what changed with each: docs/durability.md
 SUMS = "SHA256SUMS"
@@ -88,6 +89,8 @@ def _document(path: Path | str, content: bytes) -> dict[str, Any]:
         document, end = _begin(begun)  # `json.loads` does more by each call than a small document takes
         if begun[end:].strip(_BLANK):
             document = json.loads(text)  # which says what is wrong
+        if may_harm(text):
+            document = inert(document)
     except ValueError as error:
         raise _unreadable(path, error) from None
     if not isinstance(document, dict):

@@ -19,6 +19,8 @@ from bench.lease import held
 from bench.protocol import RunRequest, Scoring, canonical, differences
 from bench.row import Row
 from bench.store import Run
+from bench.text import inert
+from bench.text import plain as plain_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,8 +100,8 @@ def explain(store: Run, cell: str, data_root: str | None = None) -> Explanation:
     if checkpoint is not None and not reused:
         verdict += f"; a run of the same identity goes on from step {checkpoint:,}"
     return Explanation(
-        run=str(store.path),
-        cell=cell,
+        run=plain_text(str(store.path)),
+        cell=plain_text(cell),
         status=row.status if row else "nothing yet",
         reason=row.reason if row else "",
         about=_about(row) if row else "",
@@ -188,7 +190,7 @@ def _holder(store: Run, cell: str) -> dict[str, Any] | None:
         return None
     owner: Any = {}
     with suppress(OSError, ValueError):
-        owner = json.loads(path.read_text(encoding="utf-8"))
+        owner = inert(json.loads(path.read_text(encoding="utf-8")))
     return {key: owner[key] for key in ("host", "pid") if key in owner} if isinstance(owner, dict) else {}
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from bench.errors import NotAvailable
 from bench.measurement import Score
+from bench.text import settle
 
 Status = Literal[
     "ok",
@@ -50,6 +51,9 @@ class Row:
     seconds: Mapping[str, float] = field(default_factory=dict)  #: what each score took; shared evidence at the first
     provenance: Mapping[str, Any] = field(default_factory=dict)  #: versions, machine, device, threads, times
     cell: str = ""  #: name of its folder
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     @property
     def conflict(self) -> bool:

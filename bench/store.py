@@ -36,6 +36,7 @@ from bench.errors import NotAvailable, StoreError
 from bench.measurement import Score
 from bench.protocol import HOW, RunRequest, digest
 from bench.row import Row
+from bench.text import plain
 
 WEIGHTS = "weights.safetensors"
 EVIDENCE = "evidence.safetensors"
@@ -425,7 +426,7 @@ def _row_from(document: dict[str, Any], cell: str) -> Row:
         document = {k: v for k, v in document.items() if k in _FIELDS}
     document["steps"] = tuple(document.get("steps", ()))
     document["stacked"] = tuple(document.get("stacked", ()))
-    document["cell"] = cell
+    document["cell"] = plain(cell)
     if len(document) < len(_FIELDS):
         return Row(**document)
     row = object.__new__(Row)

@@ -24,6 +24,7 @@ from bench.protocol import digest
 from bench.render import Format, render, safe
 from bench.row import Row, Status
 from bench.summary import Summary, steps, summary
+from bench.text import escape_markdown
 
 RowKey = tuple[str, str, int]
 """(label, dataset, seed)"""
@@ -163,12 +164,13 @@ def write(folder: Path, rows: Iterable[Row]) -> None:
     """
     ordered = sorted(rows, key=lambda r: (_natural(r.dataset), r.sanity, r.baseline, _natural(r.label), r.seed))
     table, parquet = frame(ordered), BytesIO()
+    about = "\n\n".join(map(escape_markdown, methods(ordered).split("\n\n")))
     table.to_parquet(parquet, index=False)
     files = {
         "table.csv": _csv(table),
         "costs.csv": _csv(costs(ordered)),
         "table.parquet": parquet.getvalue(),
-        "table.md": f"{render(ordered, 'md')}\n### How it was made\n\n{methods(ordered)}\n".encode(),
+        "table.md": f"{render(ordered, 'md')}\n### How it was made\n\n{about}\n".encode(),
     }
     for name, content in files.items():
         _replace(folder / name, content)

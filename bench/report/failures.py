@@ -14,6 +14,7 @@ from bench.protocol import RunRequest
 from bench.registry import default
 from bench.row import Row
 from bench.store import Run, in_order
+from bench.text import plain
 from bench.variant import VARIANTS
 
 APART = ("damaged", "unfinished", "missing")  #: what isn't a row's status: there is no row
@@ -129,4 +130,5 @@ def _end(log: Path | None) -> str:
         text = unstyle(log.read_text(encoding="utf-8", errors="replace")) if log is not None else ""
     except OSError as error:
         return f"(its log can't be read: {error.strerror})"
+    text = plain(text, lines=True)
     return "\n".join(line[:LINE] for line in text.rstrip().splitlines()[-TAIL:])

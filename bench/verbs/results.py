@@ -11,7 +11,7 @@ import click
 from bench import completion
 from bench.errors import UsageError
 from bench.options import Names
-from bench.verbs.common import THRESHOLD, UNFINISHED, print_json, print_rows
+from bench.verbs.common import THRESHOLD, UNFINISHED, print_json, print_rows, say
 
 if TYPE_CHECKING:
     from bench.row import Row
@@ -213,7 +213,7 @@ def compare(
     print_json(found.to_json()) if as_json else console.comparison(found)
     crossed = dict.fromkeys(line for threshold in thresholds for line in threshold.crossed_by(found))
     for line in crossed:
-        click.echo(line, err=True)
+        say(line, err=True)
     return THRESHOLD if crossed else 0
 
 
