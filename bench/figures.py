@@ -33,7 +33,7 @@ def _value(value: object) -> str:
 
 def shortened(text: str, letters: int) -> str:
     """`text` on one line, cut in its middle if it's longer."""
-    text = " ".join(text.split())
+    text = " ".join(plain(text).split())
     if len(text) <= letters:
         return text
     return f"{text[: letters * 2 // 3]}…{text[-(letters - letters * 2 // 3 - 1) :]}"

@@ -133,7 +133,7 @@ _LATEX = {
 def escape_latex(text: str) -> str:
     """`text` as LaTeX prints it."""
     shown = "".join(_LATEX.get(char, char) for char in text)
-    return f"{{[}}{shown[1:]}" if shown.startswith("[") else shown  # else the end of the line before takes it for an argument
+    return f"{{[}}{shown[1:]}" if shown.startswith("[") else shown  # or the line's end above had an argument
 
 
 def _latex(group: Group) -> str:
