@@ -85,7 +85,7 @@ def settle(made: Any, *, but: str = "") -> None:
 _MARKUP = re.compile(
     r"[\\`*<>|~$]"
     r"|&(?=#|\w+;)"  # an entity
-    r"|\](?=[(\[:])"  # a link, an image, or where one leads
+    r"|\](?=[(\[])|^\["  # a link, an image, or where one leads
     r"|(?<![^\W_])_|_(?![^\W_])"
     r"|^[#+-](?=\s|$)"  # a heading or a list
 )
