@@ -15,6 +15,7 @@ from importlib import import_module
 import click
 
 from bench.errors import BenchError
+from bench.text import plain
 from bench.verbs.common import INTERRUPTED, STOPPED
 
 VERBS = {
@@ -105,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
         return 1
     except click.ClickException as error:
+        vars(error)["message"] = plain(error.message, lines=True)
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -247,12 +248,23 @@ def between(
     if a == b or not left.keys() & right.keys():
         raise UsageError(f"no row of {a!r} has a counterpart among those of {b!r}", cause="They are paired by seed.")
     made = _compared(left, right, found, _surroundings, evidence and (evidence, evidence), (a, b), metrics)
-    (x, _), (y, _) = (next(iter(side.values())) for side in (left, right))
-    apart = differences(_plain_all(x.hyperparameters), _plain_all(y.hyperparameters))
-    if not apart:
-        return made
-    note = f"hyperparameters: {', '.join(f'{k} {_said(v)} → {_said(w)}' for k, (v, w) in apart.items())}"
-    return replace(made, groups=tuple(replace(group, notes=(*group.notes, note)) for group in made.groups))
+    pairs = [(left[key][0], right[key][0]) for key in left if key in right]
+    said = {g.dataset: _settings(pair for pair in pairs if pair[0].dataset == g.dataset) for g in made.groups}
+    return replace(made, groups=tuple(replace(g, notes=(*g.notes, *said[g.dataset])) for g in made.groups))
+
+
+def _settings(pairs: Iterable[tuple[Row, Row]]) -> list[str]:
+    """Return the hyperparameters in which pairs of rows differ, with the seeds where those aren't the same in all."""
+    seeds: dict[str, list[int]] = {}
+    for x, y in pairs:
+        apart = differences(_plain_all(x.hyperparameters), _plain_all(y.hyperparameters))
+        said = ", ".join(f"{k} {_said(v)} → {_said(w)}" for k, (v, w) in apart.items())
+        seeds.setdefault(said, []).append(x.seed)
+    return [
+        f"hyperparameters{'' if len(seeds) == 1 else f', {seeds_in_words(sorted(of))}'}: {said}"
+        for said, of in sorted(seeds.items(), key=lambda pair: pair[1])
+        if said
+    ]
 
 
 _Scored = tuple[Row, Scores]
@@ -414,8 +426,7 @@ def _group(
         Line(label, marks[label], _count(len(like[label]), len(of[label])), cells[label], _anchor(of[label].values()))
         for label in labels
     )
-    seeds = sorted({x.seed for members in like.values() for (x, _), _ in members})
-    notes = [f"paired seeds: {','.join(map(str, seeds))}{CANT_SAY if len(seeds) < LEAST else ''}"] if seeds else []
+    notes = _paired_seeds({label: sorted(x.seed for (x, _), _ in members) for label, members in like.items()})
     apart = {key: texts for key, texts in unlike.items() if key in pairs and texts}
     notes += [f"x {text}" for text in _listed_fields(apart)]
     notes += [_failure(pair) for pair in pairs.values() if _standing(pair) in ("!", "*")]
@@ -425,6 +436,18 @@ def _group(
     if more := 0 if named else len(scored) - len(shown):
         notes.append(f"{more} more metric{'' if more == 1 else 's'}: --all, or --metrics NAMES")
     return Group(dataset, shown, lines, tuple(notes))
+
+
+def _paired_seeds(seeds: Mapping[str, Sequence[int]]) -> list[str]:
+    """Return which seeds the lines are compared by: those of most, and the labels that have others."""
+    by = Counter(tuple(of) for of in seeds.values() if of)
+    if not by:
+        return []
+    most = max(by, key=lambda of: (by[of], len(of), of))
+    apart = [f"{label}: {','.join(map(str, of))}" for label, of in sorted(seeds.items()) if of and tuple(of) != most]
+    others = f" ({'; '.join(apart)})" if apart else ""
+    few = CANT_SAY if all(len(of) < LEAST for of in by) else ""
+    return [f"paired seeds: {','.join(map(str, most))}{others}{few}"]
 
 
 def _lacking(lines: Sequence[Line], shown: Sequence[Column]) -> list[str]:

@@ -12,6 +12,8 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
+from bench.text import is_plain
+
 RESULTS = "results"  # where runs lie by default
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
@@ -92,7 +94,7 @@ def _is_run(path: Path) -> bool:
 
 def _listing(folder: Path) -> Iterable[str]:
     try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+        return sorted(name for name in os.listdir(folder) if not name.startswith(".") and is_plain(name))
     except OSError:
         return []
 
@@ -106,6 +108,6 @@ def _labels(run: Path) -> list[str]:
 
     try:
         lines = inside.content(run / "table.csv").decode().splitlines()
-        return list(dict.fromkeys(line["label"] for line in csv.DictReader(lines)))
+        return list(filter(is_plain, dict.fromkeys(line["label"] for line in csv.DictReader(lines))))
     except (OSError, KeyError, ValueError, csv.Error, Damaged):
         return []

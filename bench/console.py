@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.errors import BenchError
+from bench.text import plain
 
 if TYPE_CHECKING:
     from bench.columns import Column
@@ -35,12 +36,12 @@ Entry = tuple[str, Sequence[Text]]
 
 def out() -> rich_console.Console:
     """The console for results."""
-    return rich_console.Console(highlight=False, markup=False, soft_wrap=False)
+    return rich_console.Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 def err() -> rich_console.Console:
     """The console for everything that isn't a result."""
-    return rich_console.Console(stderr=True, highlight=False, markup=False)
+    return rich_console.Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_error(error: BenchError, console: rich_console.Console | None = None) -> None:
@@ -69,7 +70,7 @@ def summary(
     for group in summarise(rows, metrics, tuning).groups:
         _print_group(group, console)
     if folder:
-        console.print(Text.assemble(("results  ", "dim"), folder), soft_wrap=True)
+        console.print(Text.assemble(("results  ", "dim"), plain(folder)), soft_wrap=True)
 
 
 def _print_group(group: Group, console: rich_console.Console) -> None:
@@ -155,7 +156,7 @@ def print_plan(plan: Plan, console: rich_console.Console | None = None) -> None:
     new = [cell for cell in plan.cells if cell.state == "new"]
     total = sum(sum(cell.row.steps) for cell in new)
     count = f"{len(plan.cells)} cell{'' if len(plan.cells) == 1 else 's'}"
-    console.print(f"{count}, {len(new)} of them to train: {total:,} steps, into {plan.folder}")
+    console.print(f"{count}, {len(new)} of them to train: {total:,} steps, into {plain(str(plan.folder))}")
     for note in plan.notes:
         _print_note(note, console)
 
@@ -190,7 +191,7 @@ def comparison(found: Comparison, console: rich_console.Console | None = None) -
     """Print b - a for each metric and label, with what the seeds show of it; then what has no counterpart."""
     console = console or out()
     for group in found.groups:
-        console.print(Text.assemble((group.dataset, "bold"), f" · a: {found.names[0]} · b: {found.names[1]}"))
+        console.print(Text.assemble((group.dataset, "bold"), plain(f" · a: {found.names[0]} · b: {found.names[1]}")))
         cells = [(c, [(x, x.cells[c.name]) for x in group.lines if x.cells[c.name].n]) for c in group.columns]
         if cells:
             _print_differences(cells, console)

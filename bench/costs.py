@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.row import Row
+from bench.text import escape_markdown
 
 SHARED = (
     "evidence that several metrics use counts at the first of them; evidence: what every trained cell keeps, drawn "
@@ -180,7 +181,7 @@ def markdown(rows: Iterable[Row]) -> str:
     """The same as Markdown."""
     out = []
     for grid in _grids(costs(rows)):
-        out += [f"### {_safe(grid.title)}", ""]
+        out += [f"### {escape_markdown(grid.title)}", ""]
         for heads, lines in ((_HEADS, grid.totals), (("seconds of", *grid.labels), grid.metrics)):
             out += [_pipes(heads), _pipes([":--", *["--:"] * (len(heads) - 1)]), *map(_pipes, lines), ""]
         out += [grid.rest, ""] if grid.rest else []
@@ -188,8 +189,4 @@ def markdown(rows: Iterable[Row]) -> str:
 
 
 def _pipes(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(map(_safe, cells))} |"
-
-
-def _safe(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    return f"| {' | '.join(map(escape_markdown, cells))} |"

@@ -24,6 +24,7 @@ from bench import inside
 from bench.errors import Damaged, StoreError
 from bench.lease import has_ended, signature
 from bench.process import make_folder, steady
+from bench.text import inert, may_harm
 
 SCHEMA = 3  # what changed with each: docs/durability.md
 SUMS = "SHA256SUMS"
@@ -103,6 +104,8 @@ def parsed(path: Path | str, content: bytes) -> dict[str, Any]:
         found, end = _begin(begun)  # `json.loads` does more by each call than a small document takes
         if begun[end:].strip(_BLANK):
             found = json.loads(text)  # which says what is wrong
+        if may_harm(text):
+            found = inert(found)
     except RecursionError:
         raise Damaged(path, "is nested too deeply", repair(path)) from None
     except ValueError as error:

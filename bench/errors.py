@@ -24,6 +24,8 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+from bench.text import plain
+
 
 class BenchError(Exception):
     """`what` happened, the usual `cause`, and the `fix`."""
@@ -31,8 +33,8 @@ class BenchError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, cause: str = "", fix: str = "") -> None:
-        super().__init__(what)
-        self.what, self.cause, self.fix = what, cause, fix
+        self.what, self.cause, self.fix = (plain(str(text or ""), lines=True) for text in (what, cause, fix))
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         return "\n".join(line for line in (self.what, self.cause, self.fix) if line)
@@ -134,7 +136,7 @@ class NotAvailable(Exception):
     """This score doesn't exist for this model or dataset, and why. `retry`: another try may have it."""
 
     def __init__(self, reason: str, *, retry: bool = False) -> None:
-        super().__init__(reason)
+        super().__init__(plain(reason) if isinstance(reason, str) else reason)
         self.retry = retry
 
     @property

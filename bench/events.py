@@ -6,10 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from bench.row import Row
+from bench.text import settle
+
+
+class _Said:
+    """What comes of a job's process, or of a plugin, is plain text from here on; a path stays one."""
+
+    def __post_init__(self) -> None:
+        settle(self, but="folder")
 
 
 @dataclass(frozen=True)
-class Preparing:
+class Preparing(_Said):
     """Something that takes a while before the run begins; `done` of `total` bytes, where it is a download."""
 
     what: str
@@ -18,7 +26,7 @@ class Preparing:
 
 
 @dataclass(frozen=True)
-class RunStarted:
+class RunStarted(_Said):
     """The run begins: how many cells it has, and where its results lie."""
 
     cells: int
@@ -28,7 +36,7 @@ class RunStarted:
 
 
 @dataclass(frozen=True)
-class CellStarted:
+class CellStarted(_Said):
     """Training of a cell begins, or goes on; `steps` of each stage."""
 
     cell: str
@@ -40,7 +48,7 @@ class CellStarted:
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(_Said):
     """Sent about 200 times a cell: `step` of the cell's total, and the terms averaged since the last."""
 
     cell: str
@@ -50,7 +58,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Scoring:
+class Scoring(_Said):
     """A metric is being computed."""
 
     cell: str
@@ -59,7 +67,7 @@ class Scoring:
 
 
 @dataclass(frozen=True)
-class CellEnded:
+class CellEnded(_Said):
     """The cell is on disk, whatever its status. `reused`: it was there already."""
 
     cell: str
@@ -68,14 +76,14 @@ class CellEnded:
 
 
 @dataclass(frozen=True)
-class Stopping:
+class Stopping(_Said):
     """The run was asked to stop: so many cells under way are keeping a checkpoint."""
 
     cells: int
 
 
 @dataclass(frozen=True)
-class RunEnded:
+class RunEnded(_Said):
     """All cells are on disk, and the derived tables are written."""
 
     folder: str

@@ -22,6 +22,7 @@ from bench.lease import held
 from bench.protocol import ENGINE, RunRequest, Scoring, canonical, differences
 from bench.row import Row
 from bench.store import Run
+from bench.text import plain as plain_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -102,8 +103,8 @@ def explain(store: Run, cell: str, data_root: str | None = None) -> Explanation:
     if checkpoint is not None and not reused:
         verdict += f"; a run of the same identity goes on from step {checkpoint:,}"
     return Explanation(
-        run=str(store.path),
-        cell=cell,
+        run=plain_text(str(store.path)),
+        cell=plain_text(cell),
         status=row.status if row else "nothing yet",
         reason=row.reason if row else "",
         about=_about(row) if row else "",

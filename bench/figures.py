@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from bench.text import plain
+
 Spot = tuple[float, float]
 FONT = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
-_ILLEGAL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def text_of(value: object) -> str:
     """Any text as XML may hold it, in an element or an attribute."""
-    text = _ILLEGAL.sub("\ufffd", str(value))
+    text = plain(str(value), lines=True)
     for letter, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#39;")):
         text = text.replace(letter, entity)
     return text
@@ -33,7 +33,7 @@ def _value(value: object) -> str:
 
 def shortened(text: str, letters: int) -> str:
     """`text` on one line, cut in its middle if it's longer."""
-    text = " ".join(text.split())
+    text = " ".join(plain(text).split())
     if len(text) <= letters:
         return text
     return f"{text[: letters * 2 // 3]}…{text[-(letters - letters * 2 // 3 - 1) :]}"

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from bench.errors import NotAvailable
 from bench.registry import Registry
+from bench.text import plain
 
 if TYPE_CHECKING:
     from bench.dataset import Data
@@ -45,6 +46,8 @@ class Score:
     def __post_init__(self) -> None:
         object.__setattr__(self, "value", float(self.value))
         object.__setattr__(self, "n", int(self.n))
+        if isinstance(self.note, str) and not self.note.isprintable():
+            object.__setattr__(self, "note", plain(self.note))
         if not math.isfinite(self.value):
             raise NotAvailable(f"came out as {self.value}")
         if self.se is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.row import Row
 from bench.summary import steps
-from bench.wording import counted, listed, seeds_in_words
+from bench.wording import counted, listed, natural, seeds_in_words
 
 if TYPE_CHECKING:
     from bench.selection import Choice
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 def methods(rows: Iterable[Row], choices: Iterable[Choice] = ()) -> str:
     """A paragraph for each dataset: data, training, choice of settings, scoring, software, and what didn't finish.
 
-    What differs between rows is said with the labels that it holds for; what a row doesn't say is left out.
+    What differs between rows is said with the labels that it holds for, and of those that don't say it not at all. The
+    order of `rows` is of no account.
 
     Args:
         choices: those that `rows` are the winners of.
     """
-    rows, choices = list(rows), list(choices)
+    choices = sorted(choices, key=lambda choice: natural(choice.variant))
+    rows = sorted(rows, key=lambda row: (natural(row.dataset), row.sanity, row.baseline, natural(row.label), row.seed))
     return "\n\n".join(
         _paragraph([r for r in rows if r.dataset == name], [c for c in choices if c.dataset == name])
         for name in dict.fromkeys(row.dataset for row in rows)
@@ -51,7 +53,7 @@ def _cells(rows: Sequence[Row]) -> str:
 def _data(rows: Sequence[Row]) -> str:
     images = _each(rows, _of("data", "train_images"), lambda n: f"{n:,}")
     shape = _each(rows, lambda r: tuple(r.data.get("shape", ())), lambda s: " x ".join(map(str, s)))
-    tested = _each(rows, _scored_images, lambda n: f"{n:,}")
+    tested = _each(rows, scored_images, lambda n: f"{n:,}")
     split = _each(rows, _of("scoring", "split"), str)
     digests = _each(rows, _of("data", "train"), lambda d: f"sha256 {d[:12]}")
     held = _each(rows, _held, lambda n: f"{n:,} more held out for validation" if n else "none held out")
@@ -65,7 +67,7 @@ def _held(row: Row) -> int:
     return int(row.training.get("validation") or 0)
 
 
-def _scored_images(row: Row) -> int | None:
+def scored_images(row: Row) -> int | None:
     """How many images a row's scores are of; None where it doesn't say: it may be scored on others than it notes."""
     if row.scoring.get("split") == "validation":
         return _held(row)
@@ -94,10 +96,11 @@ def _tuning(choices: Sequence[Choice]) -> str:
         return ""
     found = [f"{c.winner.label if c.winner else f'no {c.variant}'} out of {len(c.settings)}" for c in several]
     single = "; what had a single setting is untuned" if len(several) < len(choices) else ""
-    metrics, seeds = (listed(dict.fromkeys(texts)) for texts in (
-        (choice.metric for choice in several), (counted(choice.seeds, "seed") for choice in several)
-    ))  # fmt: skip
-    return f"Settings chosen by mean validation {metrics} ({seeds}): {listed(found)}{single}."
+    by = [f"{c.metric} ({counted(c.seeds, 'seed')})" for c in several]
+    if len(set(by)) == 1:
+        return f"Settings chosen by mean validation {by[0]}: {listed(found)}{single}."
+    each = listed(f"{text} by {how}" for text, how in zip(found, by, strict=True))
+    return f"Settings chosen by means on validation images: {each}{single}."
 
 
 def _scoring(rows: Sequence[Row]) -> str:
@@ -113,7 +116,7 @@ def _scoring(rows: Sequence[Row]) -> str:
 def _weighed(row: Row) -> tuple[int, int] | None:
     """Importance samples, and the images that they're drawn for."""
     k, n = row.scoring.get("nll_samples"), row.scoring.get("nll_images")
-    there = _scored_images(row)
+    there = scored_images(row)
     return (k, n if there is None else min(n, there)) if k and n else None
 
 
@@ -139,15 +142,34 @@ def _failures(rows: Sequence[Row]) -> str:
 
 
 def _each(rows: Sequence[Row], value: Callable[[Row], Any], text: Callable[[Any], str]) -> str:
-    """What holds for all rows; or each value with its labels, the commonest first."""
-    by_value: dict[Any, list[str]] = {}
+    """Return what holds for all rows; or each value with the rows that it holds for, the commonest first.
+
+    'text' is true of all, 'text (only b)' and 'text (not b)' of some, 'text (b: other)' of all but b.
+    """
+    by_value: dict[Any, list[Row]] = {}
+    without: list[Row] = []
     for row in rows:
-        if (found := value(row)) not in (None, "", ()):
-            by_value.setdefault(tuple(found) if isinstance(found, list) else found, []).append(row.label)
-    if len(by_value) < 2:
-        return "".join(map(text, by_value))
-    first, *others = sorted(by_value, key=lambda v: -len(by_value[v]))
-    return f"{text(first)} ({', '.join(f'{listed(dict.fromkeys(by_value[v]))}: {text(v)}' for v in others)})"
+        found = value(row)
+        known = tuple(found) if isinstance(found, list) else found
+        (without if known in (None, "", ()) else by_value.setdefault(known, [])).append(row)
+    if not by_value:
+        return ""
+    first, *others = sorted(by_value, key=lambda v: (-len(by_value[v]), text(v)))
+    if not others and len(without) > len(by_value[first]):
+        return f"{text(first)} (only {_whose(by_value[first], rows)})"
+    apart = [f"{_whose(by_value[v], rows)}: {text(v)}" for v in others]
+    apart += [f"not {_whose(without, rows)}"] if without else []
+    return f"{text(first)} ({', '.join(apart)})" if apart else text(first)
+
+
+def _whose(some: Sequence[Row], rows: Sequence[Row]) -> str:
+    """Return the labels of some rows, with their seeds where other rows of that label aren't among them."""
+    seeds: dict[str, list[int]] = {}
+    for row in some:
+        seeds.setdefault(row.label, []).append(row.seed)
+    every = Counter(row.label for row in rows)
+    whole = {label: len(of) == every[label] for label, of in seeds.items()}
+    return listed(name if whole[name] else f"{name} {seeds_in_words(sorted(set(of)))}" for name, of in seeds.items())
 
 
 def _of(part: str, key: str) -> Callable[[Row], Any]:
@@ -158,4 +180,4 @@ def _joined(*parts: str) -> str:
     return ", ".join(filter(None, parts))
 
 
-__all__ = ["methods"]
+__all__ = ["methods", "scored_images"]

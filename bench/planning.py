@@ -30,6 +30,7 @@ from bench.protocol import HOW, PRECISIONS, RunRequest, digest
 from bench.registry import default
 from bench.row import Row
 from bench.store import Run
+from bench.text import is_plain, plain
 from bench.trainer import probe, why_not_together
 from bench.unpublished import hand_over
 from bench.variant import Spec
@@ -167,11 +168,14 @@ def default_folder(request: RunRequest) -> Path:
 
 
 def validate(request: RunRequest) -> None:
-    """What can be wrong with the numbers of a request.
+    """What can be wrong with the numbers of a request, and with letters in it.
 
     Raises:
         UsageError
     """
+    for name, texts in (("dataset", request.datasets), ("variants", request.variants), ("set", request.set)):
+        for text in texts:
+            check_plain(f"--{name}", text)
     for precision in (request.precision, request.inception_precision):
         if precision not in PRECISIONS:
             raise UnknownName("precision", precision, PRECISIONS)
@@ -209,6 +213,20 @@ def validate(request: RunRequest) -> None:
         raise UsageError(
             f"--seeds {','.join(map(str, request.seeds)) or '(none)'} isn't a list of different whole numbers from 0",
             fix="For example: --seeds 3 (that is 0,1,2), or --seeds 0,7,11.",
+        )
+
+
+def check_plain(what: str, text: str) -> None:
+    """Refuse a name that no table could show as it is.
+
+    Raises:
+        UsageError: the way out.
+    """
+    if not is_plain(text):
+        raise UsageError(
+            f"{what} {plain(text)} has letters that can't be shown",
+            cause="A terminal obeys them, or nobody sees them: line ends, escapes, what turns the direction of text.",
+            fix="Rename the file or folder, or make a link with a plain name to it: ln -s OLD NEW",
         )
 
 

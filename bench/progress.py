@@ -12,6 +12,7 @@ from rich.table import Column
 from rich.text import Text
 
 from bench.figures import shortened
+from bench.text import plain
 
 if TYPE_CHECKING:
     from bench.events import CellEnded, CellStarted, Event, Preparing, RunEnded, RunStarted, Scoring, Step
@@ -28,7 +29,7 @@ class Console:
     """
 
     def __init__(self, console: RichConsole | None = None, *, quiet: bool = False) -> None:
-        self.console = console or RichConsole(stderr=True, highlight=False, markup=False, quiet=quiet)
+        self.console = console or RichConsole(stderr=True, highlight=False, markup=False, emoji=False, quiet=quiet)
         self.folder = ""
         self._live: Progress | None = None
         self._run: TaskID | None = None
@@ -77,10 +78,11 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Say what must not be missed, even where there is no progress to be shown."""
+        said = Text(plain(text, lines=True), "yellow")
         if self.console.quiet:
-            RichConsole(stderr=True, highlight=False, markup=False).print(Text(text, "yellow"), soft_wrap=True)
+            RichConsole(stderr=True, highlight=False, markup=False, emoji=False).print(said, soft_wrap=True)
         else:
-            self._say(Text(text, "yellow"))
+            self._say(said)
 
     def _say(self, text: Text, *, whole: bool = True) -> None:
         """A line; if it isn't to be kept `whole`, for somebody to copy, a terminal's is broken between words."""
@@ -103,7 +105,7 @@ class Console:
         self.close()
         self.folder, self._cells, self._ended, self._reused, self._failed = event.folder, event.cells, 0, 0, 0
         todo = f"{_count(event.cells, 'cell')}, {_count(event.steps, 'step')} to train"
-        self._say(Text(f"{todo}, in {event.folder}"))
+        self._say(Text(f"{todo}, in {plain(event.folder)}"))
         for note in event.notes:
             self._say(Text(note, "dim"), whole=False)
         if self.console.is_terminal and not self.console.quiet:
@@ -205,7 +207,7 @@ class Console:
 @contextmanager
 def downloads() -> Iterator[Callable[[str, int, int], None]]:
     """Bars for files that are being downloaded: call it with a path, bytes so far, and bytes in all."""
-    console = RichConsole(stderr=True, highlight=False, markup=False)
+    console = RichConsole(stderr=True, highlight=False, markup=False, emoji=False)
     text = TextColumn("{task.description}", markup=False)
     bars: dict[str, TaskID] = {}
     with Progress(
@@ -223,13 +225,13 @@ def downloads() -> Iterator[Callable[[str, int, int], None]]:
 @contextmanager
 def working() -> Iterator[Callable[[str], None]]:
     """In a terminal, a line that says what is being done: call it with that."""
-    console = RichConsole(stderr=True, highlight=False, markup=False)
+    console = RichConsole(stderr=True, highlight=False, markup=False, emoji=False)
     columns = SpinnerColumn(), TextColumn("{task.description}", style="dim", markup=False)
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=False
     ) as live:
         task = live.add_task("")
-        yield lambda what: live.update(task, description=what)
+        yield lambda what: live.update(task, description=plain(what))
 
 
 class _Lines:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bench.errors import PluginError
 from bench.registry import default
+from bench.text import escape_markdown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -84,10 +85,10 @@ def as_markdown(entries: Iterable[Published]) -> str:
     """A table for each dataset and source, below it what differs. '' where there are none."""
     out = []
     for dataset, source, of in _sources(entries):
-        out += [f"#### {_plain(dataset)}: {_plain(source)} ({MARK})", ""]
+        out += [f"#### {escape_markdown(dataset)}: {escape_markdown(source)} ({MARK})", ""]
         out += [f"| model | {_head(of[0], '<br>')} |", "| :-- | --: |"]
-        out += [f"| {_plain(entry.model)} | {entry.text} |" for entry in of]
-        out += ["", *(f"- {_plain(text)}" for text in of[0].differs), f"- <{of[0].link}>", ""]
+        out += [f"| {escape_markdown(entry.model)} | {entry.text} |" for entry in of]
+        out += ["", *(f"- {escape_markdown(text)}" for text in of[0].differs), f"- <{of[0].link}>", ""]
     return "\n".join(out)
 
 
@@ -111,7 +112,3 @@ def as_renderables(entries: Iterable[Published]) -> list[RenderableType]:
 
 def _head(entry: Published, end: str) -> str:
     return f"{entry.metric} {'↓' if entry.direction == 'lower' else '↑'}{end}{entry.unit}"
-
-
-def _plain(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

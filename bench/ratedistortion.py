@@ -120,26 +120,28 @@ def dominators(points: Sequence[tuple[float, float]]) -> list[int | None]:
 
 def planes(runs: Iterable[tuple[Run | None, Iterable[Row]]]) -> tuple[list[Plane], dict[str, str]]:
     """The planes of the rows of these runs (None: of a table alone), and why labels are in none."""
-    made: dict[Hashable, dict[str, list[tuple[Row, float, float]]]] = {}
-    without: dict[str, str] = {}
+    made: dict[tuple[Hashable, ...], dict[str, list[tuple[Row, float, float]]]] = {}
+    without: dict[str, dict[int, str]] = {}
     for run, rows in runs:
         for row in rows:
             if row.status != "ok":
-                without.setdefault(row.label, f"{row.status}: {row.reason}" if row.reason else row.status)
+                why = f"{row.status}: {row.reason}" if row.reason else row.status
+                without.setdefault(row.label, {}).setdefault(row.seed, why)
                 continue
             means = _of_scores(row) if run is None else _of_evidence(run, row)
             if isinstance(means, str):
-                without.setdefault(row.label, means)
+                without.setdefault(row.label, {}).setdefault(row.seed, means)
                 continue
-            known = made.setdefault(_plane(row), {}).setdefault(row.label, [])
+            images = row.data.get("test") if run is not None else row.scoring.get("test", row.data.get("test"))
+            known = made.setdefault((*_plane(row), images), {}).setdefault(row.label, [])
             if row.seed not in {other.seed for other, _, _ in known}:  # the first named; of one run's, the newest
                 known.append((row, *means))
     shown = {label for labels in made.values() for label in labels}
-    found = [_made(list(labels.values())) for labels in made.values()]
-    return found, {label: why for label, why in without.items() if label not in shown}
+    found = [_made(list(labels.values()), key[-1]) for key, labels in made.items()]
+    return found, {label: "; ".join(sorted({*why.values()})) for label, why in without.items() if label not in shown}
 
 
-def _plane(row: Row) -> Hashable:
+def _plane(row: Row) -> tuple[Hashable, ...]:
     """What must be equal for two rows to stand in one plane."""
     return row.dataset, row.likelihood, row.uses_labels, canonical([dict(row.training), dict(row.data)])
 
@@ -168,26 +170,31 @@ def _of_scores(row: Row) -> tuple[float, float] | str:
     return rate, -bound - rate
 
 
-def _made(labels: Sequence[Sequence[tuple[Row, float, float]]]) -> Plane:
+def _made(labels: Sequence[Sequence[tuple[Row, float, float]]], images: Hashable) -> Plane:
     points = []
     for rows in labels:
-        row = rows[0][0]
+        row, anchor = rows[0][0], all(row.anchor for row, _, _ in rows)
         rates, distortions = tuple(r for _, r, _ in rows), tuple(d for _, _, d in rows)
-        points.append(Point(row.label, row.variant, row.anchor, rates, distortions))
+        points.append(Point(row.label, row.variant, anchor, rates, distortions))
     own = [p for p in points if not p.anchor]
     where = dominators([(p.rate, p.distortion) for p in own])
     by = {p.label: own[i].label for p, i in zip(own, where, strict=True) if i is not None}
     made = [replace(p, dominated_by=by.get(p.label)) for p in points]
-    row = labels[0][0][0]
-    return Plane(row.dataset, _heading(row), tuple(sorted(made, key=lambda p: (p.rate, p.distortion, p.label))))
+    every = [row for rows in labels for row, _, _ in rows]
+    return Plane(
+        every[0].dataset, _heading(every, images), tuple(sorted(made, key=lambda p: (p.rate, p.distortion, p.label)))
+    )
 
 
-def _heading(row: Row) -> str:
-    same = row.scoring.get("test") == row.data.get("test")
+def _heading(rows: Sequence[Row], test: Hashable) -> str:
+    """Return what the rows of a plane have in common; `test` is the digest of the images that it's about."""
+    row = rows[0]
+    splits = {r.scoring.get("split", "test") if r.scoring.get("test") == r.data.get("test") else "" for r in rows}
+    split = splits.pop() if len(splits) == 1 else ""
     images, steps = (n if isinstance(n, int) else 0 for n in (row.data.get("test_images"), row.training.get("steps")))
     words = [f"{row.likelihood} likelihood"] if row.likelihood else []
     words += ["uses labels"] if row.uses_labels else []
-    words += [f"{images:,} {row.scoring.get('split', 'test') if same else 'held-out'} images"] if images else []
+    words += [f"{images:,} {split or 'held-out'} images"] if images and test == row.data.get("test") else []
     words += [f"{steps:,} steps a stage"] if steps else []
     return " · ".join(words)
 

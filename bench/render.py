@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from bench.columns import Column
 from bench.row import Row
 from bench.summary import Cell, Group, Line, summary
+from bench.text import escape_markdown
 
 Format = Literal["md", "csv", "latex"]
 LEGEND = "best of its block: equal backbone, latent size, likelihood, use of labels and protocol"
@@ -51,31 +52,31 @@ def notes(group: Group) -> list[str]:
 
 
 def _markdown(group: Group) -> str:
-    escape: Callable[[str], str] = lambda text: text.replace("|", "\\|").replace("\n", " ")  # noqa: E731
-    out = [f"### {escape(group.dataset)}", ""]
+    out = [f"### {escape_markdown(group.dataset)}", ""]
     for part in group.parts:
         heads = [
-            f"{c.name} {c.arrow}".strip()
+            escape_markdown(f"{c.name} {c.arrow}")
             + superscript(group.column_notes[c.name])
-            + (f"<br>{c.unit}" if c.unit else "")
+            + (f"<br>{escape_markdown(c.unit)}" if c.unit else "")
             for c in part
         ]
-        out.append(_pipes(["variant", "steps", "seeds", *map(escape, heads)]))
+        out.append(_pipes(["variant", "steps", "seeds", *heads]))
         out.append(_pipes([":--", *["--:"] * (len(part) + 2)]))
         for block in group.blocks:
             if len(group.blocks) > 1:
-                out.append(_pipes([f"*{escape(block.heading)}*", *[""] * (len(part) + 2)]))
+                out.append(_pipes([f"*{escape_markdown(block.heading)}*", *[""] * (len(part) + 2)]))
             for line in block.lines:
                 cells = [_markdown_cell(line.cells[c.name]) for c in part]
-                label = f"{escape(line.label)}{superscript(line.notes)}"
+                label = f"{escape_markdown(line.label)}{superscript(line.notes)}"
                 out.append(_pipes([label, line.steps, line.count, *cells]))
         out.append("")
     numbered = group.footnotes[: group.numbered]
-    below = [*group.sentences, *group.told, *(f"{superscript([i])} {text}" for i, text in enumerate(numbered, 1))]
-    below += [f"**bold**: {LEGEND}"] if group.marked else []
-    below += [f"\\~ {TIES}"] if group.tied else []
-    below += [group.blocks[0].heading] if len(group.blocks) == 1 else []
-    return "\n".join([*out, "  \n".join(map(escape, [*below, *notes(group)])), ""])
+    texts = [*group.sentences, *group.told, *(f"{superscript([i])} {text}" for i, text in enumerate(numbered, 1))]
+    legend = [f"**bold**: {LEGEND}"] if group.marked else []
+    legend += [f"\\~ {TIES}"] if group.tied else []
+    common = [group.blocks[0].heading] if len(group.blocks) == 1 else []
+    below = [*map(escape_markdown, texts), *legend, *map(escape_markdown, [*common, *notes(group)])]
+    return "\n".join([*out, "  \n".join(below), ""])
 
 
 def _pipes(cells: Iterable[str]) -> str:
@@ -131,7 +132,8 @@ _LATEX = {
 
 def escape_latex(text: str) -> str:
     """`text` as LaTeX prints it."""
-    return "".join(_LATEX.get(char, char) for char in text)
+    shown = "".join(_LATEX.get(char, char) for char in text)
+    return f"{{[}}{shown[1:]}" if shown.startswith("[") else shown  # or the line's end above had an argument
 
 
 def _latex(group: Group) -> str:

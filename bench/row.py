@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from bench.errors import NotAvailable
 from bench.measurement import Score
 from bench.protocol import Scoring, Training
+from bench.text import settle
 
 Status = Literal[
     "ok",
@@ -55,6 +56,9 @@ class Row:
     provenance: Mapping[str, Any] = field(default_factory=dict)  #: versions, machine, device, threads, times
     cell: str = ""  #: name of its folder
     unsummed: tuple[str, ...] = field(default=(), compare=False)  #: what of it has no sums: 'files', 'scores'
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     @property
     def conflict(self) -> bool:

@@ -439,7 +439,7 @@ class Run:
         `damaged` where it isn't what was written.
         """
         document: dict[str, Any] = {}
-        about: dict[str, Any] = {"cell": cell, "unsummed": ()}
+        about: dict[str, Any] = {"cell": plain(cell), "unsummed": ()}
         try:
             folder = f"{self._home(cell)}/{part}"
             path = f"{folder}/cell.json"

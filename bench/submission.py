@@ -31,7 +31,7 @@ from bench.measurement import Metric, Request, Score
 from bench.outside import check_bounds, read_bounds, read_samples
 from bench.pictures import grid
 from bench.places import cache_dir
-from bench.planning import choose_metrics, device_of
+from bench.planning import check_plain, choose_metrics, device_of
 from bench.protocol import RunRequest, Scoring, digest
 from bench.provenance import now, provenance
 from bench.registry import default
@@ -112,6 +112,7 @@ def submit(
     way_to = None if fid_reference is None else _to(fid_reference)
     chosen = {n: m for n, m in choose_metrics(metrics).items() if not m.derived}
     on, scoring = device_of(device), Scoring()
+    check_plain("--dataset", dataset)
     data = datasets.load(dataset, datasets.data_root(data_root))
     spec = _Spec(data.train.shape, data.classes, len(data.train), data.latent_dim, likelihood or UNKNOWN)
     if likelihood is not None:

@@ -16,6 +16,7 @@ from bench.measurement import Score
 from bench.protocol import canonical
 from bench.row import Row
 from bench.statistics import LEAST, paired, verdicts
+from bench.wording import seeds_in_words
 
 ONE_SEED = "one seed can't say whether a difference is real: --seeds 3 shows the spread, and what ties with the best"
 TWO_SEEDS = "two can't say whether a difference is real: --seeds 3 marks what ties with the best"
@@ -157,9 +158,10 @@ def summary(rows: Iterable[Row], metrics: Sequence[str] | None = None, tuning: S
     found = reading_order(columns(rows))
     table = list(zip(rows, scores(rows, found), strict=True))
     datasets = dict.fromkeys(row.dataset for row in rows)
-    if tuning is None:
-        tuning = [UNTUNED] if _untuned(rows) else [ON_TEST] if _several_on_test(rows) else []
-    groups = (_group(d, [t for t in table if t[0].dataset == d], found, metrics, tuning) for d in datasets)
+    groups = []
+    for d in datasets:
+        own = [scored for scored in table if scored[0].dataset == d]
+        groups.append(_group(d, own, found, metrics, _tuning(rows, d) if tuning is None else tuning))
     return Summary(tuple(groups))
 
 
@@ -217,19 +219,20 @@ def _group(
         blocks.setdefault(_comparable(draft.row) if draft.ok else None, []).append(draft)
     rare = [c for c in shown if len(drafts) > 3 and sum(bool(d.values(c.name)) for d in drafts) == 1]
     ranks = {key: {c.name: _rank(members, c, places[c.name]) for c in shown} for key, members in blocks.items()}
+    seeds = tuple(sorted({row.seed for row, _ in table}))
     notes, varied = _Notes(), _varied([draft.row for draft in drafts if draft.ok])
     common = {c.name: _common(drafts, c.name) for c in shown}
     usual = [c for c in shown if c not in rare]
     for c in usual:
         notes(common[c.name])
     for key, members in blocks.items():
-        _block(members, usual, places, ranks[key], common, notes, varied)
+        _block(members, usual, places, ranks[key], common, notes, varied, seeds)
     numbered = len(notes.numbers)  # that pass gave the table's own footnotes the first numbers
-    made = tuple(_block(m, shown, places, ranks[key], common, notes, varied) for key, m in blocks.items())
+    made = tuple(_block(m, shown, places, ranks[key], common, notes, varied, seeds) for key, m in blocks.items())
     heads = {name: notes(texts) for name, texts in common.items()}
-    seeds = tuple(sorted({row.seed for row, _ in table}))
-    there = len({row.seed for draft in drafts for row, _ in draft.ok})
-    remarks = [*_spread(there), *_unsaid(ranks.values(), there), *tuning, *_unsummed([row for row, _ in table])]
+    counts = [len(draft.ok) for draft in drafts if draft.ok]
+    remarks = [*_spread(counts), *_unsaid(ranks.values(), max(counts, default=0)), *tuning]
+    remarks += _unsummed([row for row, _ in table])
     if repeated:
         remarks.append(f"found more than once, counted once: {', '.join(repeated)}")
     ok = [by_name for draft in drafts for _, by_name in draft.ok]
@@ -253,12 +256,13 @@ def _group(
     )
 
 
-def _spread(seeds: int) -> list[str]:
-    """What ± is, and what so many seeds can't say."""
-    if seeds < 2:
-        return [ONE_SEED] if seeds else []
-    remark = f"mean ± standard deviation over {seeds} seeds"
-    return [remark if seeds >= LEAST else f"{remark}; {TWO_SEEDS}"]
+def _spread(counts: Sequence[int]) -> list[str]:
+    """Return what ± is, and what so many seeds can't say, given how many seeds of each line came out."""
+    if not (several := [n for n in counts if n > 1]):
+        return [ONE_SEED] if counts else []
+    least, most = min(several), max(several)
+    remark = f"mean ± standard deviation over {most if least == most else f'{least} to {most}'} seeds"
+    return [remark if most >= LEAST else f"{remark}; {TWO_SEEDS}"]
 
 
 def _unsaid(ranks: Iterable[Mapping[str, _Rank]], seeds: int) -> list[str]:
@@ -279,6 +283,15 @@ def _unsummed(rows: Sequence[Row]) -> list[str]:
         return []
     found = " and ".join(f"the {what} of {n} of {len(rows)} cells" for what, n in sorted(counts.items()))
     return [f"{found} have no sums, so a change there wouldn't show: `bench verify` computes scores again"]
+
+
+def _tuning(rows: Sequence[Row], dataset: str) -> list[str]:
+    """Return what there is to say on `dataset` of how settings were chosen, where nobody else says it."""
+    own = [row for row in rows if row.dataset == dataset]
+    if _untuned(rows):
+        known = all(row.training for row in own if row.status == "ok" and not row.anchor)
+        return [UNTUNED if known else f"{UNTUNED}, but of samples from a file nobody knows"]
+    return [ON_TEST] if _several_on_test(own) else []
 
 
 def _untuned(rows: Sequence[Row]) -> bool:
@@ -365,10 +378,18 @@ def _drafts(table: Sequence[tuple[Row, Scores]]) -> tuple[list[_Draft], list[str
             repeated[f"{row.label} seed {row.seed}{which}"] = None
     for row, by_name in table:
         if row.status != "ok":
-            known = next((d for d in drafts.values() if d.row.label == row.label), None)
-            (known or drafts.setdefault((row.label, None), _Draft())).others.append((row, by_name))
+            named = [d for d in drafts.values() if d.ok and d.row.label == row.label]
+            alike = [d for d in named if _trained_alike(d.row, row)] or (named if len(named) == 1 else [])
+            known = alike[0] if len(alike) == 1 else drafts.setdefault((row.label, None), _Draft())
+            known.others.append((row, by_name))
     position = {row.label: i for i, (row, _) in reversed(list(enumerate(table)))}
     return sorted(drafts.values(), key=lambda d: position[d.row.label]), list(repeated)
+
+
+def _trained_alike(a: Row, b: Row) -> bool:
+    """Return whether two rows are of one line, as far as a row that wasn't scored can tell."""
+    parts = [[dict(row.training), dict(row.data)] for row in (a, b)]
+    return (a.block, a.steps) == (b.block, b.steps) and canonical(parts[0]) == canonical(parts[1])
 
 
 def _hidden(empty: Sequence[Column], ok: Sequence[Scores]) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -387,20 +408,40 @@ def _block(
     common: Mapping[str, Sequence[str]],
     notes: _Notes,
     varied: Sequence[tuple[str, str]],
+    seeds: Sequence[int],
 ) -> Block:
     lines = []
+    rows = [row for draft in drafts for row, _ in draft.ok]
+    heading = _heading(rows, varied, seeds) if rows else "without scores"
+    some = not all(row.stacked for row in rows)  # else the heading says it, and the seed of sanity rows
+    one = drafts[0].row.sanity and len({row.seed for row in rows}) == 1
     for draft in drafts:
         row, unscored = draft.row, not draft.ok
         others = [] if unscored else draft.others
-        line_notes = notes(f"seed {r.seed} {r.status}: {r.reason}".removesuffix(": ") for r, _ in others)
+        said = [f"seed {r.seed} {r.status}: {r.reason}".removesuffix(": ") for r, _ in others]
+        said += [] if one else _seeds_said(draft, seeds)
+        said += _stacked_said(draft) if some else []
+        line_notes = notes(said)
         cells = {c.name: _cell(draft, c.name, places[c.name], ranks[c.name], common[c.name], notes) for c in shown}
         if unscored and not shown:
-            line_notes = notes(str(reason) for _, by_name in draft.others for reason in by_name.values())
+            line_notes = notes([*said, *(str(why) for _, by_name in draft.others for why in by_name.values())])
         ok, asked = tuple(r for r, _ in draft.ok), len({r.seed for r, _ in (*draft.ok, *draft.others)})
         words = row.label, row.variant, steps(row)
         lines.append(Line(*words, ok, asked, cells, line_notes, row.anchor, row.uses_labels))
-    row = drafts[0].row
-    return Block(_heading(row, varied) if drafts[0].ok else "without scores", tuple(lines))
+    return Block(heading, tuple(lines))
+
+
+def _seeds_said(draft: _Draft, seeds: Sequence[int]) -> list[str]:
+    """Return which seeds a line has, where they aren't those of the table."""
+    own = sorted({row.seed for row, _ in (*draft.ok, *draft.others)})
+    return [f"only {seeds_in_words(own)}"] if own != list(seeds) else []
+
+
+def _stacked_said(draft: _Draft) -> list[str]:
+    """Return which seeds of a line were trained in one pass, if some were."""
+    own = sorted({row.seed for row, _ in draft.ok if row.stacked})
+    whose = "seeds" if len(own) == len(draft.ok) else seeds_in_words(own)
+    return [f"{whose} stacked"] if own else []
 
 
 def _cell(draft: _Draft, name: str, places: int, rank: _Rank, common: Sequence[str], notes: _Notes) -> Cell:
@@ -479,12 +520,19 @@ def _varied(rows: Sequence[Row]) -> list[tuple[str, str]]:
     ]
 
 
-def _heading(row: Row, varied: Sequence[tuple[str, str]]) -> str:
-    """What the lines of a block have in common."""
+def _heading(rows: Sequence[Row], varied: Sequence[tuple[str, str]], seeds: Sequence[int]) -> str:
+    """Return what the rows of a block have in common: what is part of `_comparable`, and what happens to hold for all.
+
+    Args:
+        seeds: those of the table.
+    """
+    row = rows[0]
     h = row.hyperparameters
     words = ["untuned anchor, never marked"] if row.baseline else []
     if row.sanity:
         words.append("what no model, or a trivial one, comes to; never marked")
+        its = {r.seed for r in rows}
+        words += [seeds_in_words(sorted(its))] if len(its) == 1 and its != set(seeds) else []
     elif not row.training:
         words.append("samples from a file: training protocol unknown")
     else:
@@ -492,9 +540,9 @@ def _heading(row: Row, varied: Sequence[tuple[str, str]]) -> str:
         words += [f"{backbone} backbone" if backbone else "its own network", *own]
     if h.get("latent_dim") is not None and not row.sanity:
         words.append(f"{h['latent_dim']} latent dimensions")
-    words += [row.likelihood] if row.likelihood else []
-    words += ["uses labels"] if row.uses_labels else []
-    words += ["seeds stacked"] if row.stacked else []
+    words += [row.likelihood] if row.likelihood and all(r.likelihood == row.likelihood for r in rows) else []
+    words += ["uses labels"] if all(r.uses_labels for r in rows) else []
+    words += ["seeds stacked"] if all(r.stacked for r in rows) else []
     words += [f"limited to {row.training['limit']:,} training images"] if row.training.get("limit") else []
     held = f"{row.training['validation']:,} images" if row.training.get("validation") else ""
     if row.scoring.get("split") == "validation":
@@ -502,7 +550,8 @@ def _heading(row: Row, varied: Sequence[tuple[str, str]]) -> str:
     elif held:
         words.append(f"{held} held out")
     told = {"limit", "validation", "split"}
-    words += [f"{key} {_short(getattr(row, part).get(key))}" for part, key in varied if key not in told]
+    known = [(getattr(row, part), key) for part, key in varied if key not in told and getattr(row, part)]
+    words += [f"{key} {_short(values.get(key))}" for values, key in known]
     return " · ".join(words)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from io import BytesIO
@@ -22,6 +21,8 @@ from bench.protocol import digest
 from bench.render import Format, render, safe
 from bench.row import Row, row_of, scores_of
 from bench.summary import Summary, steps, summary
+from bench.text import escape_markdown
+from bench.wording import natural
 
 RowKey = tuple[str, str, int]
 """(label, dataset, seed)"""
@@ -137,14 +138,15 @@ def write(folder: Path, rows: Iterable[Row]) -> None:
     Raises:
         StoreError: the folder can't be written.
     """
-    ordered = sorted(rows, key=lambda r: (_natural(r.dataset), r.sanity, r.baseline, _natural(r.label), r.seed))
+    ordered = sorted(rows, key=lambda r: (natural(r.dataset), r.sanity, r.baseline, natural(r.label), r.seed))
     table, parquet = frame(ordered), BytesIO()
+    about = "\n\n".join(map(escape_markdown, methods(ordered).split("\n\n")))
     table.to_parquet(parquet, index=False)
     files = {
         "table.csv": _csv(table),
         "costs.csv": _csv(costs(ordered)),
         "table.parquet": parquet.getvalue(),
-        "table.md": f"{render(ordered, 'md')}\n### How it was made\n\n{methods(ordered)}\n".encode(),
+        "table.md": f"{render(ordered, 'md')}\n### How it was made\n\n{about}\n".encode(),
     }
     for name, content in files.items():
         _replace(folder / name, content)
@@ -201,11 +203,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def _natural(text: str) -> tuple[tuple[str, float], ...]:
-    """A sorting key that puts beta=4 before beta=10."""
-    return tuple((word, float(number or 0)) for word, number in re.findall(r"([^\d]+|^)(\d*\.?\d*)", text))
 
 
 def _csv(table: pd.DataFrame) -> bytes:

@@ -29,6 +29,7 @@ from bench.planning import device_of
 from bench.protocol import RunRequest, Scoring, digest
 from bench.row import Row
 from bench.store import WEIGHTS, Run
+from bench.text import plain
 from bench.threads import limited
 
 TOLERANCE = 1e-6  # relative: other threads and machines round otherwise; the same ones don't at all
@@ -59,7 +60,7 @@ class Finding:
     def line(self) -> str:
         state = "differs" if self.wrong else "not checked" if self.unchecked else "ok"
         said = [*self.wrong, *(f"not checked: {text}" if self.wrong else text for text in self.unchecked)]
-        return f"{self.cell}  {state}: {'; '.join(said or self.right)}"
+        return plain(f"{self.cell}  {state}: {'; '.join(said or self.right)}")
 
 
 @dataclass

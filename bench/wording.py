@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -26,3 +27,8 @@ def ranged(numbers: Sequence[int]) -> str:
 def seeds_in_words(seeds: Sequence[int]) -> str:
     """'seed 3', 'seeds 0 to 4'."""
     return f"seed{'' if len(seeds) == 1 else 's'} {ranged(seeds)}"
+
+
+def natural(text: str) -> tuple[tuple[str, float], ...]:
+    """Return a sorting key that puts beta=4 before beta=10."""
+    return tuple((word, float(number or 0)) for word, number in re.findall(r"([^\d]+|^)(\d*\.?\d*)", text))

@@ -36,7 +36,7 @@ def test_what_differs_is_said_with_its_labels() -> None:
     far = replace(PLAIN, label="mine", plugin={"distribution": "stranger", "version": "2"})
     gan = replace(PLAIN, label="gan", baseline=True, likelihood="")
     text = methods([PLAIN, far, other, gan])
-    assert text.startswith("digits: vae, mine and vqvae, and beside them gan as anchors, seed 0 (vqvae: seed 7).")
+    assert text.startswith("digits: mine, vae and vqvae, and beside them gan as anchors, seed 0 (vqvae: seed 7).")
     more = [replace(row, seed=seed) for row in (PLAIN, gan) for seed in (1, 2, 5)]
     several = methods([PLAIN, gan, *more, replace(gan, label="real")])
     assert "gan and real as anchors, seeds 0, 1, 2, 5 (real: seed 0)." in several

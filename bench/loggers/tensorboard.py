@@ -11,6 +11,7 @@ from bench.hyperparameters import show
 from bench.logger import needs, place
 from bench.measurement import Score
 from bench.row import Row
+from bench.text import escape_markdown
 
 
 class TensorBoard:
@@ -58,7 +59,8 @@ class TensorBoard:
         scores = {f"score/{name}": s.value for name, s in row.scores.items() if isinstance(s, Score)}
         for name, value in row.costs.items():
             writer.add_scalar(f"cost/{name}", value, last)
-        writer.add_text("cell", f"{row.label} · {row.dataset} · seed {row.seed}: {row.status} {row.reason}".rstrip())
+        ended = f"{row.label} · {row.dataset} · seed {row.seed}: {row.status} {row.reason}"
+        writer.add_text("cell", escape_markdown(ended))  # which it shows as Markdown
         writer.add_hparams(_settings(row), scores, run_name=".", global_step=last)
         writer.close()
 

@@ -16,7 +16,7 @@ from bench.columns import Column
 from bench.dataset import Data
 from bench.errors import NotAvailable
 from bench.evidence import SHOWN, positions
-from bench.methods import methods
+from bench.methods import methods, scored_images
 from bench.report import curves, sharpness, tradeoff
 from bench.report.exhibit import Exhibit, Originals, Shown, attempt, exhibits
 from bench.report.sheet import Sheet, error_maps, sheet, square
@@ -25,6 +25,7 @@ from bench.row import Row
 from bench.store import Run
 from bench.summary import Group
 from bench.views import Trained
+from bench.wording import counted
 
 PICTURED = 24  #: labels with pictures of their own: of more nobody looks at each, and nobody can mail them
 COMPARED = 10  #: test images whose reconstructions are shown
@@ -51,6 +52,7 @@ class Chapter:
     dataset: str
     protocol: str  #: in one line
     methods: str  #: the paragraph
+    split: str  #: of the images that are shown: 'test', or 'validation'
     group: Group  #: the columns that a screen shows
     full: Group  #: all of them
     classes: tuple[str, ...]
@@ -85,7 +87,7 @@ def chapter(
     say(f"{group.dataset}: images")
     data, why = _data(shown, originals)
     names = data.test.classes if data is not None else _numbers(shown)
-    real = _real(data)
+    real, split = _real(data), _split(shown)
     made = []
     for i, exhibit in enumerate(shown, 1):
         say(f"{group.dataset}: {exhibit.label} ({i} of {len(shown)})")
@@ -99,11 +101,12 @@ def chapter(
         group.dataset,
         _protocol(rows),
         methods(rows),
+        split,
         group,
         full,
         tuple(names),
-        Shown(missing=why) if real is None else attempt(square, real, "Images of the test split"),
-        Shown(missing=why) if real is None else attempt(_row, real, "Test images"),
+        Shown(missing=why) if real is None else attempt(square, real, f"Images of the {split} split"),
+        Shown(missing=why) if real is None else attempt(_row, real, f"{split.capitalize()} images"),
         tuple(made),
         len(every) - len(shown),
         tuple(found),
@@ -134,11 +137,22 @@ def _protocol(rows: Sequence[Row]) -> str:
         "limit": "{:,} training images",
     }
     words = [text.format(same[key]) for key, text in said.items() if key in same]
-    seeds = len({row.seed for row in rows})
-    tested = {row.data.get("test_images") for row in trained} - {None}
-    words += [f"{seeds} seed{'' if seeds == 1 else 's'}"]
-    words += [f"scored on {tested.pop():,} images" for _ in range(len(tested) == 1)]
+    seeds: dict[str, set[int]] = {}
+    for row in rows:
+        if not row.sanity:
+            seeds.setdefault(row.label, set()).add(row.seed)
+    if numbers := [len(of) for of in seeds.values()]:
+        least, most = min(numbers), max(numbers)
+        words.append(counted(most, "seed") if least == most else f"{least} to {most} seeds")
+    tested = {scored_images(row) for row in trained}
+    words += [f"scored on {n:,} images" for n in tested if n and len(tested) == 1]
     return " · ".join(words)
+
+
+def _split(shown: Sequence[Exhibit]) -> str:
+    """Return what the images are called that the labels were scored on."""
+    found = {exhibit.split for exhibit in shown}
+    return found.pop() if len(found) == 1 else "scored"
 
 
 def _data(shown: Sequence[Exhibit], originals: Originals) -> tuple[Data | None, str]:
@@ -192,7 +206,7 @@ def _apart(exhibit: Exhibit, data: Data | None, shared: Data | None) -> str:
     """Why the reconstructions have no error maps."""
     if data is None or shared is None:
         return ""
-    return f"of other images than these originals ({exhibit.row.scoring.get('split', 'test')} split): no errors"
+    return f"of other images than these originals ({exhibit.split} split): no errors"
 
 
 def _sampled(exhibit: Exhibit, loaded: Shown[Trained], name: str, alt: str) -> Sheet:
@@ -210,7 +224,7 @@ def _sampled(exhibit: Exhibit, loaded: Shown[Trained], name: str, alt: str) -> S
 def _reconstructed(exhibit: Exhibit, real: Tensor | None) -> Sheet:
     """Reconstructions above their error maps; without originals, alone."""
     found = exhibit.images("reconstructions")[:COMPARED]
-    alt = f"{exhibit.label}'s reconstructions of {len(found)} test images"
+    alt = f"{exhibit.label}'s reconstructions of {len(found)} {exhibit.split} images"
     if real is None or real[: len(found)].shape != found.shape:
         return sheet(found, COMPARED, alt)
     colours = found if found.shape[1] == 3 else found[:, :1].expand(-1, 3, -1, -1)

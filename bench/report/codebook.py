@@ -60,12 +60,14 @@ def _maps(able: abilities.HasCodes, exhibit: Exhibit, codes: Tensor, counts: Ten
     used = int((counts > 0).sum())
     rank = (counts.argsort(descending=True, stable=True).argsort() / max(used - 1, 1)).double().clamp(max=1)
     if data is None:
-        return sheet(painted(rank[codes[:MAPS].long()], (28, 28)), MAPS, f"Code maps of {MAPS} test images")
+        return sheet(painted(rank[codes[:MAPS].long()], (28, 28)), MAPS, f"Code maps of {MAPS} {exhibit.split} images")
     index = positions(data.test, SHOWN)[:MAPS]
     images = data.test.take(index, "cpu")
     maps = painted(rank[able.codes(to_float(images)).cpu()], images.shape[2:])
     above = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
-    alt = f"{len(index)} test images, each above its codes by {exhibit.label}, coloured by how common they are"
+    alt = (
+        f"{len(index)} {exhibit.split} images, each above its codes by {exhibit.label}, coloured by how common they are"
+    )
     return sheet(torch.cat([above, maps]), len(index), alt)
 
 

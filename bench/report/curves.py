@@ -16,6 +16,7 @@ from bench.report.chart import Scale, bottom_axis, figure, left_axis, path, spre
 from bench.report.exhibit import Exhibit, Shown, attempt
 from bench.row import Row
 from bench.store import Run
+from bench.text import plain
 
 WIDTH, HEIGHT = 540.0, 236.0
 LEFT, TOP, BOTTOM = 62.0, 12.0, 40.0
@@ -61,7 +62,7 @@ def _numbers(row: Mapping[str | None, object]) -> dict[str, float]:
     for key, value in row.items():
         try:
             if key is not None and math.isfinite(number := float(str(value))):
-                found[key] = number
+                found[plain(key)] = number
         except ValueError:
             continue
     return found

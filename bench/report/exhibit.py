@@ -69,6 +69,11 @@ class Exhibit:
     def seed(self) -> int:
         return self.row.seed
 
+    @property
+    def split(self) -> str:
+        """What it was scored on: 'test', or 'validation'."""
+        return str(self.row.scoring.get("split", "test"))
+
     @cached_property
     def evidence(self) -> dict[str, Tensor]:
         return self.run.evidence(self.row.cell)

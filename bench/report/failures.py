@@ -16,6 +16,7 @@ from bench.protocol import RunRequest
 from bench.registry import default
 from bench.row import UNKNOWN, Row
 from bench.store import Run, in_order
+from bench.text import plain
 from bench.variant import VARIANTS
 
 APART = ("unreadable", "unfinished", "missing")  #: what isn't a row's status: there is no row
@@ -133,4 +134,5 @@ def _end(log: Path | None) -> str:
         return f"(its log can't be read: {error.strerror})"
     except Damaged as error:
         return f"(its log {error.why})"
+    text = plain(text, lines=True)
     return "\n".join(line[:LINE] for line in text.rstrip().splitlines()[-TAIL:])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -20,10 +19,9 @@ from bench.report.provenance import origin, settings
 from bench.row import UNKNOWN, Row
 from bench.store import Run
 from bench.summary import summary
+from bench.text import plain
 
 REPORT = "report.html"
-_ODD = re.compile("[\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Letters that turn the direction of what follows them, and bytes that were no text."""
 
 
 def write(
@@ -73,7 +71,7 @@ def write(
         facts=_facts(rows, failed),
     )
     with writing(path.parent):
-        write_text(path, _ODD.sub("\ufffd", html))
+        write_text(path, plain(html, lines=True))  # logs and names of files among the rest
 
 
 def _chapters(

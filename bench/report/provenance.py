@@ -43,7 +43,7 @@ class Setting:
 
     label: str
     hyperparameters: str
-    parameters: float | None
+    parameters: str  #: '' where nobody knows
     plugin: str
 
 
@@ -124,11 +124,16 @@ def _cell(run: Run, row: Row) -> CellLine:
 
 def settings(rows: Sequence[Row]) -> list[Setting]:
     """Each label once, with what it was made of."""
-    found: dict[tuple[str, str], Setting] = {}
+    found: dict[tuple[str, str, str], set[float]] = {}
     for row in rows:
         h = " ".join(f"{name}={portable(show(value))}" for name, value in sorted(row.hyperparameters.items()))
         plugin = " ".join(str(row.plugin[k]) for k in ("distribution", "version") if k in row.plugin)
-        key = row.label, h
-        if key not in found or found[key].parameters is None:
-            found[key] = Setting(row.label, h, row.costs.get("parameters"), plugin)
-    return list(found.values())
+        numbers = found.setdefault((row.label, h, plugin), set())
+        numbers |= {row.costs["parameters"]} if row.costs.get("parameters") is not None else set()
+    return [Setting(label, h, _between(numbers), plugin) for (label, h, plugin), numbers in found.items()]
+
+
+def _between(numbers: set[float]) -> str:
+    """Return the numbers of parameters that a label has on its datasets, from the least to the largest."""
+    ends = sorted({min(numbers), max(numbers)}) if numbers else []
+    return " to ".join(f"{n:,.0f}" for n in ends)

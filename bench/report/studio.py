@@ -151,7 +151,7 @@ def _explored(
         codes, labels = _codes(exhibit, cell)
         found = planes.plane(codes, labels)
         kept = labels[codes.isfinite().all(1)]
-        told = f"{len(kept):,} codes of test images by {exhibit.label}, coloured by class"
+        told = f"{len(kept):,} codes of {exhibit.split} images by {exhibit.label}, coloured by class"
         tiles = ask(_tiles, exhibit, found)
         given = _named(0, names) if exhibit.row.uses_labels else ""
         return Explorer(
@@ -184,8 +184,12 @@ def _kl(cell: views.Trained, exhibit: Exhibit) -> str:
 def _traversals(cell: views.Trained) -> Strips:
     found = views.traversals(cell, n=min(UNITS, _units(cell)))
     rows = [row[[0, *range(1, len(row), 2)]] for row in found.rows]  # every second one says enough here
-    told = f"A test image and its code with one unit at a time moved: {'; '.join(found.labels)}"
+    told = f"A {_split(cell)} image and its code with one unit at a time moved: {'; '.join(found.labels)}"
     return Strips(sheet(torch.cat(rows), len(rows[0]), told), tuple(found.labels))
+
+
+def _split(cell: views.Trained) -> str:
+    return str(cell.row.scoring.get("split", "test"))
 
 
 def _units(cell: views.Trained) -> int:
@@ -195,7 +199,7 @@ def _units(cell: views.Trained) -> int:
 
 def _interpolations(cell: views.Trained) -> Strips:
     found = views.interpolations(cell, n=PAIRS)
-    told = f"Between the codes of two test images, which stand at both ends: {'; '.join(filter(None, found.labels))}"
+    told = f"Between the codes of two {_split(cell)} images, at both ends: {'; '.join(filter(None, found.labels))}"
     return Strips(sheet(torch.cat(list(found.rows)), len(found.rows[0]), told), tuple(filter(None, found.labels)))
 
 

@@ -76,4 +76,13 @@ def refuse_damaged(rows: Iterable[Row]) -> None:
 def print_json(document: Any) -> None:
     import json
 
-    click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+    from bench.text import json_text
+
+    click.echo(json_text(json.dumps(document, indent=1, ensure_ascii=False)))
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Print lines that tell of files and folders, whose names may be anything."""
+    from bench.text import plain
+
+    click.echo(plain(str(text), lines=True), err=err)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from bench import completion
-from bench.verbs.common import print_json, refuse_damaged
+from bench.verbs.common import print_json, refuse_damaged, say
 
 
 @click.command(
@@ -53,5 +53,5 @@ def pareto(runs: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     if path is not None:
         drawn = write(path, found, without)
         told = f"figure in {path}" if drawn else "no figure: no two labels with a bound can stand in one plane"
-        click.echo(told, err=True)
+        say(told, err=True)
     refuse_damaged(row for of_run in rows for row in of_run)

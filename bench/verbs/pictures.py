@@ -10,7 +10,7 @@ import click
 
 from bench import completion
 from bench.options import Names
-from bench.verbs.common import data_root, plugins
+from bench.verbs.common import data_root, plugins, say
 
 if TYPE_CHECKING:
     from bench.pictures import Scatter, Sheet
@@ -176,7 +176,7 @@ def _cell(
 
     found, note = trained(cell, variant, cell_seed, data_root, plugins)
     if note:
-        click.echo(note, err=True)
+        say(note, err=True)
     return found, options
 
 

@@ -11,7 +11,7 @@ import click
 from bench import completion
 from bench.errors import UsageError
 from bench.options import Names
-from bench.verbs.common import THRESHOLD, UNFINISHED, plugins, print_json, print_rows, refuse_damaged
+from bench.verbs.common import THRESHOLD, UNFINISHED, plugins, print_json, print_rows, refuse_damaged, say
 
 if TYPE_CHECKING:
     from bench.row import Row
@@ -217,7 +217,7 @@ def compare(
     print_json(found.to_json()) if as_json else console.comparison(found)
     crossed = dict.fromkeys(line for threshold in thresholds for line in threshold.crossed_by(found))
     for line in crossed:
-        click.echo(line, err=True)
+        say(line, err=True)
     if not crossed:
         refuse_damaged([*rows, *others])
     return THRESHOLD if crossed else 0

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from bench import completion
 from bench.options import Duration, Names, Seeds, Shard, is_of_a_run, read_config
-from bench.verbs.common import INTEGRITY, STOPPED, THRESHOLD, UNFINISHED, plugins, print_json, print_rows
+from bench.verbs.common import INTEGRITY, STOPPED, THRESHOLD, UNFINISHED, plugins, print_json, print_rows, say
 
 if TYPE_CHECKING:
     from bench.protocol import RunRequest
@@ -204,7 +204,7 @@ def run(
         return UNFINISHED
     crossed = [line for threshold in thresholds for line in threshold.crossed(rows)]
     for line in crossed:
-        click.echo(line, err=True)
+        say(line, err=True)
     return THRESHOLD if crossed else 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from bench import completion
-from bench.verbs.common import UNFINISHED, plugins, print_json
+from bench.verbs.common import UNFINISHED, plugins, print_json, say
 from bench.verbs.common import data_root as _root
 
 
@@ -68,9 +68,9 @@ def verify(paths: tuple[str, ...], only_sums: bool, retrain: bool, tolerance: fl
     check = Verifier(only_sums, retrain, tolerance, data_root)
     found = []
     for run, name in [cell for path in paths for cell in finished(path)]:
-        with working() as say:
-            found.append(check(run, name, say))
-        click.echo(found[-1].line)
+        with working() as tell:
+            found.append(check(run, name, tell))
+        say(found[-1].line)
     if wrong := sum(bool(finding.wrong) for finding in found):
         raise IntegrityError(
             f"{wrong} of {len(found)} cell{'' if len(found) == 1 else 's'} aren't what they should be",
@@ -93,10 +93,10 @@ def gc(runs: tuple[str, ...], dry_run: bool) -> None:
     total = count = 0
     for run in [opened(path) for path in runs]:
         for removed in collect(run, dry_run=dry_run):
-            click.echo(f"{removed.path}  {bytes_in_words(removed.size)}")
+            say(f"{removed.path}  {bytes_in_words(removed.size)}")
             total, count = total + removed.size, count + 1
     done = "would be removed" if dry_run else "removed"
-    click.echo(f"{count} thing{'' if count == 1 else 's'} {done}, {bytes_in_words(total)}")
+    say(f"{count} thing{'' if count == 1 else 's'} {done}, {bytes_in_words(total)}")
 
 
 @click.command(
@@ -119,8 +119,8 @@ def merge(out: str, runs: tuple[str, ...]) -> None:
     from bench.merge import merge as join
 
     merged = join(out, runs)
-    click.echo(f"{out}: {merged.cells} cells, {merged.scores} scores and {merged.failures} failures are new")
+    say(f"{out}: {merged.cells} cells, {merged.scores} scores and {merged.failures} failures are new")
     for line in merged.wrong:
-        click.echo(line)
+        say(line)
     if merged.wrong:
         raise IntegrityError("not all of the joined results are what they should be", cause="Those above.")

@@ -1,0 +1,97 @@
+"""Text that others chose, made harmless where it comes in: no terminal obeys it, and no page hides or turns it.
+
+Labels, reasons, notes and names come out of results folders, of plugins and of exceptions. They are made `plain` when
+a row, a score, an event, an error or a document of a results folder is made of them, so no renderer has to think of
+it; what a format itself takes for markup, its renderer escapes.
+"""
+
+from __future__ import annotations
+
+import re
+from json import dumps
+from typing import Any
+
+_SPACES = re.compile(r"\r\n|[\t\n\r]")
+_UNSEEN = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # what terminals obey: C0 but for white space, and C1
+    "\u061c\u202a-\u202e\u2066-\u2069"  # what turns the direction of letters
+    "\u200b\u2028\u2029\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # no width, or a line's end
+    "\ud800-\udfff\ufffe\uffff"  # no letters at all
+)
+_HARMFUL = re.compile(f"[{_UNSEEN}]")
+_IN_JSON = re.compile(r"\\(?:[bfnrt]|u(?:00[01789]|061|20[026]|[dD][89a-fA-F]|[fF][eEfF]))")
+"""What may stand for such a letter in a JSON text that is otherwise ASCII; now and then for another one."""
+
+
+def plain(text: str, *, lines: bool = False) -> str:
+    r"""Return `text` without letters that a terminal obeys or nobody sees; each is shown by its number, as \x1b.
+
+    Line ends and tabs become spaces; with `lines`, they stay. All other letters of all scripts stay as they are.
+    """
+    if text.isprintable():
+        return text
+    text = text.replace("\r\n", "\n").replace("\r", "\n") if lines else _SPACES.sub(" ", text)
+    return _HARMFUL.sub(_numbered, text)
+
+
+def _numbered(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether `plain` would change no text in a value made of lists and dictionaries."""
+    if isinstance(value, str):
+        return value.isprintable() or plain(value) == value
+    if isinstance(value, dict):
+        return all(is_plain(key) and is_plain(item) for key, item in value.items())
+    return not isinstance(value, list | tuple) or all(map(is_plain, value))
+
+
+def inert(value: Any) -> Any:
+    """Return a value with all text in its lists and dictionaries made `plain`: the same object where that is so."""
+    return value if is_plain(value) else _inert(value)
+
+
+def _inert(value: Any) -> Any:
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, dict):
+        return {_inert(key): _inert(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(_inert, value))
+    return [_inert(item) for item in value] if isinstance(value, list) else value
+
+
+def may_harm(json: str) -> bool:
+    """Return whether a JSON text may hold letters that `inert` would change: a quick look, never a wrong no."""
+    return not json.isascii() or _IN_JSON.search(json) is not None
+
+
+def json_text(text: str) -> str:
+    """Return a JSON text with the letters in its strings that a terminal obeys escaped as JSON does: it says the same.
+
+    The lines between its values stay.
+    """
+    return _HARMFUL.sub(lambda found: dumps(found[0])[1:-1], text)
+
+
+def settle(made: Any, *, but: str = "") -> None:
+    """Make the text in a frozen dataclass `plain`, when it's made; a path in the field `but` stays a path."""
+    for name, value in vars(made).items():
+        if name != but and not is_plain(value):
+            object.__setattr__(made, name, _inert(value))
+
+
+_MARKUP = re.compile(
+    r"[\\`*<>|~$]"
+    r"|&(?=#|\w+;)"  # an entity
+    r"|\](?=[(\[])|^\["  # a link, an image, or where one leads
+    r"|(?<![^\W_])_|_(?![^\W_])"
+    r"|^[#+-](?=\s|$)"  # a heading or a list
+)
+_NUMBERED = re.compile(r"^(\d+)(?=[.)](?:\s|$))")
+
+
+def escape_markdown(text: str) -> str:
+    """Return `text` on one line as Markdown prints it: no tag, link, code, cell, heading or list of its own."""
+    return _NUMBERED.sub(r"\1\\", _MARKUP.sub(lambda found: f"\\{found[0]}", " ".join(text.split())))
