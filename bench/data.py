@@ -300,7 +300,7 @@ def load(
         fetch(dataset, root, on_progress)
     dataset.on_progress = on_progress
     splits = dataset.load(root)
-    require_disjoint(text, splits.train, splits.test)
+    require_disjoint(text, splits)
     return prepare(called(text), dataset, splits, limit=limit, validation=validation, split=split)
 
 
