@@ -338,10 +338,10 @@ def test_installed_sets_keep_their_names() -> None:
 def run(tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Row]]:
     monkeypatch.chdir(tmp_path)
 
-    def call(dataset: str, *more: object, variants: str = "vae", steps: int = 2) -> list[Row]:
+    def call(dataset: str, *more: object, here: bool = True) -> list[Row]:
         code, out, err = bench(
-            "run", "--variants", variants, "--steps", steps, "--batch-size", 8, "--dataset", dataset, "--in-process",
-            "--metrics", "elbo", "--no-sanity", "--no-baseline", "--json", "--quiet", *more,
+            "run", "--variants", "vae", "--steps", 2, "--batch-size", 8, "--dataset", dataset, "--metrics", "elbo",
+            "--no-sanity", "--no-baseline", "--json", "--quiet", *(["--in-process"] if here else []), *more,
         )  # fmt: skip
         assert code == 0, err
         return [Row(**{**r, "scores": {}}) for r in (_row(d) for d in json.loads(out))]
@@ -417,6 +417,15 @@ def test_an_interrupted_or_failed_cell_is_found_too(run: Callable[..., list[Row]
     assert [(c.name, c.state) for c in planned.cells] == [(first.cell, "ended")]
     (again,) = run("folder:b", "--out", "out", "--retry-failed")
     assert (again.cell, again.status) == (first.cell, "ok")
+
+
+def test_a_moved_cell_is_scored_by_a_process_of_its_own(run: Callable[..., list[Row]], tmp_path: Path) -> None:
+    pictures(tmp_path / "a", X)
+    (first,) = run("folder:a", "--out", "out")
+    (tmp_path / "a").rename(tmp_path / "b")
+    (again,) = run("folder:b as it", "--out", "out", "--metrics", "elbo,kl", here=False)
+    assert (again.cell, again.dataset) == (first.cell, "it")
+    assert set(Run("out").read_scores(first.cell, again.scoring)) == {"elbo", "kl"}
 
 
 def test_two_spellings_in_one_run_are_one_dataset(run: Callable[..., list[Row]], tmp_path: Path) -> None:
