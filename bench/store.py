@@ -1,6 +1,7 @@
 """Results on disk: a run is a folder, a cell a folder in it, and each result appears whole, by one rename.
 
 results/<name>/run.json                     the request
+results/<name>/names.json                   what data are called now, if that has changed
 results/<name>/cells/<slug>-<hash>/done/           cell.json, weights, history, evidence, images, log, SHA256SUMS
                                   /scores/<hash>.json
                                   /failed/<n>/     cell.json, log
@@ -19,7 +20,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
@@ -52,10 +53,13 @@ from bench.durable import (
 )
 from bench.errors import Damaged, NotAvailable, StoreError, UsageError
 from bench.measurement import Score
+from bench.naming import alike, called
 from bench.process import make_folder
 from bench.protocol import HOW, RunRequest, digest
 from bench.row import Row, damaged, row_of, scored_of, with_values
+from bench.text import plain
 
+NAMES = "names.json"
 WEIGHTS = "weights.safetensors"
 EVIDENCE = "evidence.safetensors"
 CHANGED = "has changed since it was written"
@@ -67,6 +71,7 @@ class Run:
     def __init__(self, path: Path | str, cells: Path | None = None) -> None:
         self.path = Path(path)
         self.cells = cells or self.path / "cells"
+        self._names: dict[str, str] | None = None
 
     @cached_property
     def _cells(self) -> str:
@@ -406,7 +411,49 @@ class Run:
         """
         self.require()
         with _uncollected():
-            return in_order(filter(None, map(self.row, self.names())), self.request())
+            (rows,) = alike(filter(None, map(self.row, self.names())))
+            return in_order(rows, self.request())
+
+    def by_identity(self) -> dict[str, list[str]]:
+        """The folders of all cells by the digest at the end of their names: several of the same images, named apart."""
+        found: dict[str, list[str]] = {}
+        for name in self.names():
+            found.setdefault(name.rpartition("-")[2], []).append(name)
+        return found
+
+    def called(self) -> dict[str, str]:
+        """What data are called now, by their digests, where that isn't what they were called when cells were made.
+
+        Raises:
+            StoreError: the file that says so is damaged.
+        """
+        if self._names is None:
+            path = self.path / NAMES
+            content = _content(str(path))
+            if content is not None and not own_sum_fits(content):
+                raise Damaged(path, CHANGED, "Delete it: data have their old names then.")
+            found = parsed(path, content).get("names", {}) if content is not None else {}
+            if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+                raise StoreError(f"{path} isn't a list of names", fix="Delete it: data have their old names then.")
+            self._names = found
+        return self._names
+
+    def call(self, names: Mapping[str, str], before: Collection[str] = ()) -> None:
+        """Note what data are called from now on, by `noted` of their rows; nothing asks for what they were `before`.
+
+        Raises:
+            StoreError: the folder can't be written.
+        """
+        if not (names or before):
+            return
+        joined, request = {**self.called(), **names}, self.request()
+        kept = tuple(text for text in request.datasets if called(text) not in before)
+        with writing(self.path):
+            if joined != self.called():
+                write_json(self.path / NAMES, {"names": joined}, summed=True)
+            if kept != request.datasets:
+                write_json(self.path / "run.json", replace(request, datasets=kept).to_json())
+        self._names = joined
 
     def request(self) -> RunRequest:
         """What was asked for last, joined with what was before.
@@ -421,6 +468,12 @@ class Run:
             raise Damaged(path, f"holds no request: {error.line}", repair(path)) from None
 
     # on disk
+
+    def _renamed(self, document: dict[str, Any]) -> dict[str, Any]:
+        """A row's document, with what its data are called now."""
+        if names := self.called():
+            document["dataset"] = names.get(noted(document.get("data")), document.get("dataset"))
+        return document
 
     def _home(self, cell: str) -> str:
         """A cell's folder as text: a run may have 20,000 of them, so no more is made and asked than needed.
@@ -445,7 +498,7 @@ class Run:
             path = f"{folder}/cell.json"
             if not inside.is_folder(folder):
                 return None
-            content = _content(path)
+            content = _content(str(path))
             if content is None:
                 raise Damaged(path, "is missing")
             if (known := _sums(folder)) is None:
@@ -454,7 +507,7 @@ class Run:
                 with suppress(Damaged):
                     document = parsed(path, content)
                 raise Damaged(path, CHANGED)
-            document = parsed(path, content)
+            document = self._renamed(parsed(path, content))
             return with_values(row_of(document, {}), about)
         except Damaged as error:
             reason = self._told(error)
@@ -569,13 +622,20 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def noted(data: Any) -> str:
+    """The digests of the images that a row notes, as one text; '' where it doesn't."""
+    digests = [data.get("train"), data.get("test")] if isinstance(data, Mapping) else [None]
+    return "" if None in digests else "-".join(map(str, digests))
+
+
 def in_order(rows: Iterable[Row], request: RunRequest) -> list[Row]:
     """Rows by dataset, variant and seed as a request names them, the baseline last; of equal labels, the newest."""
     names = [text.split("[")[0] for text in request.variants]
+    datasets = list(map(called, request.datasets))
     found = sorted(rows, key=lambda row: str(row.provenance.get("ended", "")), reverse=True)
 
     def place(row: Row) -> tuple[Any, ...]:
-        dataset = request.datasets.index(row.dataset) if row.dataset in request.datasets else len(request.datasets)
+        dataset = datasets.index(row.dataset) if row.dataset in datasets else len(datasets)
         variant = names.index(row.variant) if row.variant in names else len(names)
         return dataset, row.dataset, row.sanity, row.baseline, variant, row.variant, _natural(row.label), row.seed
 

@@ -12,6 +12,7 @@ from click import unstyle
 from bench import inside
 from bench.errors import BenchError, Damaged, StoreError
 from bench.grid import Config, expand, slug
+from bench.naming import called
 from bench.protocol import RunRequest
 from bench.registry import default
 from bench.row import UNKNOWN, Row
@@ -83,7 +84,7 @@ def missing(run: Run, rows: Iterable[Row], broken: Sequence[Failure]) -> list[Fa
     folders = [failure.label for failure in broken] + [row.cell for row in rows if row.dataset == UNKNOWN]
     begun = {name.rpartition("-")[0] for name in folders}
     found = []
-    for dataset in request.datasets or (default("dataset") or "",):
+    for dataset in map(called, request.datasets or (default("dataset") or "",)):
         for config in _asked(request):
             seeds = [
                 seed
