@@ -477,7 +477,8 @@ def _heading(row: Row, varied: Sequence[tuple[str, str]]) -> str:
     if row.sanity:
         words.append("what no model, or a trivial one, comes to; never marked")
     elif not row.training:
-        words.append("samples from a file: training protocol unknown")
+        count = f"{row.scoring['samples']:,} samples" if "samples" in row.scoring else "samples"
+        words.append(f"{count} from a file: training protocol unknown")
     else:
         backbone, *own = row.networks.split(", ")
         words += [f"{backbone} backbone" if backbone else "its own network", *own]
