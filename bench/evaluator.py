@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from bench.dataset import Data
 from bench.errors import NotAvailable
+from bench.evidence import Generated
 from bench.measurement import Context, Metric, Request, Score
 from bench.protocol import Scoring, seed_for
 from bench.snapshot import seeded
@@ -48,13 +50,21 @@ class Evaluator(Context):
         self.on_chunk, self.kept = alive, kept or {}
         self.device = device_of(model)
         self._known: dict[Request[Any], Any] = {}
+        self._asked: dict[Request[Any], set[Request[Any]]] = {}  # by each request, while it was resolved
+        self._resolving: list[Request[Any]] = []
 
     def get(self, request: Request[T]) -> T:
+        if self._resolving:
+            self._asked[self._resolving[-1]].add(request)
         if request not in self._known:
+            self._asked[request] = set()
+            self._resolving.append(request)
             try:
                 self._known[request] = request.resolve(self)
             except Exception as reason:  # a request that failed isn't tried again by each metric that asks
                 self._known[request] = reason
+            finally:
+                self._resolving.pop()
         found = self._known[request]
         if isinstance(found, Exception):
             raise found
@@ -105,13 +115,48 @@ class Evaluator(Context):
         began = time.perf_counter()
         with torch.inference_mode(), seeded(0, self.device):
             try:
-                score: Score | NotAvailable = metric(*[self.get(need) for need in metric.needs])
-                score = _sound(score, metric)
+                evidence = [self.get(need) for need in metric.needs]
+                caveat = self._few(metric)
+                score: Score | NotAvailable = _noted(_sound(metric(*evidence), metric), caveat)
             except NotAvailable as reason:
                 score = reason
             except (Exception, SystemExit) as error:
                 score = NotAvailable(f"the metric raised {type(error).__name__}: {error}", retry=True)
         return score, time.perf_counter() - began
+
+    def _few(self, metric: Metric) -> str:
+        """What the number of samples behind a metric's evidence has to say; '' where it's of no account.
+
+        Raises:
+            NotAvailable: there are fewer than the metric needs.
+        """
+        n = self._samples(metric)
+        if n is None or metric.few == "unbiased":
+            return ""
+        if callable(metric.few):
+            if n < (least := metric.few(self)):
+                raise NotAvailable(
+                    f"of {n:,} samples; its value depends on their number, and it needs {least:,}: draw more"
+                )
+            return ""
+        if n >= Scoring.samples:
+            return ""
+        of = f"of {n:,} samples, where models are asked for {Scoring.samples:,}"
+        moves = "that moves it" if metric.few else "it doesn't say whether that moves it"
+        return f"{of}: {moves}"
+
+    def _samples(self, metric: Metric) -> int | None:
+        """How many samples a metric's evidence, now resolved, is made of; None where it's made of none."""
+        found, ahead = set[Request[Any]](), list(metric.needs)
+        while ahead:
+            if (request := ahead.pop()) not in found:
+                found.add(request)
+                ahead += self._asked.get(request, ())
+        return min((len(self._known[r]) for r in found if isinstance(r, Generated)), default=None)
+
+
+def _noted(score: Score, caveat: str) -> Score:
+    return replace(score, note="; ".join(filter(None, (score.note, caveat))))
 
 
 def _sound(score: object, metric: Metric) -> Score:

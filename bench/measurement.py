@@ -32,11 +32,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Direction = Literal["higher", "lower"]
+Few = Literal["unbiased", "anchored"] | Callable[[Any], int]
 
 
 @dataclass(frozen=True)
 class Score:
-    """A finite number, the sample count `n` behind it, its standard error where it has one, and a caveat if any."""
+    """A finite number, the count `n` that limits it, its standard error where it has one, and a caveat if any.
+
+    `n` is the size of the smallest set that is averaged over or compared: of 30 samples against 360 real images, 30; of
+    10,000 against 360, 360. What a network was trained on isn't counted; a note tells it.
+    """
 
     value: float
     n: int
@@ -134,6 +139,7 @@ class Metric:
     per_image: Callable[[Mapping[str, Tensor]], Tensor] | None = None  #: values (N,) out of what a cell keeps, by name
     told: Callable[[float], str] | None = None  #: a few plain words about a value, for the summary; '' says nothing
     redraws: bool = False  #: its standard error is what other draws of the samples would change, and nothing else
+    few: Few | None = None  #: what few samples do to its value; None: it doesn't say, or isn't of samples
 
     @property
     def doc(self) -> str:
@@ -181,6 +187,7 @@ def metric(
     per_image: Callable[[Mapping[str, Tensor]], Tensor] | None = None,
     told: Callable[[float], str] | None = None,
     redraws: bool = False,
+    few: Few | None = None,
 ) -> Callable[[Callable[..., Score]], Metric]:
     """Make a metric of a pure function of the evidence that `needs` ask for, in that order.
 
@@ -190,9 +197,14 @@ def metric(
     sharp as real images blurred by 1.3 px', for people who won't read columns; '' where there is nothing to say.
     `redraws` says that standard errors are over other draws of samples, of the same model against the same references:
     a comparison then tells them from training's noise.
+
+    `few` says what few samples do to the value, on average over their draws: nothing ('unbiased'); or they move it, and
+    the note has what real images, or samples of their law, come to at that same number ('anchored'); or it needs as
+    many as a function of the `Context` returns, and is n/a below that number. A metric of samples that doesn't say is
+    scored, and its note tells that it doesn't wherever there are fewer than models are asked for.
     """
     return lambda function: Metric(
-        function, needs, unit, direction, range, default, predicted, per_image, told, redraws
+        function, needs, unit, direction, range, default, predicted, per_image, told, redraws, few
     )
 
 

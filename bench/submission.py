@@ -111,14 +111,15 @@ def submit(
     name = _named(name, samples)
     way_to = None if fid_reference is None else _to(fid_reference)
     chosen = {n: m for n, m in choose_metrics(metrics).items() if not m.derived}
-    on, scoring = device_of(device), Scoring()
+    on = device_of(device)
     check_plain("--dataset", dataset)
     data = datasets.load(dataset, datasets.data_root(data_root))
     spec = _Spec(data.train.shape, data.classes, len(data.train), data.latent_dim, likelihood or UNKNOWN)
     if likelihood is not None:
         spec.make_likelihood()  # is there one called so?
     say("reading")
-    held = read_samples(samples, data.train.shape, scoring.samples)
+    held = read_samples(samples, data.train.shape, Scoring.samples)
+    scoring = Scoring(samples=len(held.pixels))  # rows of other numbers of samples are scored by another protocol
     terms = None if bounds is None else read_bounds(bounds, len(data.test))
     if bounds is not None and terms is not None:
         check_bounds(bounds, terms, data.test, likelihood)

@@ -534,7 +534,8 @@ def _heading(rows: Sequence[Row], varied: Sequence[tuple[str, str]], seeds: Sequ
         its = {r.seed for r in rows}
         words += [seeds_in_words(sorted(its))] if len(its) == 1 and its != set(seeds) else []
     elif not row.training:
-        words.append("samples from a file: training protocol unknown")
+        count = f"{row.scoring['samples']:,} samples" if "samples" in row.scoring else "samples"
+        words.append(f"{count} from a file: training protocol unknown")
     else:
         backbone, *own = row.networks.split(", ")
         words += [f"{backbone} backbone" if backbone else "its own network", *own]

@@ -167,7 +167,7 @@ class Verifier:
                 off = distance(stored, again)
                 exact, close, worst = exact + (off == 0), close + (0 < off <= self.tolerance), max(worst, off)
                 if off > self.tolerance:
-                    by = f"{off:.1g} relative" if off < math.inf else "other n, or a standard error in one alone"
+                    by = f"{off:.1g} relative" if off < math.inf else "a larger n, or no standard error any more"
                     found.wrong.append(f"{name} is {stored.value:.9g}, and {again.value:.9g} now: {by}{_since(row)}")
         if row.plugin.get("source") and "the plugin" in changes(row):
             found.right.append("though its plugin's source has changed since")
@@ -179,12 +179,13 @@ class Verifier:
 
 
 def distance(a: Score, b: Score) -> float:
-    """The largest relative difference between two scores' values and standard errors; inf if their n differ.
+    """The largest relative difference between two scores' values and standard errors; inf if `a` has a smaller n.
 
-    `a` may have no standard error where `b` has: it was scored before the metric had one.
+    `a` may have a larger n, or no standard error where `b` has: it was scored before n was that of the smallest set, or
+    before the metric had an error.
     """
     pairs = [(a.value, b.value)]
-    if a.n != b.n or (a.se is not None and b.se is None):
+    if a.n < b.n or (a.se is not None and b.se is None):
         return math.inf
     if a.se is not None and b.se is not None:
         pairs.append((a.se, b.se))

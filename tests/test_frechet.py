@@ -333,7 +333,7 @@ def score(context: Bare, metric: Any, samples: Tensor) -> Any:
     for sampler in ("prior", "gmm"):
         context.planted[Generated(sampler)] = samples  # type: ignore[arg-type]
     context.planted[Reconstructions(n=None)] = samples
-    drawn = Predicted | InceptionGaussian | InceptionFeatures
+    drawn = Predicted | InceptionGaussian | InceptionFeatures | frechet.Reference
     context.planted = {k: v for k, v in context.planted.items() if not isinstance(k, drawn)}
     return metric(*(context.get(need) for need in metric.needs))
 
@@ -357,12 +357,12 @@ def test_fd_rises_with_blur_and_noise(digits: Bare) -> None:
 
 def test_fd_names_its_network_and_the_distance_of_real_images(digits: Bare) -> None:
     found = score(digits, frechet.fd, half_of_training(digits))
-    assert found.n == len(half_of_training(digits))
+    assert found.n == len(digits.data.test)
     assert found.note.startswith("fd-v1-")
     assert "% accurate" in found.note
     floor = frechet_distance(digits.get(frechet.Reference("test")), digits.get(frechet.Reference("train")))
     assert f"real images come to {floor:.3g}" in found.note
-    bias = expected_bias(digits.get(frechet.Reference("test")), found.n, len(digits.data.test))
+    bias = expected_bias(digits.get(frechet.Reference("test")), len(half_of_training(digits)), found.n)
     assert f"finite samples alone bring {bias:.3g}" in found.note
     drawn = predict(digits.get(FeatureNetwork()).network, half_of_training(digits), "cpu")[0]
     assert found.se == Score.of(influence(drawn, digits.get(frechet.Reference("test")))).se

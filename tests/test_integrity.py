@@ -459,7 +459,6 @@ def test_only_sums_and_retrain_exclude_each_other(run: Run, bench: Bench) -> Non
         (Score(-2, 2), Score(-1, 2), 0.5),
         (Score(0, 2), Score(0, 2), 0.0),
         (Score(1, 2, 4), Score(1, 2, 3), 0.25),
-        (Score(1, 2), Score(1, 3), float("inf")),
     ],
 )
 def test_distance_between_scores(a: Score, b: Score, far: float) -> None:
@@ -481,6 +480,12 @@ def test_joined_scores_take_an_error_that_one_has_on_either_side(run: Run, made:
 def test_a_standard_error_may_be_newer_than_a_score_but_is_not_lost() -> None:
     assert distance(Score(1, 2), Score(1, 2, 0.1)) == 0
     assert distance(Score(1, 2, 0.1), Score(1, 2)) == math.inf
+
+
+def test_a_score_may_count_its_smallest_set_by_now_but_never_more() -> None:
+    assert distance(Score(1, 10_000), Score(1, 360)) == 0
+    assert distance(Score(1, 10_000), Score(2, 360)) == 0.5
+    assert distance(Score(1, 360), Score(1, 10_000)) == math.inf
 
 
 # gc

@@ -42,7 +42,7 @@ def auroc(outliers: Tensor, inliers: Tensor, note: str = "") -> Score:
         raise NotAvailable(f"needs {FEWEST} outliers and test images each: there are {least}")
     above, below = placements(outliers, inliers), placements(inliers, outliers)
     se = math.sqrt(above.var().item() / len(above) + below.var().item() / len(below))
-    return Score(above.mean().item(), len(above), se, note)
+    return Score(above.mean().item(), least, se, note)
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,7 @@ def _reconstructions(sigma: float) -> str:
     unit="px",
     range=(0, math.inf),
     told=_samples,
+    few="unbiased",
 )
 def blur(curve: Curve, samples: Tensor, real: Tensor, training: Tensor, noise: Tensor) -> Score:
     """Equivalent blur: sigma of the Gaussian that leaves real images no more sharpness than prior samples have.

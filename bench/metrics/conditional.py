@@ -10,8 +10,9 @@ from torch import Tensor
 
 from bench import abilities
 from bench.abilities import require
+from bench.dataset import Data
 from bench.errors import NotAvailable
-from bench.evidence import Generated, SampledLabels, positions
+from bench.evidence import Generated, SampledLabels, TheData, positions
 from bench.images import Images
 from bench.measurement import Context, Request, Score, metric
 from bench.metrics.cache import remembered_tensors, statistics
@@ -25,6 +26,8 @@ class AskedLabels(Request[Tensor]):
     def resolve(self, context: Context) -> Tensor:
         if not context.model.uses_labels:
             raise NotAvailable("it isn't conditional: its samples aren't asked for by class")
+        if isinstance(context.model, abilities.HoldsSamples):
+            raise NotAvailable("its samples are a fixed set: none was asked for by class")
         require(context.model, abilities.Samples)
         labels = context.get(SampledLabels())
         if not context.data.train.labelled:
@@ -32,7 +35,15 @@ class AskedLabels(Request[Tensor]):
         return labels
 
 
-@metric(Judged("prior"), AskedLabels(), TheJudge(), unit="share of samples", direction="higher", range=(0, 1))
+@metric(
+    Judged("prior"),
+    AskedLabels(),
+    TheJudge(),
+    unit="share of samples",
+    direction="higher",
+    range=(0, 1),
+    few="unbiased",
+)
 def label_accuracy(probabilities: Tensor, asked: Tensor, judge: TrainedJudge) -> Score:
     """Share of prior samples that the judge gives the label that they were asked for.
 
@@ -78,26 +89,46 @@ class Learned(Request[Tensor]):
 
 
 @metric(
-    Learned("samples"), Learned("real"), AskedLabels(), unit="accuracy", direction="higher", range=(0, 1), default=False
+    Learned("samples"),
+    Learned("real"),
+    AskedLabels(),
+    TheData(),
+    unit="accuracy",
+    direction="higher",
+    range=(0, 1),
+    default=False,
+    few="anchored",
 )
-def cas(learned: Tensor, real: Tensor, asked: Tensor) -> Score:
+def cas(learned: Tensor, real: Tensor, asked: Tensor, data: Data) -> Score:
     """Classification accuracy score: of a classifier trained on prior samples and their labels, on real test images.
 
-    The note has the same classifier's accuracy from as many real images. Its error is that of the test images, and
-    not of training again. Ravuri & Vinyals 2019, with the judge in place of a ResNet.
+    The note has the same classifier's accuracy from as many real images, or from all where there are fewer. Its error
+    is that of the test images, and not of training again. Ravuri & Vinyals 2019, with the judge in place of a ResNet.
     """
+    known = min(len(asked), len(data.train))
     return Score.of(
-        learned.double(), f"{len(asked):,} samples; as many real images teach it {real.double().mean():.1%}"
+        learned.double(), f"{len(asked):,} samples; {known:,} real images teach it {real.double().mean():.1%}"
     )
 
 
 @metric(
-    Learned("both"), Learned("real"), AskedLabels(), unit="accuracy", direction="higher", range=(-1, 1), default=False
+    Learned("both"),
+    Learned("real"),
+    AskedLabels(),
+    TheData(),
+    unit="accuracy",
+    direction="higher",
+    range=(-1, 1),
+    default=False,
+    few="anchored",
 )
-def cas_augmented(both: Tensor, real: Tensor, asked: Tensor) -> Score:
+def cas_augmented(both: Tensor, real: Tensor, asked: Tensor, data: Data) -> Score:
     """What samples add to real data: accuracy from real training images and as many samples, less that from the former.
 
     In as many steps each; paired over test images.
     """
-    note = f"{both.double().mean():.1%} with samples, {real.double().mean():.1%} without; {len(asked):,} samples"
+    known = f"{min(len(asked), len(data.train)):,} real images"
+    note = (
+        f"{both.double().mean():.1%} with samples, {real.double().mean():.1%} without; {len(asked):,} samples, {known}"
+    )
     return Score.of(both.double() - real.double(), note)

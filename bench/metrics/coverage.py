@@ -33,6 +33,7 @@ COPY = 1e-6  #: a squared distance for each feature, in training variances, belo
 FEW = 0.05  #: of test images may have so many copies that their ball has no inside
 HALVINGS = 50  #: of twice as many samples: a standard error out of them is off by a tenth
 NEIGHBOURS = 16  #: among which the third nearest of one's own half is looked for: it's there but once in 500 times
+UNBIASED = (0, 2)  #: of the four, those that are means over samples: as many or fewer come to the same
 SURE = 24  #: balls of the smallest size around a real image: in one half or the other there will be some
 
 
@@ -205,6 +206,14 @@ class PriorErrors(Request[Errors]):
         return redraw_errors(real.features, real.radii, pool)
 
 
+def as_many(context: Context) -> int:
+    """The number of samples that `recall` and `coverage` are of: that of the test points.
+
+    The third nearest of few samples is far away, and their balls hold nearly every real image; and few cover few.
+    """
+    return min(POINTS, len(context.data.test))
+
+
 def _score(
     values: Tensor,
     se: float | None,
@@ -216,11 +225,13 @@ def _score(
     law: str = "",
 ) -> Score:
     """Their mean, with its standard error over other draws of the samples."""
-    note = (
-        f"{trained.note}; k = {k}, {len(found.recall):,} real images, {len(found.precision):,} samples; "
-        f"{real.drawn:,} unseen training images come to {real.others[which].item():.3f}{law}"
-    )
-    return Score(values.mean().item(), len(values), se, note)
+    n, m = len(found.recall), len(found.precision)
+    note = f"{trained.note}; k = {k}, {n:,} real images, {m:,} samples; "
+    if real.drawn == m or which in UNBIASED:
+        note += f"{real.drawn:,} unseen training images come to {real.others[which].item():.3f}{law}"
+    else:
+        note += f"{real.drawn:,} unseen training images are too few to compare with{law}"
+    return Score(values.mean().item(), min(n, m), se, note)
 
 
 @metric(
@@ -232,6 +243,7 @@ def _score(
     direction="higher",
     range=(0, 1),
     redraws=True,
+    few=as_many,
 )
 def recall(found: Shares, real: RealPoints, trained: Trained, errors: Errors) -> Score:
     """Share of real images in the ball of some prior sample (Kynkäänniemi et al. 2019, eq. 1-2, k = 3).
@@ -251,6 +263,7 @@ def recall(found: Shares, real: RealPoints, trained: Trained, errors: Errors) ->
     direction="higher",
     range=(0, 1),
     redraws=True,
+    few=as_many,
 )
 def coverage(found: Shares, real: RealPoints, trained: Trained, errors: Errors) -> Score:
     """Share of real images whose ball holds some prior sample (Naeem et al. 2020, eq. 4, k = 5).
@@ -271,6 +284,7 @@ def coverage(found: Shares, real: RealPoints, trained: Trained, errors: Errors) 
     range=(0, 1),
     default=False,
     redraws=True,
+    few="unbiased",
 )
 def precision(found: Shares, real: RealPoints, trained: Trained) -> Score:
     """Share of prior samples in the ball of some test image (Kynkäänniemi et al. 2019, eq. 1-2, k = 3).
@@ -288,6 +302,7 @@ def precision(found: Shares, real: RealPoints, trained: Trained) -> Score:
     range=(0, math.inf),
     default=False,
     redraws=True,
+    few="unbiased",
 )
 def density(found: Shares, real: RealPoints, trained: Trained) -> Score:
     """Test images' balls that a prior sample lies in, on average, over k (Naeem et al. 2020, eq. 3, k = 5).

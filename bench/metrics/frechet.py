@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from bench.errors import DataError, NotAvailable
+from bench.evidence import Generated, Sampler
 from bench.measurement import Context, Metric, Request, Score, metric
 from bench.metrics.gaussians import Gaussian, expected_bias, extrapolated, frechet_distance, influence
 from bench.metrics.inception import InceptionGaussian, InceptionWeights, KnownTraining, Weights, seconds
@@ -18,12 +21,19 @@ PER_DIMENSION = 5  #: images a feature, at least, behind each covariance of `fd`
 
 @dataclass(frozen=True)
 class Reference(Request[Gaussian]):
-    """The classifier's features on real images that it hasn't seen: the test split, or half of training."""
+    """The classifier's features on real images that it hasn't seen: the test split, or half of training.
+
+    With `beside`, on no more of them than there are such samples: distances of as many have the same bias.
+    """
 
     split: Literal["test", "train"]
+    beside: Sampler | None = None
 
     def resolve(self, context: Context) -> Gaussian:
-        return Gaussian.of(context.get(PredictedReal(self.split)).features)
+        features = context.get(PredictedReal(self.split)).features
+        if self.beside is not None and (n := len(context.get(Generated(self.beside)))) < len(features):
+            features = features[torch.randperm(len(features), generator=torch.Generator().manual_seed(n))[:n]]
+        return Gaussian.of(features)
 
 
 def _enough(least: int, dim: int, **counts: int | None) -> None:
@@ -34,11 +44,15 @@ def _enough(least: int, dim: int, **counts: int | None) -> None:
 
 
 def _floor(reference: Gaussian, other: Gaussian | None, n: int | None) -> str:
-    """What a perfect sampler comes to, in words: other real images' distance, and how much of it is bias."""
+    """What a perfect sampler comes to, in words: other real images' distance, and how much of it is bias.
+
+    More other images than `n` samples are no measure for those; of fewer it's told what their number brings.
+    """
     bias = f"finite samples alone bring {expected_bias(reference, n, reference.n):.3g}"
-    if other is None:
+    if other is None or other.n is None or n is None or other.n > n:
         return bias
-    return f"{other.n:,} other real images come to {frechet_distance(reference, other):.3g}; {bias}"
+    fewer = f" ({expected_bias(reference, other.n, reference.n):.3g} of it by their number)" if other.n < n else ""
+    return f"{other.n:,} other real images come to {frechet_distance(reference, other):.3g}{fewer}; {bias}"
 
 
 def _fd(trained: Trained, images: Predictions, reference: Gaussian, other: Gaussian) -> Score:
@@ -46,18 +60,25 @@ def _fd(trained: Trained, images: Predictions, reference: Gaussian, other: Gauss
     _enough(PER_DIMENSION * dim, dim, real_images=reference.n, samples=n)
     drawn = Gaussian.of(images.features)
     se = Score.of(influence(images.features, reference)).se
-    return Score(max(0.0, frechet_distance(drawn, reference)), n, se, f"{trained.note}; {_floor(reference, other, n)}")
+    note = f"{trained.note}; {_floor(reference, other, n)}"
+    return Score(max(0.0, frechet_distance(drawn, reference)), _least(n, reference.n), se, note)
+
+
+def _least(n: int, m: int | None) -> int:
+    """The smaller of two counts; the second may be unknown."""
+    return n if m is None else min(n, m)
 
 
 @metric(
     FeatureNetwork(),
     Predicted("prior"),
     Reference("test"),
-    Reference("train"),
+    Reference("train", beside="prior"),
     unit="FD",
     direction="lower",
     range=(0, math.inf),
     redraws=True,
+    few="anchored",
 )
 def fd(trained: Trained, samples: Predictions, test: Gaussian, train: Gaussian) -> Score:
     """Fréchet distance of prior samples to the test split, on 64 features of the dataset's classifier.
@@ -72,11 +93,12 @@ def fd(trained: Trained, samples: Predictions, test: Gaussian, train: Gaussian) 
     FeatureNetwork(),
     Predicted("prior"),
     Reference("train"),
-    Reference("test"),
+    Reference("test", beside="prior"),
     unit="FD",
     direction="lower",
     range=(0, math.inf),
     redraws=True,
+    few="anchored",
 )
 def fd_train(trained: Trained, samples: Predictions, train: Gaussian, test: Gaussian) -> Score:
     """`fd` to the half of training that the classifier hasn't seen: well below `fd`, it hints at copying."""
@@ -87,11 +109,12 @@ def fd_train(trained: Trained, samples: Predictions, train: Gaussian, test: Gaus
     FeatureNetwork(),
     Predicted("gmm"),
     Reference("test"),
-    Reference("train"),
+    Reference("train", beside="gmm"),
     unit="FD",
     direction="lower",
     range=(0, math.inf),
     redraws=True,
+    few="anchored",
 )
 def fd_gmm(trained: Trained, samples: Predictions, test: Gaussian, train: Gaussian) -> Score:
     """`fd` of samples whose codes come from a Gaussian mixture fitted on training codes."""
@@ -124,6 +147,7 @@ def fd_rec(trained: Trained, reconstructions: Predictions, test: Gaussian) -> Sc
     unit="FD",
     direction="lower",
     default=False,
+    few="unbiased",
 )
 def fd_inf(trained: Trained, samples: Predictions, test: Predictions) -> Score:
     """`fd` as it would be with infinitely many samples and test images, extrapolated along a line in 1/N.
@@ -133,7 +157,8 @@ def fd_inf(trained: Trained, samples: Predictions, test: Predictions) -> Score:
     """
     dim = test.features.shape[1]
     found = extrapolated(samples.features, test.features, PER_DIMENSION * dim)
-    return Score(found.intercept, len(samples.features), note=f"{trained.note}; the line's fit ±{found.se:.2g}")
+    n = min(len(samples.features), len(test.features))
+    return Score(found.intercept, n, note=f"{trained.note}; the line's fit ±{found.se:.2g}")
 
 
 def _fid(weights: Weights, images: Gaussian, reference: Gaussian, other: Gaussian | None, what: str) -> Score:
@@ -142,7 +167,7 @@ def _fid(weights: Weights, images: Gaussian, reference: Gaussian, other: Gaussia
     _enough(images.dim + 1, images.dim, **{what: reference.n}, samples=images.n)
     assert images.n is not None  # they were counted here
     note = "; ".join(filter(None, (weights.note, _floor(reference, other, images.n))))
-    return Score(max(0.0, frechet_distance(images, reference)), images.n, note=note)
+    return Score(max(0.0, frechet_distance(images, reference)), _least(images.n, reference.n), note=note)
 
 
 @metric(
@@ -154,6 +179,7 @@ def _fid(weights: Weights, images: Gaussian, reference: Gaussian, other: Gaussia
     direction="lower",
     range=(0, math.inf),
     predicted=seconds("prior", "test"),
+    few="anchored",
 )
 def fid(weights: Weights, samples: Gaussian, test: Gaussian, train: Gaussian | None) -> Score:
     """Fréchet Inception distance of prior samples to the test split, on the pytorch-fid package's features.
@@ -173,6 +199,7 @@ def fid(weights: Weights, samples: Gaussian, test: Gaussian, train: Gaussian | N
     range=(0, math.inf),
     default=False,
     predicted=seconds("prior", "train", "test"),
+    few="anchored",
 )
 def fid_train(weights: Weights, samples: Gaussian, train: Gaussian, test: Gaussian) -> Score:
     """`fid` to as many training images as the test split has: well below `fid`, it hints at copying."""
@@ -188,6 +215,7 @@ def fid_train(weights: Weights, samples: Gaussian, train: Gaussian, test: Gaussi
     direction="lower",
     range=(0, math.inf),
     predicted=seconds("gmm"),
+    few="anchored",
 )
 def fid_gmm(weights: Weights, samples: Gaussian, test: Gaussian, train: Gaussian | None) -> Score:
     """`fid` of samples whose codes come from a Gaussian mixture fitted on training codes."""
@@ -237,6 +265,7 @@ def fid_to(path: Path) -> Metric:
         unit="FID",
         direction="lower",
         predicted=seconds("prior"),
+        few="anchored",
     )
     def fid_reference(weights: Weights, samples: Gaussian, reference: Gaussian) -> Score:
         """Fréchet Inception distance of prior samples to statistics from a file."""

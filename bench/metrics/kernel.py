@@ -226,7 +226,7 @@ def _score(network: Trained | Weights, x: Tensor, y: Tensor, real: KernelDistanc
     """Its standard error is over redraws; what real images come to is in the note, ± over both sides."""
     found = kernel_distance(x, y)
     others = "" if real is None else f"{real.n:,} other real images come to {real.value:.2g} ± {real.se:.1g}"
-    return Score(found.value, len(x), found.redraws, "; ".join(filter(None, (network.note, others))))
+    return Score(found.value, min(len(x), len(y)), found.redraws, "; ".join(filter(None, (network.note, others))))
 
 
 @metric(
@@ -237,6 +237,7 @@ def _score(network: Trained | Weights, x: Tensor, y: Tensor, real: KernelDistanc
     unit="KD",
     direction="lower",
     redraws=True,
+    few="unbiased",
 )
 def kd(trained: Trained, samples: Predictions, test: Predictions, real: KernelDistance | None) -> Score:
     """Squared MMD of 4,000 prior samples to 4,000 test images, on the features of `fd`, under KID's cubic kernel.
@@ -256,6 +257,7 @@ def kd(trained: Trained, samples: Predictions, test: Predictions, real: KernelDi
     direction="lower",
     default=False,
     redraws=True,
+    few="unbiased",
 )
 def kd_train(trained: Trained, samples: Predictions, train: Predictions, real: KernelDistance | None) -> Score:
     """`kd` to training images that the classifier hasn't seen: well below `kd`, it hints at copying."""
@@ -307,6 +309,7 @@ def _announced(*sources: Source) -> Callable[[Context], float]:
     direction="lower",
     predicted=_announced("prior", "test"),
     redraws=True,
+    few="unbiased",
 )
 def kid(weights: Weights, samples: Tensor, test: Tensor, real: KernelDistance | None) -> Score:
     """Kernel Inception distance: squared MMD of prior samples to the test split under (x.y/d + 1)^3, over all pairs.
@@ -327,6 +330,7 @@ def kid(weights: Weights, samples: Tensor, test: Tensor, real: KernelDistance | 
     default=False,
     predicted=_announced("prior", "train", "test"),
     redraws=True,
+    few="unbiased",
 )
 def kid_train(weights: Weights, samples: Tensor, train: Tensor, real: KernelDistance) -> Score:
     """`kid` to as many training images as the test split has: well below `kid`, it hints at copying."""

@@ -84,7 +84,7 @@ class NearestOfEither(Request[Contest]):
         return Contest(nearest(samples, some, context.alive), nearest(samples, others, context.alive), each)
 
 
-@metric(NearestTraining(), unit="× test", range=(0, math.inf), default=False)
+@metric(NearestTraining(), unit="× test", range=(0, math.inf), default=False, few="unbiased")
 def nearest_train(distances: Distances) -> Score:
     """Mean pixel distance of prior samples to their nearest training image, over that of test images.
 
@@ -99,7 +99,7 @@ def nearest_train(distances: Distances) -> Score:
     return replace(ratio(*distances), note=note)
 
 
-@metric(NearestOfEither(), unit="share of samples", range=(0, 1), default=False)
+@metric(NearestOfEither(), unit="share of samples", range=(0, 1), default=False, few="unbiased")
 def dcr_share(contest: Contest) -> Score:
     """Share of prior samples whose nearest real image is a training image, out of as many training as test images.
 
@@ -113,4 +113,6 @@ def dcr_share(contest: Contest) -> Score:
     won = ((theirs.distance - ours.distance).sign() + 1) / 2
     nearest_of_all = torch.where(ours.distance <= theirs.distance, ours.position, contest.each + theirs.position)
     error = 0.5 * torch.bincount(nearest_of_all).double().norm().item() / len(won)
-    return Score(won.mean().item(), len(won), error, f"{contest.each:,} training and as many test images")
+    return Score(
+        won.mean().item(), min(len(won), contest.each), error, f"{contest.each:,} training and as many test images"
+    )

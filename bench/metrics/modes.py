@@ -11,9 +11,10 @@ from bench.dataset import Data
 from bench.errors import NotAvailable
 from bench.evidence import TestImages, TheData
 from bench.images import Images
-from bench.measurement import Score, metric
+from bench.measurement import Context, Score, metric
 from bench.metrics.histograms import divergence, expected_divergence, spread
 from bench.metrics.judge import Judged, TheJudge, TrainedJudge
+from bench.protocol import Scoring
 
 PART = 10  #: one part in ten of the samples that a class's real share would bring must be recognised as it
 LEAST = 5  #: and so many at least: one alone may be the classifier's error
@@ -29,7 +30,22 @@ def reached(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     return (PART * drawn * len(labels) >= real * len(predicted)) & (drawn >= LEAST)
 
 
-@metric(Judged("prior"), TheJudge(), unit="probability", range=(0, 1), redraws=True)
+def enough(context: Context) -> int:
+    """The least number of samples that tells of `modes` what as many as models are asked for would.
+
+    A tenth of a class's share is five samples then, of each class that those ask for. So many are also enough as a
+    dataset has images to train on, since the row of real images has no more.
+    """
+    data = context.data
+    usual = min(Scoring.samples, len(data.source) - data.validation)
+    if not data.test.labelled:
+        return 0
+    real = torch.bincount(data.test.labels().cpu())
+    asked = real[real * usual >= 2 * LEAST * len(data.test)]
+    return min(usual, math.ceil(PART * LEAST * len(data.test) / int(asked.min()))) if len(asked) else 0
+
+
+@metric(Judged("prior"), TheJudge(), unit="probability", range=(0, 1), redraws=True, few="unbiased")
 def confidence(probabilities: Tensor, judge: TrainedJudge) -> Score:
     """Mean probability of the likeliest class over prior samples.
 
@@ -46,6 +62,7 @@ def confidence(probabilities: Tensor, judge: TrainedJudge) -> Score:
     unit="share of classes",
     direction="higher",
     range=(0, 1),
+    few=enough,
 )
 def modes(probabilities: Tensor, judge: TrainedJudge, images: Images) -> Score:
     """Share of the test images' classes that prior samples reach, each by a tenth of its real share and by five.
@@ -65,10 +82,19 @@ def modes(probabilities: Tensor, judge: TrainedJudge, images: Images) -> Score:
     missing = ", ".join(images.classes[k] for k in asked[~there])
     rare = int((real > 0).sum()) - len(asked)
     said = (f"never or hardly: {missing}" if missing else "", f"{rare} too rare to be asked for" if rare else "")
-    return Score(there.double().mean().item(), n, note="; ".join(filter(None, (*said, judge.note))))
+    return Score(there.double().mean().item(), min(n, len(labels)), note="; ".join(filter(None, (*said, judge.note))))
 
 
-@metric(Judged("prior"), TheJudge(), TheData(), unit="nats", direction="lower", range=(0, math.inf), redraws=True)
+@metric(
+    Judged("prior"),
+    TheJudge(),
+    TheData(),
+    unit="nats",
+    direction="lower",
+    range=(0, math.inf),
+    redraws=True,
+    few="anchored",
+)
 def class_kl(probabilities: Tensor, judge: TrainedJudge, data: Data) -> Score:
     """KL(classes of prior samples || classes of training images), from the judge's histogram of samples.
 
@@ -86,4 +112,5 @@ def class_kl(probabilities: Tensor, judge: TrainedJudge, data: Data) -> Score:
         raise NotAvailable(f"{len(probabilities)} samples are too few for {int((real > 0).sum())} classes")
     floor = expected_divergence(int((real > 0).sum()), len(probabilities))
     note = f"a perfect sampler's expected {floor:.2g}; the judge's errors alone come to {judge.error:.2g}; {judge.note}"
-    return Score(divergence(drawn, real), len(probabilities), spread(drawn, real), note)
+    n = min(len(probabilities), int(real.sum()))
+    return Score(divergence(drawn, real), n, spread(drawn, real), note)

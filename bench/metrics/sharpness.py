@@ -151,8 +151,8 @@ def _of_means(values: Tensor, reference: Tensor) -> Score:
         raise NotAvailable("the real images have none")
     value = a.value / b.value
     if a.se is None or b.se is None:
-        return Score(value, a.n)
-    return Score(value, a.n, math.hypot(a.se, value * b.se) / b.value)
+        return Score(value, min(a.n, b.n))
+    return Score(value, min(a.n, b.n), math.hypot(a.se, value * b.se) / b.value)
 
 
 def ratio(values: Tensor, reference: Tensor, training: Tensor | None = None, drawn: bool = False) -> Score:
@@ -171,9 +171,10 @@ def ratio(values: Tensor, reference: Tensor, training: Tensor | None = None, dra
             notes.append(f"of {len(all_):,} {what}, {len(all_) - len(left):,} flat: left out")
     score = _of_means(seen, real)
     if training is not None:
-        null = _of_means(_seen(training, "training images"), real)
+        others = _seen(training, "training images")
+        null = _of_means(others, real)
         spread = "" if null.se is None else f" ± {null.se:.2g}"
-        notes.append(f"{null.n:,} real training images come to {null.value:.3f}{spread}")
+        notes.append(f"{len(others):,} real training images come to {null.value:.3f}{spread}")
     return Score(score.value, score.n, score.se, "; ".join(notes))
 
 
@@ -231,6 +232,7 @@ def paired_ratio(pairs: Pairs) -> Score:
     BlackOrWhite(),
     unit="× real",
     range=(0, math.inf),
+    few="unbiased",
 )
 def sharpness(samples: Tensor, real: Tensor, training: Tensor, drawn: bool) -> Score:
     """Mean variance of the Laplacian of prior samples, as a ratio to the real test images.
@@ -248,6 +250,7 @@ def sharpness(samples: Tensor, real: Tensor, training: Tensor, drawn: bool) -> S
     BlackOrWhite(),
     unit="× real",
     range=(0, math.inf),
+    few="unbiased",
 )
 def sharpness_normalised(samples: Tensor, real: Tensor, training: Tensor, drawn: bool) -> Score:
     """`sharpness` with each image's variance of the Laplacian over the variance of its pixels.
@@ -258,7 +261,7 @@ def sharpness_normalised(samples: Tensor, real: Tensor, training: Tensor, drawn:
     return ratio(samples, real, training, drawn)
 
 
-@metric(PerImage("laplacian", "gmm"), PerImage("laplacian", "test"), unit="× real", range=(0, math.inf))
+@metric(PerImage("laplacian", "gmm"), PerImage("laplacian", "test"), unit="× real", range=(0, math.inf), few="unbiased")
 def sharpness_gmm(samples: Tensor, real: Tensor) -> Score:
     """`sharpness` of samples whose codes come from a Gaussian mixture fitted on training codes."""
     return ratio(samples, real)
@@ -287,6 +290,7 @@ def _noisier(value: float) -> str:
     unit="× real",
     range=(0, math.inf),
     told=_noisier,
+    few="unbiased",
 )
 def noise(samples: Tensor, real: Tensor, training: Tensor, drawn: bool) -> Score:
     """Mean pixel noise (Immerkaer's estimate) of prior samples, as a ratio to the real test images.
@@ -314,6 +318,7 @@ def wasserstein(a: Tensor, b: Tensor) -> float:
     direction="lower",
     range=(0, math.inf),
     default=False,
+    few="anchored",
 )
 def sharpness_w1(samples: Tensor, real: Tensor, training: Tensor) -> Score:
     """Wasserstein-1 distance between the laws of log sharpness over prior samples and over real test images.
@@ -322,8 +327,10 @@ def sharpness_w1(samples: Tensor, real: Tensor, training: Tensor) -> Score:
     images a tenth sharper would come to.
     """
     samples, real = _seen(samples, "samples"), _seen(real, "real images")
-    note = f"{len(training):,} real training images come to {wasserstein(training, real):.3f}"
-    return Score(wasserstein(samples, real), len(samples), note=note)
+    n = min(len(samples), len(training))  # few images are farther from all others, real ones too
+    others = training[torch.arange(n) * len(training) // n]
+    note = f"{n:,} real training images come to {wasserstein(others, real):.3f}"
+    return Score(wasserstein(samples, real), min(len(samples), len(real)), note=note)
 
 
 @metric(
@@ -334,6 +341,7 @@ def sharpness_w1(samples: Tensor, real: Tensor, training: Tensor) -> Score:
     unit="× real",
     range=(0, math.inf),
     default=False,
+    few="unbiased",
 )
 def sharpness_balanced(samples: Tensor, probabilities: Tensor, real: Tensor, images: Images) -> Score:
     """`sharpness` with each class of samples, as the judge sees them, weighted by its share of the test split.
@@ -354,7 +362,7 @@ def sharpness_balanced(samples: Tensor, probabilities: Tensor, real: Tensor, ima
         raise NotAvailable("the real images have none")
     value = sum(means) / reference.value
     se = math.sqrt(sum(variances) + (value * (reference.se or 0.0)) ** 2) / reference.value
-    return Score(value, len(samples), se)
+    return Score(value, min(len(samples), len(real)), se)
 
 
 @metric(
@@ -378,4 +386,4 @@ def sharpness_vs_gan(own: Score, anchor: Score, modes: Score, _blur: Score) -> S
         raise NotAvailable("the baseline is no fit anchor: its images are flat")
     value, note = own.value / anchor.value, f"the baseline's is {anchor.value:.2f} of real images'"
     se = None if own.se is None or anchor.se is None else math.hypot(own.se, value * anchor.se) / anchor.value
-    return Score(value, own.n, se, note)
+    return Score(value, min(own.n, anchor.n), se, note)

@@ -94,7 +94,15 @@ class Spectra(Request[Spectrum]):
         return {f"spectrum_{self.of}": value.power.mean(0).float()}
 
 
-@metric(Spectra("prior"), Spectra("test"), Spectra("train"), BlackOrWhite(), unit="× real", range=(0, math.inf))
+@metric(
+    Spectra("prior"),
+    Spectra("test"),
+    Spectra("train"),
+    BlackOrWhite(),
+    unit="× real",
+    range=(0, math.inf),
+    few="unbiased",
+)
 def hfr(samples: Spectrum, real: Spectrum, training: Spectrum, drawn: bool) -> Score:
     """High-frequency ratio: mean share of an image's variance at or above 0.25 cycles per pixel, over the real images'.
 

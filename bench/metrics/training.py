@@ -90,7 +90,7 @@ def generalisation_gap(seen: Tensor, terms: BoundTerms, content: Content) -> Sco
     a, b = Score.of(seen - content.train @ slopes), Score.of(unseen - content.test @ slopes)
     se = None if a.se is None or b.se is None else math.hypot(a.se, b.se)
     plain = (seen.mean() - unseen.mean()).item()
-    return Score(a.value - b.value, a.n + b.n, se, f"not adjusted: {plain:.2f}")
+    return Score(a.value - b.value, min(a.n, b.n), se, f"not adjusted: {plain:.2f}")
 
 
 @metric(FOLLOWED, EarlierBound(), unit="nats/image")

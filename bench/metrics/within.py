@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.abilities import HoldsSamples
 from bench.dataset import Data
 from bench.errors import NotAvailable
 from bench.evidence import TheData
@@ -25,7 +26,7 @@ class SampleClasses(Request[Tensor]):
     """The class of each prior sample: the one that it was asked for, or the judge's: (n,) int64."""
 
     def resolve(self, context: Context) -> Tensor:
-        if context.model.uses_labels:
+        if context.model.uses_labels and not isinstance(context.model, HoldsSamples):
             return context.get(AskedLabels())
         return context.get(Judged("prior")).argmax(1)
 
@@ -64,6 +65,7 @@ def mean_distance(
     unit="FD",
     direction="lower",
     redraws=True,
+    few="anchored",
 )
 def fd_within(
     trained: Trained, samples: Predictions, classes: Tensor, test: Predictions, train: Predictions, data: Data
@@ -79,8 +81,10 @@ def fd_within(
     value, se = mean_distance(samples.features, classes, test.features, labels, names)
     note = trained.note
     try:
-        floor, _ = mean_distance(train.features, unseen(data).labels().cpu(), test.features, labels, names)
-        note += f"; unseen training images, by their labels, come to {floor:.3g}"
+        n = len(samples.features)  # as many real ones have the same bias; they are in random order
+        known = unseen(data).labels().cpu()
+        floor, _ = mean_distance(train.features[:n], known[:n], test.features, labels, names)
+        note += f"; {min(n, len(known)):,} unseen training images, by their labels, come to {floor:.3g}"
     except NotAvailable:
         note += "; too few other real images for a floor"
-    return Score(value, len(samples.features), se, note)
+    return Score(value, min(len(samples.features), len(test.features)), se, note)

@@ -147,6 +147,8 @@ def says_what_it_measures(subject: Subject) -> None:
         raise Failed(f"unit {m.unit!r}, direction {m.direction!r}", subject.look, "'higher', 'lower' or None.")
     if len(m.range) != 2 or not m.range[0] < m.range[1]:
         raise Failed(f"its range is {m.range}", subject.look, "(lowest, highest)")
+    if m.few not in ("unbiased", "anchored", None) and not callable(m.few):
+        raise Failed(f"few is {m.few!r}", subject.look, "'unbiased', 'anchored', a function of the Context, or None.")
 
 
 def requests_can_be_compared(subject: Subject) -> None:
