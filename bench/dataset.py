@@ -38,12 +38,16 @@ class File:
 
 @dataclass(frozen=True)
 class Splits:
-    """The source's own splits. Training uses all of `train`; `test` is what is scored."""
+    """The source's own splits. Training uses all of `train`; `test` is what is scored.
+
+    Where the source has a validation split of its own, validation images are that, and `train` gives none away.
+    """
 
     train: Images
     test: Images
     outliers: Images | None = None  #: images of a kind that `train` and `test` don't have
     factors: Tensor | None = None  #: (N, F) int64: the value of each generative factor of each image of `test`
+    validation: Images | None = None  #: of the shape and the classes of `train`; None: carved out of `train`
 
 
 class Dataset(ABC):
@@ -99,6 +103,7 @@ class Data:
     outliers: Images | None = None  #: of a kind that it wasn't trained on
     factors: Tensor | None = None  #: (N, F) int64, of `test`
     held: Tensor | None = None  #: positions in `source` of the images of `test`, where they were carved out of it
+    own_validation: bool = False  #: whether validation images are a split of the source's own, and not out of `source`
 
     @property
     def classes(self) -> int:
@@ -134,30 +139,41 @@ def prepare(
     validation: int = 0,
     split: str = "test",
 ) -> Data:
-    """Apply `--limit` and `--validation` to the training split, by a fixed seed, and settle the defaults.
+    """Apply `--limit` and `--validation` to the splits, by a fixed seed, and settle the defaults.
 
-    With `split` 'validation' what is carved out, a sixth of it by default, stands in the place of the test split.
+    With `split` 'validation' validation images stand in the place of the test split: the source's own, all of them
+    by default; else they are carved out of the training split, a sixth of it by default.
 
     Raises:
         UsageError: more images asked for than there are.
     """
     latent_dim, steps, likelihood = defaults(splits.train.shape)
+    own = splits.validation
+    if own is not None and validation > len(own):
+        raise UsageError(
+            f"{name!r} has a validation split of {len(own):,} images: --validation {validation} asks for more",
+            fix="Leave out --validation: all of them are used.",
+        )
     train, test, n = splits.train, splits.test, len(splits.train)
     held = None
-    if split == "validation" and not validation:
+    if split == "validation" and own is None and not validation:
         validation = n // 6
-    if validation + (limit or 1) > n:
+    carved = validation if own is None else 0
+    if carved + (limit or 1) > n:
         raise UsageError(
-            f"{name!r} has {n:,} training images: --limit {limit or 'all'} and --validation {validation} ask for more",
+            f"{name!r} has {n:,} training images: --limit {limit or 'all'} and --validation {carved} ask for more",
             fix=f"Ask for at most {n:,} together.",
         )
-    if limit is not None or validation:
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
-        keep = order[validation:] if limit is None else order[validation : validation + limit]
+    if limit is not None or carved:
+        order = _shuffled(n)
+        keep = order[carved:] if limit is None else order[carved : carved + limit]
         train = train.subset(keep.sort().values)
-        if split == "validation":
-            held = order[:validation].sort().values
+        if split == "validation" and carved:
+            held = order[:carved].sort().values
             test = _settled(splits.train.subset(held))
+    if split == "validation" and own is not None:
+        part = own.subset(_shuffled(len(own))[:validation].sort().values) if validation else own
+        test = _settled(part)
     return Data(
         name,
         train,
@@ -171,7 +187,13 @@ def prepare(
         splits.outliers,
         splits.factors if split == "test" else None,
         held,
+        own is not None,
     )
+
+
+def _shuffled(n: int) -> Tensor:
+    """The numbers from 0 to n - 1 in an order that is the same for everybody."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))
 
 
 def _settled(images: Images) -> Images:

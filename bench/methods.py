@@ -67,8 +67,8 @@ def _held(row: Row) -> int:
 
 def _scored_images(row: Row) -> int | None:
     """How many images a row's scores are of; None where it doesn't say: it may be scored on others than it notes."""
-    if row.scoring.get("split") == "validation":
-        return _held(row)
+    if row.scoring.get("split") == "validation" and (held := _held(row)):
+        return held
     return row.data.get("test_images") if row.scoring.get("test") in (None, row.data.get("test")) else None
 
 

@@ -30,6 +30,7 @@ from bench.registry import default
 from bench.row import Row
 from bench.store import Run
 from bench.trainer import probe, why_not_together
+from bench.wording import listed
 
 ALL = "all"  #: in the place of metrics' names
 EVERY = "every variant"  #: in the place of a kind of cells
@@ -339,10 +340,15 @@ def _on_test(several: Mapping[str, Sequence[str]]) -> str:
 
 def _on_validation(loaded: Sequence[Data], folder: Path, several: bool) -> str:
     """That nothing is scored on test images, why, and what does it."""
-    images = ", ".join(f"{len(data.test):,}{f' of {data.name}' if len(loaded) > 1 else ''}" for data in loaded)
+    several_sets = len(loaded) > 1
+    images = ", ".join(f"{len(data.test):,}{f' of {data.name}' if several_sets else ''}" for data in loaded)
+    own = [data.name for data in loaded if data.own_validation]
+    held = "which the dataset has as a split of its own" if own else "held out of the training split"
+    if own and len(own) < len(loaded):
+        held = f"held out of the training split, and of {listed(own)} a split of its own"
     why = "; this is a grid over hyperparameters" if several else ""
     then = f"`bench table {folder} --select val:{default('headline')}` scores the best settings on the test split"
-    return f"scored on {images} validation images, held out of the training split{why}: {then}"
+    return f"scored on {images} validation images, {held}{why}: {then}"
 
 
 def space(cells: Sequence[PlannedCell], jobs: int) -> int:

@@ -489,7 +489,7 @@ def _heading(row: Row, varied: Sequence[tuple[str, str]]) -> str:
     words += [f"limited to {row.training['limit']:,} training images"] if row.training.get("limit") else []
     held = f"{row.training['validation']:,} images" if row.training.get("validation") else ""
     if row.scoring.get("split") == "validation":
-        words.append(f"scored on {held} held out of training: not on the test split")
+        words.append(f"scored on {held or 'images'} held out of training: not on the test split")
     elif held:
         words.append(f"{held} held out")
     told = {"limit", "validation", "split"}

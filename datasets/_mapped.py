@@ -28,7 +28,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Items
 
-from bench import DataError, Splits
+from bench import DataError, Images, Splits
 
 FORMAT = 1  # of a copy
 BLOCK = 4 * 2**20  # bytes of pixels that a process decodes at a time
@@ -165,18 +165,22 @@ def _kept(home: Path, split: Split) -> Splits | None:
     """
     try:
         document = json.loads((home / "copy.json").read_text(encoding="utf-8"))
-        train, test = document["digests"]
+        digests = list(document["digests"])
         pixels = home / "pixels"
         written, known = pixels.stat().st_mtime_ns, document["written"]
         splits = split(_map(pixels, tuple(document["shape"])))
+        parts = _parts(splits)
+        if len(parts) != len(digests):
+            raise ValueError("a copy of other splits")
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     if written != known:
-        if _digests(splits) != [train, test]:
+        if _digests(splits) != digests:
             return None
         with suppress(OSError):
             _write(home / "copy.json", {**document, "written": written})
-    splits.train.digest, splits.test.digest = train, test
+    for part, digest in zip(parts, digests, strict=True):
+        part.digest = digest
     return splits
 
 
@@ -190,7 +194,11 @@ def _map(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _digests(splits: Splits) -> list[str]:
-    return [splits.train.digest, splits.test.digest]
+    return [part.digest for part in _parts(splits)]
+
+
+def _parts(splits: Splits) -> list[Images]:
+    return [part for part in (splits.train, splits.test, splits.validation) if part is not None]
 
 
 def _made(home: Path, pictures: Pictures, split: Split, say: Say) -> Splits:

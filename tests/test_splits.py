@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,28 @@ def test_validation_images_come_out_of_training_and_are_scored() -> None:
     assert rows(held.test).isdisjoint(rows(whole.test) | rows(held.train))
     assert held.source.digest == whole.train.digest
     assert len(split(split="validation", validation=100).test) == 100
+
+
+def test_a_validation_split_of_the_source_is_scored_and_all_of_train_is_trained_on() -> None:
+    loaded = Digits().load(Path())
+    own = loaded.train.subset(torch.arange(1000, len(loaded.train)))
+    splits = replace(loaded, train=loaded.train.subset(torch.arange(1000)), validation=own)
+
+    def of(**settings: object) -> Data:
+        return prepare("digits", Digits(), splits, **settings)  # type: ignore[arg-type]
+
+    whole, held = of(), of(split="validation")
+    assert held.test.digest == own.digest
+    assert held.train.digest == held.source.digest == whole.train.digest == splits.train.digest
+    assert whole.test.digest == loaded.test.digest
+    assert (held.validation, held.held, held.own_validation, split().own_validation) == (0, None, True, False)
+    request = RunRequest(steps=5)
+    assert cell(Config("vae"), held, 0, request).name == cell(Config("vae"), whole, 0, request).name
+    some = of(split="validation", validation=100, limit=1000)
+    assert (len(some.test), len(some.train)) == (100, 1000)
+    assert rows(some.test) <= rows(own)
+    with pytest.raises(UsageError, match=f"validation split of {len(own)} images"):
+        of(validation=len(own) + 1)
 
 
 def test_how_a_cell_is_scored_is_no_part_of_its_identity() -> None:

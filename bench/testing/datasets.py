@@ -111,19 +111,28 @@ def tells_what_is_missing(subject: Subject) -> None:
 
 
 def has_two_splits_alike(subject: Subject) -> None:
-    """`train` and `test` hold images of one shape, with the same classes."""
+    """`train` and `test`, and `validation` where there is one, hold images of one shape, with the same classes."""
     splits = subject.splits
-    if not isinstance(splits, Splits) or not all(isinstance(s, Images) for s in (splits.train, splits.test)):
+    parts = [splits.train, *_scored(splits).values()] if isinstance(splits, Splits) else [splits]
+    if not all(isinstance(part, Images) for part in parts):
         raise Failed(
             f"`load` returned {type(splits).__name__}", subject.look, "bench.Splits(train, test) of bench.Images"
         )
     train, test = splits.train, splits.test
     if not len(train) or not len(test):
         raise Failed(f"{len(train)} training and {len(test)} test images", subject.look, "Neither may be empty.")
-    for what in ("shape", "classes", "labelled"):
-        a, b = getattr(train, what), getattr(test, what)
-        if a != b:
-            raise Failed(f"{what} is {a} in train and {b} in test", subject.look, "The same in both.")
+    for name, other in _scored(splits).items():
+        if not len(other):
+            raise Failed(f"{name} has no images", subject.look, "None where there is no such split.")
+        for what in ("shape", "classes", "labelled"):
+            a, b = getattr(train, what), getattr(other, what)
+            if a != b:
+                raise Failed(f"{what} is {a} in train and {b} in {name}", subject.look, "The same in both.")
+
+
+def _scored(splits: Splits) -> dict[str, Images]:
+    """The splits that nothing is trained on."""
+    return {"test": splits.test} | ({} if splits.validation is None else {"validation": splits.validation})
 
 
 def has_all_levels(subject: Subject) -> None:
@@ -145,13 +154,13 @@ def has_all_levels(subject: Subject) -> None:
 
 def labels_are_class_indices(subject: Subject) -> None:
     """A label is an index of `classes`; every class has training images; the names differ."""
-    train, test = subject.splits.train, subject.splits.test
+    train = subject.splits.train
     if not train.labelled:
         raise Skipped("it has no labels")
     k = len(train.classes)
     if k == 0 or len(set(train.classes)) < k:
         raise Failed(f"the classes are called {train.classes}", subject.look, "A name of its own for each class.")
-    for name, split in (("train", train), ("test", test)):
+    for name, split in {"train": train, **_scored(subject.splits)}.items():
         y = split.labels()
         if int(y.min()) < 0 or int(y.max()) >= k:
             raise Failed(
@@ -166,17 +175,20 @@ def labels_are_class_indices(subject: Subject) -> None:
 
 def splits_are_disjoint(subject: Subject) -> None:
     """Test images aren't training images, but for those that a source repeats by chance, within `train` as well."""
-    train, test = _fingerprints(subject.splits.train), _fingerprints(subject.splits.test)
+    train = _fingerprints(subject.splits.train)
     half = len(train) // 2
     first, every = set(train[:half]), set(train)
     by_chance = 2 * sum(image in first for image in train[half:]) / max(1, len(train) - half)
-    shared = sum(image in every for image in test)
-    says = f"{shared:,} of {len(test):,} test images are training images too"
-    if shared > 1 and shared / len(test) > max(SHARED, 2 * by_chance):
-        should = "The source's own test split, or one drawn by a fixed seed and left out of train."
-        raise Failed(says, subject.look, should)
-    if shared:
-        raise Noted(says)
+    notes = []
+    for name, split in _scored(subject.splits).items():
+        shared = sum(image in every for image in _fingerprints(split))
+        says = f"{shared:,} of {len(split):,} {name} images are training images too"
+        if shared > 1 and shared / len(split) > max(SHARED, 2 * by_chance):
+            should = f"The source's own {name} split, or one drawn by a fixed seed and left out of train."
+            raise Failed(says, subject.look, should)
+        notes += [says] if shared else []
+    if notes:
+        raise Noted("; ".join(notes))
 
 
 def _fingerprints(images: Images) -> list[bytes]:
@@ -191,7 +203,7 @@ def its_digest_is_stable(subject: Subject) -> None:
     """Read again, under another seed, the images and their order are the same."""
     first = subject.splits
     again, _ = _read_again(subject)
-    for name in ("train", "test"):
+    for name in ("train", *_scored(first)):
         if getattr(first, name).digest != getattr(again, name).digest:
             raise Failed(
                 f"`{name}` differs from one reading to the next",

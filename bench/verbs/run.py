@@ -75,7 +75,8 @@ A run that was interrupted is finished by the same command; more variants, seeds
     "--validation",
     type=int,
     default=0,
-    help="Images to carve out of the training split.  [default: a sixth where they are scored, else none]",
+    help="Images to carve out of the training split.  [default: a sixth where they are scored, else none; of a "
+    "validation split that a dataset has itself, all]",
 )
 @click.option("--image-size", type=int, help="Side to which the images of a folder are brought.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
