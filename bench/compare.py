@@ -1,5 +1,7 @@
 """Two runs against each other, or two labels of one: rows paired by dataset and seed, and b - a in every metric.
 
+The same images are one dataset wherever they lie and whatever they're called; other images under one name are not.
+
 Rows that were made under different conditions aren't compared: the fields in which they differ are named instead.
 """
 
@@ -18,6 +20,7 @@ from bench.columns import Column, Scores, chosen, columns, reading_order, scores
 from bench.errors import IncomparableRows, UnknownName, UsageError
 from bench.hyperparameters import show
 from bench.measurement import Score
+from bench.naming import alike
 from bench.protocol import canonical, differences
 from bench.row import Row
 from bench.statistics import LEAST, OverImages, Paired, paired, paired_over_images, verdicts
@@ -197,6 +200,8 @@ def compare(
 ) -> Comparison:
     """Pair the rows of two runs by label, dataset and seed, and take the differences.
 
+    A dataset of somebody's own that has the same images in both is one dataset, under whichever names.
+
     Args:
         evidence: what rows of a and of b keep; with it, differences are paired over test images too.
         names: what a and b are called.
@@ -207,16 +212,30 @@ def compare(
         UnknownName: there is no such metric.
         UsageError: no row has a counterpart.
     """
-    a, b = _models(a), _models(b)
+    before = _models(a), _models(b)
+    a, b = alike(*before)
     found = reading_order(columns([*a, *b]))
     left, right = _by_key(a, found), _by_key(b, found)
     if not left.keys() & right.keys():
         raise UsageError(
             "no row of one run has a counterpart in the other",
-            cause=f"Rows are paired by label, dataset and seed. a has {_some(left)}; b has {_some(right)}.",
+            cause=f"Rows are paired by label, dataset and seed, somebody's own images by what they are. a has "
+            f"{_some(left)}; b has {_some(right)}.",
             fix="Compare runs that share variants, datasets and seeds; two labels of one: bench compare RUN --between.",
         )
-    return _compared(left, right, found, _conditions, evidence, names, metrics)
+    made = _compared(left, right, found, _conditions, evidence, names, metrics)
+    other = _other_names(before, (a, b))
+    return replace(made, groups=tuple(replace(g, notes=(*other.get(g.dataset, ()), *g.notes)) for g in made.groups))
+
+
+def _other_names(before: Iterable[Sequence[Row]], now: Iterable[Sequence[Row]]) -> dict[str, list[str]]:
+    """What else a dataset is called in the runs, by the name that stands for all."""
+    found: dict[str, dict[str, None]] = {}
+    for which, old, new in zip("ab", before, now, strict=True):
+        for row, renamed in zip(old, new, strict=True):
+            if row.dataset != renamed.dataset:
+                found.setdefault(renamed.dataset, {})[f"the same images are {row.dataset} in {which}"] = None
+    return {name: list(notes) for name, notes in found.items()}
 
 
 def between(
@@ -363,7 +382,14 @@ def _plain(value: Any) -> Any:
 def _unlike(pair: _Pair, conditions: Callable[[Row], dict[str, Any]]) -> tuple[str, ...]:
     (a, _), (b, _) = pair
     apart = differences(conditions(a), conditions(b))
-    return tuple(f"{name}: {_short(in_a)} in a, {_short(in_b)} in b" for name, (in_a, in_b) in apart.items())
+    said = [f"{name}: {_short(in_a)} in a, {_short(in_b)} in b" for name, (in_a, in_b) in apart.items()]
+    same = not {"training.limit", "training.validation", "scoring.split"} & apart.keys()
+    other = [words for digest, words in _OTHER.items() if same and None not in apart.get(digest, (None,))]
+    words = [f"{a.dataset} isn't the same data: {' and '.join(other)} in b"] if other else []
+    return (*words, *said)
+
+
+_OTHER = {"data.train": "other training images", "data.test": "other test images"}
 
 
 def _short(value: Any) -> str:

@@ -28,8 +28,10 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from bench.dataset import DATASETS, Data, Dataset, File, Progress, prepare
+from bench.disjoint import require_disjoint
 from bench.errors import DataError, UsageError
 from bench.hyperparameters import check, hyperparameters, selector
+from bench.naming import asked, called, require_fit
 from bench.places import cache_dir
 from bench.unpublished import ADDRESS
 
@@ -209,7 +211,7 @@ def _file_status(file: File, path: Path) -> FileStatus:
 _PART = re.compile(rf"(?P<who>({ADDRESS.pattern}|[^:\[\]]*)(\[[^\[\]]*\])?)(:(?P<rest>.*))?", re.DOTALL)
 
 
-def _read(text: str) -> tuple[str, dict[str, str], str | None]:
+def read(text: str) -> tuple[str, dict[str, str], str | None]:
     """'folder[image_size=32]:PATH' as name, options and PATH, which is taken as it stands."""
     head = _PART.fullmatch(text)
     if head is None:
@@ -218,13 +220,15 @@ def _read(text: str) -> tuple[str, dict[str, str], str | None]:
     rest: str | None = head["rest"]
     distributions = {entry.distribution for entry in DATASETS.entries}
     if rest is not None and name in distributions and name not in DATASETS:
-        short, options, rest = _read(rest)
+        short, options, rest = read(rest)
         name = f"{name}:{short}"
     return name, options, rest
 
 
 def parse(text: str, *, image_size: int | None = None) -> Dataset:
     """The dataset that `text` asks for: 'NAME', 'NAME[option=value]', 'NAME:ARGUMENT' or 'distribution:NAME'.
+
+    A name behind it ('folder:PATH as faces') is what the data are called, and changes nothing else.
 
     Raises:
         UnknownName, UsageError: as `asked_for`.
@@ -240,7 +244,7 @@ def asked_for(text: str, image_size: int | None = None) -> tuple[type[Dataset], 
         UnknownName: no dataset, or none of its options, is called so.
         UsageError: an option of the wrong type or range, an argument too many or missing.
     """
-    name, options, argument = _read(text)
+    name, options, argument = read(asked(text))
     cls = DATASETS.load(name)
     if image_size is not None:
         if "image_size" not in hyperparameters(cls):
@@ -253,6 +257,7 @@ def asked_for(text: str, image_size: int | None = None) -> tuple[type[Dataset], 
         options["image_size"] = str(image_size)
     values = check(name, cls, options)
     wanted = [p for p in inspect.signature(cls).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    require_fit(text, name, own=bool(wanted))
     if wanted and not argument:
         what = wanted[0].name.upper()
         raise UsageError(f"{name} needs to be told its {what}", fix=f"For example {name}:{what}.")
@@ -276,7 +281,8 @@ def load(
 
     Raises:
         UsageError: no such dataset or option, or more images asked for than there are.
-        DataError: something can't be downloaded, is missing (`download=False`) or damaged.
+        DataError: something can't be downloaded, is missing (`download=False`) or damaged, or what it's tested on is
+            what it's trained on.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit} leaves nothing to train on", fix="Ask for 1 or more.")
@@ -293,7 +299,9 @@ def load(
             )
         fetch(dataset, root, on_progress)
     dataset.on_progress = on_progress
-    return prepare(text, dataset, dataset.load(root), limit=limit, validation=validation, split=split)
+    splits = dataset.load(root)
+    require_disjoint(text, splits.train, splits.test)
+    return prepare(called(text), dataset, splits, limit=limit, validation=validation, split=split)
 
 
 UNTOUCHED = 60.0  #: seconds after which nobody is still at a copy that isn't complete

@@ -91,7 +91,7 @@ class Dataset(ABC):
 class Data:
     """A dataset as a run uses it."""
 
-    name: str  #: as the user typed it
+    name: str  #: as the user typed it, or the name that was given ('folder:PATH as faces')
     train: Images  #: what is trained on
     test: Images  #: what is scored
     source: Images  #: the source's whole training split: references and feature networks come from it

@@ -203,6 +203,7 @@ class Cell:
     unsuitable: str = ""  #: why it will be skipped
     scoring: Scoring = field(default_factory=Scoring)
     stacked: tuple[int, ...] = ()  #: the seeds that are trained in one pass, this one among them; () if it's alone
+    at: str = ""  #: the folder that it has already, named when the same images were called otherwise
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -223,12 +224,12 @@ class Cell:
     @property
     def together(self) -> tuple[Cell, ...]:
         """The cells that are trained in one pass, in the order of their seeds; this one if it's alone."""
-        return tuple(replace(self, seed=seed) for seed in self.stacked) or (self,)
+        return tuple(self if seed == self.seed else replace(self, seed=seed, at="") for seed in self.stacked) or (self,)
 
     @cached_property
     def name(self) -> str:
         """Its folder: readable, safe on any file system, and one for each identity."""
-        return slug(f"{self.config.label}-{self.data.name}-s{self.seed}", digest(self.identity))
+        return self.at or slug(f"{self.config.label}-{self.data.name}-s{self.seed}", digest(self.identity))
 
 
 def slug(text: str, identity: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any
 
 from bench import data as datasets
+from bench import naming
 from bench.dataset import Data
-from bench.errors import BenchError
+from bench.errors import BenchError, DataError
 from bench.grid import Cell, Config, cell, engine, plugin_of
 from bench.hyperparameters import check, selector
 from bench.protocol import RunRequest, Training, canonical, digest
@@ -44,11 +46,21 @@ def fits(row: Row) -> bool | None:
 def data_of(row: Row, request: RunRequest, root: str | None = None) -> Data:
     """The data that a row was trained and scored on, as they lie on this machine.
 
+    Of several places that are called so, the first one that can be read.
+
     Raises:
         DataError, UsageError: they don't.
     """
+    *others, last = naming.texts(row.dataset, request.datasets)
+    for text in others:
+        with suppress(DataError):
+            return _loaded(text, row, request, root)
+    return _loaded(last, row, request, root)
+
+
+def _loaded(text: str, row: Row, request: RunRequest, root: str | None) -> Data:
     return datasets.load(
-        row.dataset,
+        text,
         datasets.data_root(root or request.data_root),
         limit=row.training.get("limit"),
         validation=row.training.get("validation", 0),
@@ -71,7 +83,9 @@ def present(row: Row, data: Data) -> Cell:
     training = Training(**{name: value for name, value in row.training.items() if name in known})
     request = RunRequest(steps=training.steps, batch_size=training.batch_size, likelihood=row.likelihood)
     config = Config(row.variant, tuple(sorted(given.items())), row.baseline, row.sanity)
-    return replace(cell(config, data, row.seed, request), training=training, stacked=row.stacked)
+    found = replace(cell(config, data, row.seed, request), training=training, stacked=row.stacked)
+    alike = digest(found.identity)[:12] == row.cell.rpartition("-")[2]
+    return replace(found, at=row.cell) if alike else found
 
 
 def changes(row: Row) -> list[str]:

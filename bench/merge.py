@@ -6,7 +6,7 @@ What should be equal and isn't is kept apart, and told. The runs that are joined
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,9 @@ from bench.errors import NotAvailable, StoreError, UsageError
 from bench.lease import Lease
 from bench.locate import opened
 from bench.measurement import Score
-from bench.store import Run
+from bench.moved import twin
+from bench.naming import own
+from bench.store import Run, noted
 from bench.verify import TOLERANCE, distance
 
 
@@ -49,60 +51,82 @@ def merge(out: Path | str, runs: Iterable[Path | str]) -> Merged:
         source.rows()  # all can be read, or nothing is begun
     for source in sources:
         store.create(source.request())
-        for cell in source.names():
-            _join(store, source, cell, merged)
+        known = store.by_identity()
+        places = {cell: _place(store, source, cell, known) for cell in source.names()}
+        for cell, to in places.items():
+            _join(store, source, cell, to, merged)
+        _call(store, source, places)
     tables.write(store.path, store.rows())
     return merged
 
 
-def _join(store: Run, source: Run, cell: str, merged: Merged) -> None:
-    home = store.cells / cell
+def _place(store: Run, source: Run, cell: str, known: Mapping[str, Sequence[str]]) -> str:
+    """Where a cell goes: to the same cell, if its images had another name there, else where it is."""
+    others = known.get(cell.rpartition("-")[2], ())
+    row = source.row(cell) if others and cell not in others else None
+    if row is None or not own(row.dataset):
+        return cell
+    return twin(store, others, row.data.get("test")) or cell
+
+
+def _call(store: Run, source: Run, places: Mapping[str, str]) -> None:
+    """Let the same images have one name: that which they have already."""
+    names, before = dict(source.called()), dict[str, None]()
+    for cell, to in places.items():
+        if cell != to and (theirs := source.row(cell)) is not None and (ours := store.row(to)) is not None:
+            names[noted(theirs.data)] = ours.dataset
+            before |= {} if theirs.dataset == ours.dataset else {theirs.dataset: None}
+    store.call(names | store.called(), before)
+
+
+def _join(store: Run, source: Run, cell: str, to: str, merged: Merged) -> None:
+    home = store.cells / to
     with writing(store.path):
         lease = Lease.take(home / "lease.json")
     if lease is None:
         raise StoreError(
-            f"another process is at {cell} in {store.path}",
+            f"another process is at {to} in {store.path}",
             fix="The same command goes on when it has ended.",
         )
     try:
         if source.is_done(cell):
-            _result(store, source, cell, merged)
-        elif not store.is_done(cell):
+            _result(store, source, cell, to, merged)
+        elif not store.is_done(to):
             for failed in source.failures(cell):
-                merged.failures += store.adopt_failure(cell, failed)
+                merged.failures += store.adopt_failure(to, failed)
     finally:
         lease.release()
         with suppress(OSError):
             home.rmdir()  # if there was nothing to join
 
 
-def _result(store: Run, source: Run, cell: str, merged: Merged) -> None:
+def _result(store: Run, source: Run, cell: str, to: str, merged: Merged) -> None:
     home = source.cells / cell
     if damaged := source.damage(cell):
         merged.wrong.append(f"{home} is damaged, and left out: {'; '.join(damaged)}")
         return
-    new = not store.is_done(cell)
-    same = store.adopt(cell, home / "done")
+    new = not store.is_done(to)
+    same = store.adopt(to, home / "done")
     merged.cells += new
     for other in source.others(cell):
-        store.adopt(cell, other)
+        store.adopt(to, other)
         if same:
             merged.wrong.append(f"{home} has another result with other weights, in different/")
     if not same:
         merged.wrong.append(f"{home} has other weights than the result before it; kept in different/")
         return
     for path, way in source.scorings(cell).items():
-        ours, theirs = store.read_scores(cell, way), source.read_scores(cell, way)
+        ours, theirs = store.read_scores(to, way), source.read_scores(cell, way)
         for name in ours.keys() & theirs.keys():
             a, b = ours[name], theirs[name]
             if isinstance(a, Score) and isinstance(b, Score) and min(distance(a, b), distance(b, a)) > TOLERANCE:
                 merged.wrong.append(f"{home}: {name} is {b.value:.9g}, and {a.value:.9g} in the result before it")
         taken = {name: score for name, score in theirs.items() if _better(score, ours.get(name))}
-        target = store.cells / cell / "scores" / path.name
+        target = store.cells / to / "scores" / path.name
         written = [p.stat().st_mtime_ns for p in (path, target) if p.exists()]
         if taken:
             seconds = {name: s for name, s in read_json(path).get("seconds", {}).items() if name in taken}
-            store.write_scores(cell, way, {**ours, **taken}, seconds)
+            store.write_scores(to, way, {**ours, **taken}, seconds)
             os.utime(target, ns=(max(written), max(written)))  # the last way of scoring is the one that is shown
             merged.scores += len(taken)
 

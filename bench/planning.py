@@ -8,8 +8,10 @@ import platform
 import re
 import shutil
 import warnings
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +24,11 @@ from bench.errors import BenchError, PluginError, UnknownName, UsageError
 from bench.events import Listener, Preparing
 from bench.executor import EXECUTORS
 from bench.gc import bytes_in_words
-from bench.grid import Cell, blank, cell, expand, slug, tuned
+from bench.grid import Cell, Config, blank, cell, expand, slug, tuned
 from bench.logger import LOGGERS
 from bench.measurement import METRICS, Metric
+from bench.moved import distinct, earlier, placed
+from bench.naming import called, own
 from bench.protocol import HOW, PRECISIONS, RunRequest, digest
 from bench.registry import default
 from bench.row import Row
@@ -155,13 +159,44 @@ def in_reading_order(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
 
 def default_folder(request: RunRequest) -> Path:
     """Where results lie if nobody says: requests that differ in variants, seeds or metrics alone share a folder."""
-    plain = RunRequest(datasets=request.datasets)
-    scored = ("metrics", "nll_samples", "nll_images", "inception_precision")
-    free = (*HOW, *scored, "variants", "seeds", "baseline", "sanity")
-    key = replace(request, **{name: getattr(plain, name) for name in free})
-    names = "-".join(re.sub(r"[^a-z0-9_]+", "", re.split(r"[\[:]", text.lower())[0]) for text in request.datasets)
-    own = key != plain or any(set("[:") & set(text) for text in request.datasets)
+    key = _shared(request)
+    names = "-".join(re.sub(r"[^a-z0-9_]+", "", re.split(r"[\[:]", text.lower())[0]) for text in key.datasets)
+    own = key != RunRequest(datasets=key.datasets) or any(set("[:") & set(text) for text in key.datasets)
     return Path("results") / (f"{names[:60]}-{digest(asdict(key))[:8]}" if own else names[:60])
+
+
+def _shared(request: RunRequest) -> RunRequest:
+    """A request as others have it that go into the same folder: without variants, seeds, metrics and how it's run."""
+    plain, scored = RunRequest(), ("metrics", "nll_samples", "nll_images", "inception_precision")
+    free = (*HOW, *scored, "variants", "seeds", "baseline", "sanity")
+    names = tuple(map(called, request.datasets))
+    return replace(request, datasets=names, **{name: getattr(plain, name) for name in free})
+
+
+def _folder(request: RunRequest, loaded: Sequence[Data], configs: Sequence[Config]) -> Path:
+    """Where results lie: beside those of the same images, made when they were called otherwise, if nobody says."""
+    folder = Path(request.out) if request.out else default_folder(request)
+    if request.out or folder.exists() or not any(own(data.name) for data in loaded):
+        return folder
+    like = replace(_shared(request), datasets=())
+    runs = [Run(path.parent) for path in sorted(folder.parent.glob("*/run.json"))]
+    found = earlier((run for run in runs if _like(run, like)), _firsts(request, loaded, configs))
+    return folder if found is None else found.path
+
+
+def _like(run: Run, like: RunRequest) -> bool:
+    try:
+        return replace(_shared(run.request()), datasets=()) == like
+    except BenchError:  # it's damaged, or of a newer version
+        return False
+
+
+def _firsts(request: RunRequest, loaded: Sequence[Data], configs: Sequence[Config]) -> Iterator[Cell]:
+    """The first seed's cell of each variant, alone and stacked."""
+    for data, config in product(loaded, configs):
+        with suppress(PluginError):
+            first = cell(config, data, request.seeds[0], request)
+            yield from (first, replace(first, stacked=request.seeds))
 
 
 def validate(request: RunRequest) -> None:
@@ -264,8 +299,11 @@ def plan(
         )
         for name in dict.fromkeys(request.datasets)
     ]
-    folder = Path(request.out) if request.out else default_folder(request)
+    loaded, renamed = distinct(loaded)
+    request = replace(request, datasets=tuple(n for n in request.datasets if called(n) in {d.name for d in loaded}))
+    folder = _folder(request, loaded, configs)
     store = Run(folder)
+    known = store.by_identity() if any(own(data.name) for data in loaded) else {}
     found = dict(alone or {})
     cells: list[PlannedCell] = []
     for data in loaded:
@@ -282,7 +320,7 @@ def plan(
                     found |= _why_alone(first, device)
                 if not {_kind(first), EVERY} & found.keys():
                     first = replace(first, stacked=seeds)
-            cells += [_planned(replace(first, seed=seed), store, request) for seed in seeds]
+            cells += [_planned(placed(replace(first, seed=seed), store, known), store, request) for seed in seeds]
         for name in faults.keys() - {config.name for config in configs}:
             cells += [_broken(name, name, data.name, seed, faults[name]) for seed in request.seeds]
     if faults and all(c.state == "broken" or c.row.anchor for c in cells):
@@ -294,6 +332,7 @@ def plan(
         notes = [_on_validation(loaded, folder, bool(several))]
     if len(request.seeds) == 1:
         notes.append("one seed shows no spread: a difference between two rows may be chance (--seeds 3 tells)")
+    notes += renamed
     notes += [f"the seeds of {kind} are trained one by one: {why}" for kind, why in found.items()]
     if request.precision == "bf16" and not computes_bf16(device):
         notes.append(f"no bf16 arithmetic on this {device.type}: it's emulated, several times slower than fp32")

@@ -25,6 +25,8 @@ from bench.grid import selected
 from bench.job import Conduct, Stopped, missing, perform
 from bench.lease import Lease
 from bench.measurement import METRICS
+from bench.moved import rename
+from bench.naming import texts
 from bench.planning import EVERY, Plan, PlannedCell, duration, estimate, plan, validate
 from bench.protocol import RunRequest
 from bench.registry import OURS, Registry, default
@@ -109,6 +111,7 @@ def run(request: RunRequest, listener: Listener = lambda _: None, local: Local |
             request = replace(planned.request, out=str(planned.folder))
             store = Run(planned.folder)
             store.create(planned.request)
+            rename(store, ((c.name, c.row.dataset) for c in planned.cells if c.cell is not None))
             new = [c for c in planned.cells if c.state == "new"]
             steps = sum(sum(c.row.steps) for c in new)
             notes = list(planned.notes)
@@ -289,7 +292,7 @@ def _task(
         hyperparameters={k: addressed(v) if isinstance(v, str) else v for k, v in config.given},
         baseline=config.baseline,
         sanity=config.sanity,
-        dataset=c.row.dataset,
+        dataset=texts(c.row.dataset, request.datasets)[0],
         seed=c.row.seed,
         metrics=tuple(map(addressed, planned.metrics)),
         request=request.to_json(),

@@ -1,6 +1,7 @@
 """Results on disk: a run is a folder, a cell a folder in it, and each result appears whole, by one rename.
 
 results/<name>/run.json                     the request
+results/<name>/names.json                   what data are called now, if that has changed
 results/<name>/cells/<slug>-<hash>/done/           cell.json, weights, history, evidence, images, log, SHA256SUMS
                                   /scores/<hash>.json
                                   /failed/<n>/     cell.json, log
@@ -18,7 +19,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import cache
@@ -34,9 +35,11 @@ from torch import Tensor
 from bench.durable import SUMS, appear, damage, read_json, read_json_if_any, sha256, sync, write_json, writing
 from bench.errors import NotAvailable, StoreError
 from bench.measurement import Score
+from bench.naming import alike, called
 from bench.protocol import HOW, RunRequest, digest
 from bench.row import Row
 
+NAMES = "names.json"
 WEIGHTS = "weights.safetensors"
 EVIDENCE = "evidence.safetensors"
 
@@ -48,6 +51,7 @@ class Run:
         self.path = Path(path)
         self.cells = cells or self.path / "cells"
         self._cells = str(self.cells)
+        self._names: dict[str, str] | None = None
 
     def exists(self) -> bool:
         return (self.path / "run.json").is_file()
@@ -260,7 +264,8 @@ class Run:
         document = read_json_if_any(f"{home}/done/cell.json")
         if document is None:
             failure = self._last_failure(cell)
-            return None if failure is None else _row_from(read_json(failure), cell)
+            return None if failure is None else _row_from(self._renamed(read_json(failure)), cell)
+        self._renamed(document)
         if os.access(f"{home}/different", os.F_OK):
             document["reason"] = "not deterministic: another attempt gave other weights (kept in different/)"
         if (scored := self._shown(f"{home}/scores", split)) is not None:
@@ -281,13 +286,58 @@ class Run:
         """
         self.require()
         with _uncollected():
-            return in_order(filter(None, map(self.row, self.names())), self.request())
+            (rows,) = alike(filter(None, map(self.row, self.names())))
+            return in_order(rows, self.request())
+
+    def by_identity(self) -> dict[str, list[str]]:
+        """The folders of all cells by the digest at the end of their names: several of the same images, named apart."""
+        found: dict[str, list[str]] = {}
+        for name in self.names():
+            found.setdefault(name.rpartition("-")[2], []).append(name)
+        return found
+
+    def called(self) -> dict[str, str]:
+        """What data are called now, by their digests, where that isn't what they were called when cells were made.
+
+        Raises:
+            StoreError: the file that says so is damaged.
+        """
+        if self._names is None:
+            path = self.path / NAMES
+            found = (read_json_if_any(path) or {}).get("names", {})
+            if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+                raise StoreError(f"{path} isn't a list of names", fix="Delete it: data have their old names then.")
+            self._names = found
+        return self._names
+
+    def call(self, names: Mapping[str, str], before: Collection[str] = ()) -> None:
+        """Note what data are called from now on, by `noted` of their rows; nothing asks for what they were `before`.
+
+        Raises:
+            StoreError: the folder can't be written.
+        """
+        if not (names or before):
+            return
+        joined, request = {**self.called(), **names}, self.request()
+        kept = tuple(text for text in request.datasets if called(text) not in before)
+        with writing(self.path):
+            if joined != self.called():
+                write_json(self.path / NAMES, {"names": joined})
+            if kept != request.datasets:
+                write_json(self.path / "run.json", replace(request, datasets=kept).to_json())
+        self._names = joined
 
     def request(self) -> RunRequest:
         """What was asked for last, joined with what was before."""
         return RunRequest.from_json(read_json(self.path / "run.json"))
 
     # on disk
+
+    def _renamed(self, document: dict[str, Any]) -> dict[str, Any]:
+        """A row's document, with what its data are called now."""
+        if names := self.called():
+            document["dataset"] = names.get(noted(document.get("data")), document.get("dataset"))
+        return document
 
     def _shown(self, folder: str, split: str | None) -> dict[str, Any] | None:
         """Of the ways in which a cell is scored the one that its row shows; None: in none, or not on `split`."""
@@ -324,13 +374,20 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def noted(data: Any) -> str:
+    """The digests of the images that a row notes, as one text; '' where it doesn't."""
+    digests = [data.get("train"), data.get("test")] if isinstance(data, Mapping) else [None]
+    return "" if None in digests else "-".join(map(str, digests))
+
+
 def in_order(rows: Iterable[Row], request: RunRequest) -> list[Row]:
     """Rows by dataset, variant and seed as a request names them, the baseline last; of equal labels, the newest."""
     names = [text.split("[")[0] for text in request.variants]
+    datasets = list(map(called, request.datasets))
     found = sorted(rows, key=lambda row: str(row.provenance.get("ended", "")), reverse=True)
 
     def place(row: Row) -> tuple[Any, ...]:
-        dataset = request.datasets.index(row.dataset) if row.dataset in request.datasets else len(request.datasets)
+        dataset = datasets.index(row.dataset) if row.dataset in datasets else len(datasets)
         variant = names.index(row.variant) if row.variant in names else len(names)
         return dataset, row.dataset, row.sanity, row.baseline, variant, row.variant, _natural(row.label), row.seed
 

@@ -93,7 +93,7 @@ def _work(job: Job, home: Path, stopping: list[int]) -> int:
     from bench.hyperparameters import check
     from bench.job import Conduct, Stopped, perform
     from bench.measurement import METRICS
-    from bench.protocol import RunRequest
+    from bench.protocol import RunRequest, digest
     from bench.store import Run
     from bench.variant import VARIANTS
 
@@ -123,6 +123,8 @@ def _work(job: Job, home: Path, stopping: list[int]) -> int:
     given = check(name, VARIANTS.load(name), dict(job.hyperparameters))
     config = Config(name, tuple(sorted(given.items())), job.baseline, job.sanity)
     c = replace(cell(config, data, job.seed, request), stacked=job.stacked)
+    if digest(c.identity)[:12] == job.cell.rpartition("-")[2]:
+        c = replace(c, at=job.cell)
     if c.name != job.cell:
         raise BenchError(f"{job.cell} has become {c.name}: its plugin or data changed since the run was planned")
     conduct = Conduct(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from bench import DataError, Images
+
+TAKE_AWAY = (
+    "Take it away: the next run, or `bench data fetch`, downloads what belongs there. "
+    "Images of your own are asked for as npz:PATH or folder:PATH."
+)  #: the way out where something else than the dataset lies in its place
 
 
 @contextmanager
@@ -52,6 +58,36 @@ def labelled(pixels: Tensor | np.ndarray, labels: Tensor | np.ndarray, classes: 
     if low < 0 or high >= len(classes):
         raise ValueError(f"labels from {low} to {high}, but the classes are 0 to {len(classes) - 1}")
     return images
+
+
+@dataclass(frozen=True)
+class Published:
+    """What its authors say of a split: how many images, and of each class where all have as many; `digest`: what
+    `Images.digest` is of them, where that is known."""
+
+    images: int
+    each: int | None = None
+    digest: str | None = None
+
+    def check(self, found: Images, what: str, others: Mapping[str, str] | None = None) -> None:
+        """Go on only with this split.
+
+        Args:
+            what: this split, as people call it.
+            others: what other splits are called, by digest.
+
+        Raises:
+            ValueError: these are other images; which ones, where they are among `others`.
+        """
+        if (other := (others or {}).get(found.digest, what)) != what:
+            raise ValueError(f"it holds {other}, not {what}")
+        if len(found) != self.images:
+            raise ValueError(f"it has {len(found):,} images, and {what} has {self.images:,}")
+        if self.each is not None and (found.labels().bincount(minlength=len(found.classes)) != self.each).any():
+            raise ValueError(f"it hasn't {self.each:,} images of each class, as {what} has")
+        if self.digest is not None and self.digest != found.digest:
+            differ = f"sha256 {found.digest[:12]}, not {self.digest[:12]}"
+            raise ValueError(f"its images and labels aren't those of {what}: {differ}")
 
 
 def fixed_split(labels: np.ndarray, every: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,8 @@ from bench import DataError, Dataset, File, Images, Range, Splits
 
 from ._reading import again, reading
 
-_CROP = 140  # pixels of the aligned 178x218: the face and little else
+_ALIGNED = (178, 218)  # pixels, wide and high
+_CROP = 140  # of these: the face and little else
 
 
 class CelebA(Dataset):
@@ -107,6 +108,10 @@ class CelebA(Dataset):
     def _face(self, content: bytes) -> np.ndarray:
         """The bytes of a JPEG to (3, S, S) uint8."""
         with Image.open(BytesIO(content)) as image:
+            if image.size != _ALIGNED:
+                raise ValueError(
+                    f"it is {image.width}x{image.height}: the aligned faces are {_ALIGNED[0]}x{_ALIGNED[1]}"
+                )
             left, top = (image.width - _CROP) // 2, (image.height - _CROP) // 2
             face = image.convert("RGB").crop((left, top, left + _CROP, top + _CROP))
         size = (self.image_size, self.image_size)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tarfile
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from bench import Dataset, File, Images, Splits
 
-from ._reading import again, labelled, reading
+from ._reading import TAKE_AWAY, Published, again, labelled, reading
 
 _TRAIN = tuple(f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6))
 _TEST = ("cifar-10-batches-bin/test_batch.bin",)
@@ -22,6 +23,7 @@ class CIFAR10(Dataset):
     title = "CIFAR-10: animals and vehicles, 32x32 colour, 50,000 + 10,000"
     license = "none stated"
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    published: ClassVar[tuple[Published, Published] | None] = (Published(50_000, 5_000), Published(10_000, 1_000))
     files = (
         File(
             "cifar-10-binary.tar.gz",
@@ -35,7 +37,12 @@ class CIFAR10(Dataset):
         path = root / self.files[0].path
         with reading(path, again(path)):
             members = _members(path, {*_TRAIN, *_TEST})
-            return Splits(self._split(members, _TRAIN), self._split(members, _TEST))
+            splits = Splits(self._split(members, _TRAIN), self._split(members, _TEST))
+        if self.published is not None:
+            with reading(path, TAKE_AWAY):
+                self.published[0].check(splits.train, "CIFAR-10's training split")
+                self.published[1].check(splits.test, "CIFAR-10's test split")
+        return splits
 
     def _split(self, members: dict[str, bytes], names: tuple[str, ...]) -> Images:
         missing = [name for name in names if name not in members]

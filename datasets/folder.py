@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -30,7 +32,8 @@ class Folder(Dataset):
     """Images of a folder: all in it (unlabelled), or in a sub-folder a class; `train/` and `test/` likewise.
 
     Grey images stay grey (C = 1), the others become RGB without transparency. Where `train/` and `test/` are
-    missing, every tenth image is for the test, by a fixed seed and stratified by class.
+    missing, every tenth image is for the test, by a fixed seed and stratified by class. Beside these two, `val/` is
+    the validation split. Other usual names of splits, in any case, are taken as well.
     """
 
     title = "your own images: folder:PATH, in one folder or one sub-folder a class"
@@ -47,32 +50,29 @@ class Folder(Dataset):
     def load(self, root: Path) -> Splits:
         found, classes, splits = self._found()
         labels = _labels(found, classes)
-        train, test = splits if splits is not None else fixed_split(labels, every=10)
-        order = np.concatenate([train, test])  # as slices of one array, the splits need no copies
+        parts = splits or dict(zip(("train", "test"), fixed_split(labels, every=10), strict=True))
+        order = np.concatenate(list(parts.values()))  # as slices of one array, the splits need no copies
         labels = labels[order]
         pictures = _Pictures(self.path, [path for path, _ in found], order, self.image_size)
 
         def split(pixels: np.ndarray) -> Splits:
-            halves = slice(0, len(train)), slice(len(train), None)
-            return Splits(*(Images(pixels[i], labels[i] if classes else None, classes) for i in halves))
+            made, start = {}, 0
+            for name, places in parts.items():
+                part = slice(start, start := start + len(places))
+                made[name] = Images(pixels[part], labels[part] if classes else None, classes)
+            return Splits(**made)
 
         return in_memory(pictures, split) if pictures.few else mapped(pictures, split, self.cache, self.say)
 
-    def _found(self) -> tuple[Found, tuple[str, ...], tuple[np.ndarray, np.ndarray] | None]:
-        """All images, the classes, and the positions of either split where the folder has splits."""
-        _, folders = _listing(self.path)
-        named = {folder.name: folder for folder in folders if folder.name in ("train", "test")}
-        if len(named) == 1:
-            (there,) = named
-            raise DataError(
-                f"{str(self.path)!r} has {there}/ but no {'test' if there == 'train' else 'train'}/",
-                fix="Add the other one, or name the folder that holds the images.",
-            )
+    def _found(self) -> tuple[Found, tuple[str, ...], dict[str, np.ndarray] | None]:
+        """All images, the classes, and the positions of each split where the folder has splits."""
+        named = _splits(self.path, [folder.name for folder in _listing(self.path)[1]])
         if named:
-            train, test = _images(named["train"].path), _images(named["test"].path)
-            classes = _same_classes(self.path, train, test)
-            found = train + test
-            return found, classes, (np.arange(len(train)), np.arange(len(train), len(found)))
+            parts = {split: _images(self.path / name) for split, name in named.items()}
+            classes = _same_classes(self.path, named, parts)
+            ends = np.cumsum([len(part) for part in parts.values()])
+            places = np.split(np.arange(ends[-1]), ends[:-1])
+            return [one for part in parts.values() for one in part], classes, dict(zip(parts, places, strict=True))
         found = _images(self.path)
         if len(found) < 2:
             raise DataError(
@@ -180,7 +180,7 @@ def _images(folder: str | Path) -> Found:
         raise DataError(
             f"{str(folder)!r} has no images",
             cause=f"Files that end in {', '.join(sorted(SUFFIXES))} count, in it and in its sub-folders.",
-            fix="Name the folder that holds the images.",
+            fix="Name the folder that holds the images; an empty one of a split may go.",
         )
     return by_class or [(path, None) for path in own]
 
@@ -195,17 +195,61 @@ def _labels(found: Found, classes: tuple[str, ...]) -> np.ndarray:
     return np.array([index[name] if name is not None else 0 for _, name in found])
 
 
-def _same_classes(folder: Path, train: Found, test: Found) -> tuple[str, ...]:
-    """The classes of the training split, which the test split has to keep to."""
-    classes, other = _classes(train), _classes(test)
-    unknown = sorted(set(other) - set(classes))
-    if unknown or bool(classes) != bool(other):
-        lack = f"test/ has the class {unknown[0]!r}" if unknown else "train/ has classes, test/ has none"
+_ROLES = {
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "validation": ("val", "valid", "validation", "dev", "eval", "evaluation"),
+}
+_WORDS = {word: split for split, words in _ROLES.items() for word in words}
+_BEHIND = r"(?:[ _-]?(?:set|split|data|images?|imgs?|[ab]|\d+))*"
+_LIKE = re.compile(rf"(?:.*[ _-])?({'|'.join(_WORDS)}){_BEHIND}", re.IGNORECASE | re.DOTALL)
+
+
+def _splits(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """The sub-folder of each split, by the split's name, training first; {} where the folder has no splits.
+
+    Names such as 'trainA' or 'test_set' are splits only where both training and other images have one.
+
+    Raises:
+        DataError: two are of one split, or the training or the test split is missing.
+    """
+    sure = {name: _WORDS[name.lower()] for name in names if name.lower() in _WORDS}
+    like = {name: _WORDS[found[1].lower()] for name in names if (found := _LIKE.fullmatch(name))}
+    roles = like if "train" in like.values() and len(set(like.values())) > 1 else sure
+    named = {split: [name for name, of in roles.items() if of == split] for split in _ROLES}
+    there = {split: found for split, found in named.items() if found}
+    if any(len(found) > 1 for found in there.values()):
+        split, (one, other, *_) = next((split, found) for split, found in there.items() if len(found) > 1)
         raise DataError(
-            f"train/ and test/ in {str(folder)!r} don't have the same classes",
-            cause=f"{lack}{', train/ has no such' if unknown else ''}.",
-            fix="Give both the same sub-folders, or none.",
+            f"{str(path)!r} has two folders for its {split} split: {one}/ and {other}/",
+            cause="Folders that are called like splits aren't classes: images of the test split would be trained on.",
+            fix="Keep one train/ and one test/, or rename those that are classes. Two sets are two datasets: give each "
+            "a folder of its own, with its train/ and its test/.",
         )
+    if there and not {"train", "test"} <= there.keys():
+        lacks = "test" if "train" in there else "train"
+        instead = there.get("validation", [""])[0]
+        raise DataError(
+            f"{str(path)!r} has {' and '.join(f'{found[0]}/' for found in there.values())} but no {lacks}/",
+            fix=(f"Rename {instead}/ to {lacks}/, or add the" if instead and lacks == "test" else "Add the")
+            + " other one; or name the folder that holds the images; or, if it is a class, rename it.",
+        )
+    return {split: found[0] for split, found in there.items()}
+
+
+def _same_classes(folder: Path, named: dict[str, str], parts: dict[str, Found]) -> tuple[str, ...]:
+    """The classes of the training split, which the others have to keep to."""
+    train, classes = named["train"], _classes(parts["train"])
+    for split in (split for split in named if split != "train"):
+        name, other = named[split], _classes(parts[split])
+        unknown = sorted(set(other) - set(classes))
+        if unknown or bool(classes) != bool(other):
+            lack = f"{name}/ has the class {unknown[0]!r}" if unknown else f"{train}/ has classes, {name}/ has none"
+            raise DataError(
+                f"{train}/ and {name}/ in {str(folder)!r} don't have the same classes",
+                cause=f"{lack}{f', {train}/ has no such' if unknown else ''}.",
+                fix="Give both the same sub-folders, or none.",
+            )
     return classes
 
 

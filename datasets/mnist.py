@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bench import DataError, Dataset, File, Images, Splits, UsageError
 
-from ._reading import again, labelled, reading
+from ._reading import TAKE_AWAY, Published, again, labelled, reading
 
 
 def _idx(part: str) -> str:
@@ -42,6 +42,16 @@ def _files(folder: str, mirrors: tuple[str, ...], *files: tuple[str, str, int]) 
         File(f"{folder}/{name}", tuple(mirror + name for mirror in mirrors), sha256, size)
         for name, (_, sha256, size) in zip(names, files, strict=True)
     )
+
+
+def _called(cls: type[MNIST], part: int) -> str:
+    return f"{cls.title.partition(':')[0]}'s {('training', 'test')[part]} split"
+
+
+def _known() -> dict[str, str]:
+    """What the splits of this file's sets are called, by the digests that are known."""
+    sets = (MNIST, FashionMNIST, KMNIST, EMNIST)
+    return {split.digest: _called(c, i) for c in sets for i, split in enumerate(c.published or ()) if split.digest}
 
 
 def _pixels(images: Images) -> Tensor:
@@ -74,6 +84,10 @@ class MNIST(Dataset):
     folder: ClassVar[str] = "MNIST/raw"
     splits: ClassVar[tuple[str, str]] = ("train", "t10k")  #: as file names call train and test
     classes: ClassVar[tuple[str, ...]] = tuple(string.digits)
+    published: ClassVar[tuple[Published, Published] | None] = (
+        Published(60_000, None, "71d3be42f93ad20da73bb4a9744d0bebdaa6832be56dc010e21940e72c4c8b1e"),
+        Published(10_000, None, "4718853ea946af656684509414983beff2e65cf414265c27966161014c003b8b"),
+    )  #: what train and test must be; None: whatever the files hold
     files = _files(
         folder,
         (
@@ -151,8 +165,12 @@ class MNIST(Dataset):
         with self._unpacked(root, _idx(f"{split}-images")) as path:
             pixels = self._upright(_parsed(read_image_file, path))
         with self._unpacked(root, _idx(f"{split}-labels")) as path:
-            labels = _parsed(read_label_file, path)
-            return labelled(pixels[:, None], labels, self.classes)
+            images = labelled(pixels[:, None], _parsed(read_label_file, path), self.classes)
+        if self.published is not None:
+            part = self.splits.index(split)
+            with reading(root / self.folder, TAKE_AWAY):
+                self.published[part].check(images, _called(type(self), part), _known())
+        return images
 
     def _upright(self, stored: Tensor) -> Tensor:
         """(N, H, W) as the source stores them, to (N, H, W) as they are read."""
@@ -206,6 +224,10 @@ class FashionMNIST(MNIST):
         "Bag",
         "Ankle boot",
     )
+    published = (
+        Published(60_000, 6_000, "a8007d7be041707b663947cf4c2d8a73d1704ccde85043273b866d5181bde6c2"),
+        Published(10_000, 1_000, "3581bf52f521803120533f28e81ae934decd1771980630083c739dc6da7d3bc6"),
+    )
     files = _files(
         folder,
         (
@@ -226,6 +248,7 @@ class KMNIST(MNIST):
     license = "CC BY-SA 4.0"
     folder = "KMNIST/raw"
     classes = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+    published = (Published(60_000, 6_000), Published(10_000, 1_000))
     files = _files(
         folder,
         ("https://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
@@ -248,6 +271,7 @@ class EMNIST(MNIST):
     folder = "EMNIST/raw"
     splits = ("emnist-balanced-train", "emnist-balanced-test")
     classes = tuple(string.digits + string.ascii_uppercase + "abdefghnqrt")
+    published = (Published(112_800, 2_400), Published(18_800, 400))
     files = (
         File(
             "EMNIST/raw/gzip.zip",

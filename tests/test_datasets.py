@@ -26,6 +26,13 @@ from bench.images import Images
 Random = np.random.Generator
 
 
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets of a few images stand for those of tens of thousands: how many and which they are is tested elsewhere."""
+    for name in ("mnist", "fashion", "kmnist", "emnist", "cifar10"):
+        monkeypatch.setattr(DATASETS.load(name), "published", None)
+
+
 @pytest.fixture
 def random() -> Random:
     return np.random.default_rng(0)

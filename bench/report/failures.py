@@ -10,6 +10,7 @@ from click import unstyle
 
 from bench.errors import BenchError, StoreError
 from bench.grid import Config, expand, slug
+from bench.naming import called
 from bench.protocol import RunRequest
 from bench.registry import default
 from bench.row import Row
@@ -81,7 +82,7 @@ def missing(run: Run, rows: Iterable[Row], broken: Sequence[Failure]) -> list[Fa
     there = {(row.label, row.dataset, row.seed) for row in rows}
     begun = {failure.label.rpartition("-")[0] for failure in broken}
     found = []
-    for dataset in request.datasets or (default("dataset") or "",):
+    for dataset in map(called, request.datasets or (default("dataset") or "",)):
         for config in _asked(request):
             seeds = [
                 seed

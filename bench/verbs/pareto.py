@@ -36,13 +36,14 @@ def pareto(runs: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     from bench import console, tables
     from bench.errors import UsageError
     from bench.locate import opened
+    from bench.naming import alike
     from bench.ratedistortion import FIGURE, planes, table, write
 
     if out and any(out.resolve() == Path(path).resolve() for path in runs):
         raise UsageError(f"{out} is what is to be read", fix="Give the figure a name of its own: --out both.svg")
     stores = [None if Path(path).is_file() else opened(path) for path in runs]
     rows = [tables.read(Path(path)) if run is None else run.rows() for path, run in zip(runs, stores, strict=True)]
-    found, without = planes(zip(stores, rows, strict=True))
+    found, without = planes(zip(stores, alike(*rows), strict=True))
     if as_json:
         print_json({"planes": [plane.to_json() for plane in found], "without": without})
     else:

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 def _rows(paths: Sequence[str]) -> list[Row]:
     from bench import tables
+    from bench.naming import alike
     from bench.store import Run
 
     files = (Path(path) for path in paths)
-    return [row for path in files for row in (tables.read(path) if path.is_file() else Run(path).rows())]
+    found = alike(*(tables.read(path) if path.is_file() else Run(path).rows() for path in files))
+    return [row for rows in found for row in rows]
 
 
 _metrics = click.option(
@@ -107,13 +109,14 @@ def table(
 
 
 def _selected(runs: Sequence[str], text: str) -> tuple[list[Row], tuple[Choice, ...], bool]:
+    from bench.naming import alike
     from bench.progress import Console
     from bench.selection import selected
     from bench.store import Run
 
     with Console() as display:
         chosen = [selected(Run(Path(path)), text, display) for path in runs]
-    rows = [row for one in chosen for row in one.rows]
+    rows = [row for rows in alike(*(one.rows for one in chosen)) for row in rows]
     return rows, tuple(choice for one in chosen for choice in one.choices), any(one.unfinished for one in chosen)
 
 
