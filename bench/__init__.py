@@ -28,12 +28,14 @@ if TYPE_CHECKING:
         Weighs,
     )
     from bench.api import load, run
+    from bench.arrays import open_arrays
     from bench.dataset import Data, Dataset, File, Splits
     from bench.errors import BenchError, DataError, NotAvailable, Unsuitable, UsageError
     from bench.hyperparameters import Plugin, Range
     from bench.images import Images, to_float, to_uint8
     from bench.likelihood import Likelihood
     from bench.measurement import BaselineScored, Context, Metric, Request, Score, Scored, metric
+    from bench.scale import PixelScale, SeenPixels, pixel_levels
     from bench.variant import Batch, Loss, Optimizer, Phase, Spec, Stage, Variant
 
 _HOME = {
@@ -60,6 +62,7 @@ _HOME = {
     "NotAvailable": "bench.errors",
     "Optimizer": "bench.variant",
     "Phase": "bench.variant",
+    "PixelScale": "bench.scale",
     "Plugin": "bench.hyperparameters",
     "Range": "bench.hyperparameters",
     "Reconstructs": "bench.abilities",
@@ -67,6 +70,7 @@ _HOME = {
     "Samples": "bench.abilities",
     "Score": "bench.measurement",
     "Scored": "bench.measurement",
+    "SeenPixels": "bench.scale",
     "Spec": "bench.variant",
     "Splits": "bench.dataset",
     "Stage": "bench.variant",
@@ -76,6 +80,8 @@ _HOME = {
     "Weighs": "bench.abilities",
     "load": "bench.api",
     "metric": "bench.measurement",
+    "open_arrays": "bench.arrays",
+    "pixel_levels": "bench.scale",
     "run": "bench.api",
     "to_float": "bench.images",
     "to_uint8": "bench.images",
@@ -104,6 +110,7 @@ __all__ = [
     "NotAvailable",
     "Optimizer",
     "Phase",
+    "PixelScale",
     "Plugin",
     "Range",
     "Reconstructs",
@@ -111,6 +118,7 @@ __all__ = [
     "Samples",
     "Score",
     "Scored",
+    "SeenPixels",
     "Spec",
     "Splits",
     "Stage",
@@ -121,6 +129,8 @@ __all__ = [
     "Weighs",
     "load",
     "metric",
+    "open_arrays",
+    "pixel_levels",
     "run",
     "to_float",
     "to_uint8",

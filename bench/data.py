@@ -17,7 +17,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
@@ -34,6 +34,7 @@ from bench.hyperparameters import check, hyperparameters, selector
 from bench.naming import asked, called, require_fit
 from bench.places import cache_dir
 from bench.process import make_folder
+from bench.scale import oddity
 from bench.unpublished import ADDRESS
 
 TIMEOUT = 30.0  #: seconds without an answer before the next address is tried
@@ -307,7 +308,9 @@ def load(
     dataset.on_progress = on_progress
     splits = dataset.load(root)
     require_disjoint(text, splits)
-    return prepare(called(text), dataset, splits, limit=limit, validation=validation, split=split)
+    data = prepare(called(text), dataset, splits, limit=limit, validation=validation, split=split)
+    odd = [(part, oddity(images)) for part, images in (("train", splits.train), ("test", splits.test))]
+    return replace(data, notes=(*data.notes, *(f"{data.name}, {part}: {words}" for part, words in odd if words)))
 
 
 UNTOUCHED = 60.0  #: seconds after which nobody is still at a copy that isn't complete

@@ -48,6 +48,7 @@ class Splits:
     outliers: Images | None = None  #: images of a kind that `train` and `test` don't have
     factors: Tensor | None = None  #: (N, F) int64: the value of each generative factor of each image of `test`
     validation: Images | None = None  #: of the shape and the classes of `train`; None: carved out of `train`
+    notes: tuple[str, ...] = ()  #: what a user should know of how they were read, a line each
 
 
 class Dataset(ABC):
@@ -63,6 +64,11 @@ class Dataset(ABC):
     latent_dim: ClassVar[int | None] = None  #: size of z for all variants; None: by image shape
     steps: ClassVar[int | None] = None  #: training budget; None: by image shape
     on_progress: Progress | None = None  #: set by who calls `load` and wants to be told how far it is
+
+    @classmethod
+    def suits(cls, path: Path) -> bool:
+        """Whether it reads what lies at `path`, where it takes one: then a bare path is told to be asked for so."""
+        return False
 
     def say(self, what: str, done: int = 0, total: int = 0) -> None:
         """Tell who waits for `load` what it's at: `done` of `total` bytes, where that is known."""
@@ -104,6 +110,7 @@ class Data:
     factors: Tensor | None = None  #: (N, F) int64, of `test`
     held: Tensor | None = None  #: positions in `source` of the images of `test`, where they were carved out of it
     own_validation: bool = False  #: whether validation images are a split of the source's own, and not out of `source`
+    notes: tuple[str, ...] = ()  #: what a user should know of it, a line each
 
     @property
     def classes(self) -> int:
@@ -188,6 +195,7 @@ def prepare(
         splits.factors if split == "test" else None,
         held,
         own is not None,
+        tuple(f"{name}: {note}" for note in splits.notes),
     )
 
 

@@ -17,11 +17,11 @@ from bench.errors import NotAvailable
 from bench.images import Images, to_float, to_uint8
 from bench.measurement import Context, Request
 from bench.protocol import seed_for
+from bench.scale import OVERSHOOT
 from bench.threads import limited
 from bench.variant import Spec
 
 Sampler = Literal["prior", "gmm"]
-OVERSHOOT = 1e-3  #: beyond [0, 1] that counts as rounding: a quarter of a grey level
 SHOWN = 256  #: samples and reconstructions that are kept to be looked at
 
 

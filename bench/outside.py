@@ -22,16 +22,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bench.arrays import open_arrays
 from bench.errors import DataError, NotAvailable
-from bench.evidence import OVERSHOOT, BoundTerms
-from bench.images import Images, to_float, to_uint8
+from bench.evidence import BoundTerms
+from bench.images import Images, to_float
 from bench.likelihood import Bernoulli, Gaussian, Likelihood
 from bench.likelihood import likelihood as likelihood_called
 from bench.protocol import seed_for
+from bench.scale import pixel_levels
 
 SAMPLES = (
-    "Save them as `samples` in an .npz file: uint8, or floats from 0 to 1, of shape (N, H, W), (N, H, W, C) or "
-    "(N, C, H, W); or as grey or RGB .png files in one folder."
+    "Save them as `samples` in an .npz file: uint8, or floats from 0 to 1 (--scale for another white), of shape "
+    "(N, H, W), (N, H, W, C) or (N, C, H, W); or as grey or RGB .png files in one folder."
 )
 BOUNDS = (
     "Save `elbo`, or `log_likelihood` and `rate`, in an .npz file or as the columns of a .csv file: one number for "
@@ -54,21 +56,24 @@ class Samples(NamedTuple):
     of: int
 
 
-def read_samples(path: Path, shape: tuple[int, int, int], most: int) -> Samples:
+def read_samples(path: Path, shape: tuple[int, int, int], most: int, scale: float | None = None) -> Samples:
     """The samples in an .npz or .npy file or a folder of .png files: all, or `most` of them drawn by a fixed seed.
 
     Args:
         shape: (C, H, W) of the dataset's images, which they must have.
+        scale: the number that is white; None: what their type says.
 
     Raises:
-        DataError: none are there, or they aren't images of this shape.
+        DataError: none are there, or they aren't images of this shape, or nobody can tell what is white.
     """
     with _reading(path, SAMPLES):
         if path.is_dir():
-            return _from_folder(path, shape, most)
-        array = _images_last_to_first(_array(path), shape)
-        where = _some(len(array), most)
-        return Samples(_levels(array[where]), len(array))
+            array, of = _from_folder(path, shape, most)
+        else:
+            array = _images_last_to_first(_array(path), shape)
+            of = len(array)
+        levels = pixel_levels({"": array}, scale, of=path, option="--scale {}")[""]
+        return Samples(torch.from_numpy(levels[_some(len(levels), most)]), of)
 
 
 def read_bounds(path: Path, n: int) -> BoundTerms:
@@ -173,34 +178,14 @@ def _reading(path: Path, fix: str) -> Iterator[None]:
     except (ValueError, OSError, EOFError, SyntaxError, BadZipFile, ZlibError, MemoryError, csv.Error) as error:
         said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
         raise DataError(f"{str(path)!r} can't be used", cause=f"{' '.join(said.split())[:300]}.", fix=fix) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{str(path)!r} can't be used", cause=f"An image in it is huge: {error}", fix=fix) from None
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return np.load(path, allow_pickle=False)
-    except ValueError:
-        raise ValueError("it's no .npz or .npy file of plain numbers") from None
-
-
-def _member(archive: Any, name: str) -> np.ndarray:
-    try:
-        found: np.ndarray = archive[name]
-    except ValueError:
-        raise ValueError(f"{name!r} in it doesn't hold plain numbers, and nothing is unpickled") from None
-    return found
 
 
 def _array(path: Path) -> np.ndarray:
-    opened = _opened(path)
-    if isinstance(opened, np.ndarray):
-        return opened
-    with opened as archive:
-        known = [name for name in ("samples", "arr_0") if name in archive.files]
-        if not known and len(archive.files) != 1:
-            raise ValueError(f"which of its arrays are the samples? It has {_listed(archive.files)}")
-        return _member(archive, (known or archive.files)[0])
+    with open_arrays(path) as arrays:
+        known = [name for name in ("samples", "arr_0") if name in arrays]
+        if not known and len(arrays) != 1:
+            raise ValueError(f"which of its arrays are the samples? It has {_listed(arrays)}")
+        return arrays[(known or list(arrays))[0]]
 
 
 def _images_last_to_first(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
@@ -237,34 +222,15 @@ def _some(n: int, most: int) -> np.ndarray:
     return drawn.sort().values.numpy()
 
 
-def _levels(array: np.ndarray) -> Tensor:
-    """Pixels as the suite holds them: uint8, floats rounded by the one quantiser, which clamps `OVERSHOOT`."""
-    kind = array.dtype.kind
-    if kind not in "biuf":
-        raise ValueError(f"its pixels are of type {array.dtype}")
-    low, high = float(array.min()), float(array.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError("it has values that are NaN or infinite")
-    most, slack = (1, OVERSHOOT) if kind in "bf" else (255, 0)
-    if low < -slack or high > most + slack:
-        what = "floats" if kind == "f" else "whole numbers"
-        raise ValueError(f"it has {what} from {low:.9g} to {high:.9g}: they are from 0 to {most}")
-    if kind in "iu" and high == 1:
-        raise ValueError("it has whole numbers, none above 1: white is 255, and 1 next to black")
-    if kind in "bf":
-        return to_uint8(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)))
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.uint8))
-
-
-def _from_folder(folder: Path, shape: tuple[int, int, int], most: int) -> Samples:
-    """All .png files of a folder, by name; not those of its sub-folders."""
+def _from_folder(folder: Path, shape: tuple[int, int, int], most: int) -> tuple[np.ndarray, int]:
+    """The .png files of a folder, by name, at most so many; and how many there are. Not those of its sub-folders."""
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".png" and not p.name.startswith("."))
     if not paths:
         raise ValueError("it has no .png files")
-    return Samples(torch.stack([_picture(paths[i], shape) for i in _some(len(paths), most)]), len(paths))
+    return np.stack([_picture(paths[i], shape) for i in _some(len(paths), most)]), len(paths)
 
 
-def _picture(path: Path, shape: tuple[int, int, int]) -> Tensor:
+def _picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """(C, H, W) uint8. An RGB file may hold a grey image, as torchvision writes them."""
     c, h, w = shape
     try:
@@ -278,19 +244,21 @@ def _picture(path: Path, shape: tuple[int, int, int]) -> Tensor:
             pixels = _grey(pixels)
         if len(pixels) != c:
             raise ValueError(f"it has {len(pixels)} channels; this dataset {c}")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        side = f"this dataset's are {w} wide and {h} high"
+        raise ValueError(f"{path.name!r}: it has more than {Image.MAX_IMAGE_PIXELS:,} pixels; {side}") from None
     except (ValueError, OSError, SyntaxError) as error:
         raise ValueError(f"{path.name!r}: {error}") from None
-    return torch.from_numpy(pixels)
+    return pixels
 
 
 def _columns(path: Path) -> dict[str, np.ndarray]:
     if path.suffix.lower() == ".csv":
         return _from_csv(path)
-    opened = _opened(path)
-    if isinstance(opened, np.ndarray):
-        raise ValueError("it's a single array without a name")
-    with opened as archive:
-        return {name: _member(archive, name) for name in archive.files}
+    with open_arrays(path) as arrays:
+        if "" in arrays:
+            raise ValueError("it's a single array without a name")
+        return dict(arrays)
 
 
 def _from_csv(path: Path) -> dict[str, np.ndarray]:

@@ -358,7 +358,7 @@ def plan(
         notes = [_on_validation(loaded, folder, bool(several))]
     if len(request.seeds) == 1:
         notes.append("one seed shows no spread: a difference between two rows may be chance (--seeds 3 tells)")
-    notes += renamed
+    notes += [*renamed, *(note for data in loaded for note in data.notes)]
     if not request.out and folder != default_folder(request):
         notes.append(f"goes on in {folder}, which has results of these images under another name")
     notes += [f"the seeds of {kind} are trained one by one: {why}" for kind, why in found.items()]
@@ -409,10 +409,10 @@ def _on_validation(loaded: Sequence[Data], folder: Path, several: bool) -> str:
     """That nothing is scored on test images, why, and what does it."""
     several_sets = len(loaded) > 1
     images = ", ".join(f"{len(data.test):,}{f' of {data.name}' if several_sets else ''}" for data in loaded)
-    own = [data.name for data in loaded if data.own_validation]
-    held = "which the dataset has as a split of its own" if own else "held out of the training split"
-    if own and len(own) < len(loaded):
-        held = f"held out of the training split, and of {listed(own)} a split of its own"
+    have = [data.name for data in loaded if data.own_validation]
+    held = "which the dataset has as a split of its own" if have else "held out of the training split"
+    if have and len(have) < len(loaded):
+        held = f"held out of the training split, and of {listed(have)} a split of its own"
     why = "; this is a grid over hyperparameters" if several else ""
     then = f"`bench table {folder} --select val:{default('headline')}` scores the best settings on the test split"
     return f"scored on {images} validation images, {held}{why}: {then}"

@@ -26,6 +26,7 @@ from bench.errors import NotAvailable, UsageError
 from bench.evaluator import Evaluator, keepers
 from bench.evidence import KEPT, BoundTerms, LogLikelihood, Terms
 from bench.grid import slug
+from bench.images import Images
 from bench.likelihood import Likelihood
 from bench.measurement import Metric, Request, Score
 from bench.outside import check_bounds, read_bounds, read_samples
@@ -36,6 +37,7 @@ from bench.protocol import RunRequest, Scoring, digest
 from bench.provenance import now, provenance
 from bench.registry import default
 from bench.row import Row
+from bench.scale import oddity
 from bench.store import Run
 from bench.variant import VARIANTS, Spec, Stage, Variant
 
@@ -85,12 +87,14 @@ def submit(
     bounds: Path | None = None,
     likelihood: str | None = None,
     fid_reference: Path | None = None,
+    scale: float | None = None,
     metrics: tuple[str, ...] = (),
     out: Path | None = None,
     device: str = "auto",
     data_root: str | None = None,
     say: Callable[[str], None] = lambda _: None,
     foretell: Callable[[str, float | None], None] = lambda *_: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> tuple[Row, Run]:
     """Score samples (and bounds) from files, as a row in the run at `out`. What is scored already isn't scored again.
 
@@ -100,9 +104,11 @@ def submit(
         bounds: an .npz or .csv file with one number for each test image.
         likelihood: what the bounds are of.
         fid_reference: statistics from a file, such as pytorch-fid's, to compare with besides.
+        scale: the number that is white in the samples; None: what their type says.
         out: a run's folder, new or not; by default one under results/, called like the row.
         say: told what is being done.
         foretell: told each metric before it starts, and the seconds that it predicts.
+        note: told what is odd about the data or the samples, a line each.
 
     Raises:
         UsageError, DataError: the request or a file can't be used; nothing is written.
@@ -118,8 +124,12 @@ def submit(
     if likelihood is not None:
         spec.make_likelihood()  # is there one called so?
     say("reading")
-    held = read_samples(samples, data.train.shape, Scoring.samples)
+    held = read_samples(samples, data.train.shape, Scoring.samples, scale)
     scoring = Scoring(samples=len(held.pixels))  # rows of other numbers of samples are scored by another protocol
+    for line in data.notes:
+        note(line)
+    if odd := oddity(Images(held.pixels)):
+        note(f"samples: {odd}")
     terms = None if bounds is None else read_bounds(bounds, len(data.test))
     if bounds is not None and terms is not None:
         check_bounds(bounds, terms, data.test, likelihood)

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -30,12 +30,19 @@ from torch.utils.data import Dataset as Items
 
 from bench import DataError, Images, Splits
 
-FORMAT = 1  # of a copy
+FORMAT = 2  # of a copy
 BLOCK = 4 * 2**20  # bytes of pixels that a process decodes at a time
 SETTLE = 5.0  # seconds of work that a power cut may cost
 MEMORY = 0.25  # of the machine's: what may be held in it where nothing can be kept on disk
 
 Say = Callable[[str, int, int], None]  # what is being done, bytes so far, bytes in all (0: not known)
+
+
+class Form(NamedTuple):
+    """What all images have in common once they are decoded."""
+
+    shape: tuple[int, int, int]  #: (C, H, W)
+    scale: tuple[float, float] | None = None  #: the numbers that are black and white; None: as their files have it
 
 
 class Pictures(Protocol):
@@ -45,15 +52,15 @@ class Pictures(Protocol):
 
     def __len__(self) -> int: ...
 
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W), the same for all.
+    def form(self) -> Form:
+        """The form of all of them.
 
         Raises:
-            DataError: they differ.
+            DataError: they differ, or nobody can tell what is white in them.
         """
 
-    def decode(self, i: int, shape: tuple[int, int, int]) -> np.ndarray:
-        """Image `i` as (C, H, W) uint8 of this shape.
+    def decode(self, i: int, form: Form) -> np.ndarray:
+        """Image `i` as (C, H, W) uint8 of this form.
 
         Raises:
             DataError: it can't be decoded, or is of another shape.
@@ -73,13 +80,13 @@ Split = Callable[[np.ndarray], Splits]
 
 def in_memory(pictures: Pictures, split: Split) -> Splits:
     """Decode all images in this process."""
-    return split(_block(pictures, pictures.shape(), range(len(pictures))))
+    return split(_block(pictures, pictures.form(), range(len(pictures))))
 
 
-def _block(pictures: Pictures, shape: tuple[int, int, int], rows: range) -> np.ndarray:
-    pixels = np.empty((len(rows), *shape), np.uint8)
+def _block(pictures: Pictures, form: Form, rows: range) -> np.ndarray:
+    pixels = np.empty((len(rows), *form.shape), np.uint8)
     for place, i in enumerate(rows):
-        pixels[place] = pictures.decode(i, shape)
+        pixels[place] = pictures.decode(i, form)
     return pixels
 
 
@@ -223,8 +230,8 @@ def _made(home: Path, pictures: Pictures, split: Split, say: Say) -> Splits:
 
 def _make(part: Path, pictures: Pictures, split: Split, say: Say) -> Splits:
     """Fill `part` until it's a complete copy."""
-    shape = _settled(part / "shape.json", pictures, say)
-    writer = _Writer(pictures, shape, part / "pixels")
+    form = _settled(part / "form.json", pictures, say)
+    writer = _Writer(pictures, form, part / "pixels")
     total = len(pictures) * writer.size
     _reserve(part, total)
     with _Marks(part, writer.blocks) as marks:
@@ -232,37 +239,38 @@ def _make(part: Path, pictures: Pictures, split: Split, say: Say) -> Splits:
         for block, _ in each(writer, marks.missing()):
             marks.add(block)
             say(f"decoding {pictures.name}", min(marks.count * writer.bytes, total), total)
-    splits = split(_map(writer.path, (len(pictures), *shape)))
+    splits = split(_map(writer.path, (len(pictures), *form.shape)))
     document = {
         "of": pictures.name,
-        "shape": [len(pictures), *shape],
+        "shape": [len(pictures), *form.shape],
         "digests": _digests(splits),
         "written": writer.path.stat().st_mtime_ns,
     }
     _write(part / "copy.json", document)
-    for name in ("shape.json", "done"):
+    for name in ("form.json", "done"):
         (part / name).unlink(missing_ok=True)
     _sync(part)
     return splits
 
 
-def _settled(path: Path, pictures: Pictures, say: Say) -> tuple[int, int, int]:
-    """(C, H, W), from where it was noted, or by looking at all images."""
+def _settled(path: Path, pictures: Pictures, say: Say) -> Form:
+    """Their form, from where it was noted, or by looking at all images."""
     try:
-        c, h, w = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        (c, h, w), scale = json.loads(path.read_text(encoding="utf-8"))
+        return Form((c, h, w), None if scale is None else (float(scale[0]), float(scale[1])))
+    except (OSError, ValueError, TypeError, LookupError):
         say(f"looking at {pictures.name}", 0, 0)
-        c, h, w = pictures.shape()
-        _write(path, [c, h, w])
-    return c, h, w
+        form = pictures.form()
+        _write(path, form)
+        return form
 
 
 class _Writer:
     """Decodes a block of images and writes it to its place; called in several processes."""
 
-    def __init__(self, pictures: Pictures, shape: tuple[int, int, int], path: Path) -> None:
-        self.pictures, self.shape, self.path = pictures, shape, path
-        self.size = int(np.prod(shape))
+    def __init__(self, pictures: Pictures, form: Form, path: Path) -> None:
+        self.pictures, self.form, self.path = pictures, form, path
+        self.size = int(np.prod(form.shape))
         self.each = max(1, min(BLOCK // self.size, 1024))
         self.bytes = self.each * self.size
         self.blocks = -(-len(pictures) // self.each)
@@ -270,7 +278,7 @@ class _Writer:
     def __call__(self, block: int) -> None:
         first = block * self.each
         rows = range(first, min(first + self.each, len(self.pictures)))
-        pixels = _block(self.pictures, self.shape, rows)
+        pixels = _block(self.pictures, self.form, rows)
         with open(self.path, "r+b") as file:
             file.seek(first * self.size)
             file.write(pixels.data)
@@ -365,7 +373,7 @@ def _supersede(home: Path) -> None:
 
 def _instead(pictures: Pictures, split: Split, cache: Path, error: OSError, say: Say) -> Splits:
     """The splits in memory, because nothing can be kept; if they take little of it."""
-    need = len(pictures) * int(np.prod(pictures.shape()))
+    need = len(pictures) * int(np.prod(pictures.form().shape))
     what = f"the decoded images of {pictures.name} can't be kept in {str(cache)!r}"
     why = f"{error.strerror or error}: they take {need / 1e6:,.0f} MB"
     if need > MEMORY * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):

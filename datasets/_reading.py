@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from bench import DataError, Images
@@ -34,6 +36,22 @@ def reading(path: str | Path, fix: str) -> Iterator[None]:
     except Exception as error:  # parsers have no common base, and damaged content may raise anything
         cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise DataError(f"{str(path)!r} is damaged", cause=f"{cause}.", fix=fix) from error
+
+
+@contextmanager
+def picture(path: str | Path, fix: str) -> Iterator[Image.Image]:
+    """Opens an image: as `reading`, and one that is too large is called that."""
+    with reading(path, fix), warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+        try:
+            opened = Image.open(path)
+        except Image.DecompressionBombError as error:
+            raise DataError(
+                f"{str(path)!r} is too large an image",
+                cause=f"It has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, the most that Pillow opens.",
+                fix="Cut it into smaller images, or make it smaller; or take it out of the folder.",
+            ) from error
+        with opened as stored:
+            yield stored
 
 
 def again(path: Path) -> str:

@@ -8,16 +8,16 @@ import re
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from bench import DataError, Dataset, Images, Range, Splits
+from bench import DataError, Dataset, Images, PixelScale, Range, SeenPixels, Splits
 
-from ._mapped import each, in_memory, mapped
-from ._reading import fixed_split, reading
+from ._mapped import Form, each, in_memory, mapped
+from ._reading import fixed_split, picture, reading
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -25,15 +25,17 @@ FEW, SMALL = 1_000, 2**24  # images, and bytes of files, below which they're dec
 SEEN = 2_048  # headers that a process looks at at a time
 GOOD_COPY = "Replace the file by a good copy, or take it out of the folder."
 
+LEVELS = {"white": 255, "black": 0}
+
 Found = list[tuple[str, str | None]]  #: images, each with its class
 
 
 class Folder(Dataset):
     """Images of a folder: all in it (unlabelled), or in a sub-folder a class; `train/` and `test/` likewise.
 
-    Grey images stay grey (C = 1), the others become RGB without transparency. Where `train/` and `test/` are
-    missing, every tenth image is for the test, by a fixed seed and stratified by class. Beside these two, `val/` is
-    the validation split. Other usual names of splits, in any case, are taken as well.
+    Grey images stay grey (C = 1), the others become RGB; transparent ones lie on white. Where `train/` and `test/`
+    are missing, every tenth image is for the test, by a fixed seed and stratified by class. Beside these two, `val/`
+    is the validation split. Other usual names of splits, in any case, are taken as well.
     """
 
     title = "your own images: folder:PATH, in one folder or one sub-folder a class"
@@ -43,9 +45,17 @@ class Folder(Dataset):
         path: str,
         *,
         image_size: Annotated[int | None, Range(1, 4096), "pixels a side; none: as the images are"] = None,
+        scale: Annotated[
+            float | None, Range(0, exclusive=True), "the number that is white; none: 255, in 16-bit images 65535"
+        ] = None,
+        background: Annotated[Literal["white", "black"], "what transparent pixels show"] = "white",
     ) -> None:
         self.path = Path(os.path.expanduser(path))
-        self.image_size = image_size
+        self.image_size, self.scale, self.background = image_size, scale, background
+
+    @classmethod
+    def suits(cls, path: Path) -> bool:
+        return path.is_dir() or not path.suffix
 
     def load(self, root: Path) -> Splits:
         found, classes, splits = self._found()
@@ -53,7 +63,7 @@ class Folder(Dataset):
         parts = splits or dict(zip(("train", "test"), fixed_split(labels, every=10), strict=True))
         order = np.concatenate(list(parts.values()))  # as slices of one array, the splits need no copies
         labels = labels[order]
-        pictures = _Pictures(self.path, [path for path, _ in found], order, self.image_size)
+        pictures = _Pictures([path for path, _ in found], order, self)
 
         def split(pixels: np.ndarray) -> Splits:
             made, start = {}, 0
@@ -85,9 +95,16 @@ class Folder(Dataset):
 class _Pictures:
     """The images of a folder, training images first, each decoded when it's asked for."""
 
-    def __init__(self, folder: Path, paths: list[str], order: np.ndarray, image_size: int | None) -> None:
-        self.folder, self.paths, self.order, self.image_size = folder, paths, order, image_size
-        self.name = f"{str(folder.resolve())!r}" + ("" if image_size is None else f" at image_size {image_size}")
+    def __init__(self, paths: list[str], order: np.ndarray, asked: Folder) -> None:
+        self.folder, self.paths, self.order = asked.path, paths, order
+        self.image_size, self.scale, self.background = asked.image_size, asked.scale, LEVELS[asked.background]
+        told = {
+            "image_size": asked.image_size,
+            "scale": asked.scale,
+            "background": "black" if self.background == 0 else None,
+        }
+        at = ", ".join(f"{name} {value}" for name, value in told.items() if value is not None)
+        self.name = f"{str(self.folder.resolve())!r}" + (f" at {at}" if at else "")
 
     def __len__(self) -> int:
         return len(self.order)
@@ -101,7 +118,8 @@ class _Pictures:
         """Names, sizes and times of the files, in the order of the copy; and who decodes them."""
         skip = len(str(self.folder))
         names = "\0".join([self.paths[i][skip:] for i in self.order.tolist()])
-        sha = hashlib.sha256(f"{self.image_size} Pillow {PIL.__version__} {len(self)}\n".encode())
+        options = f"{self.image_size} {self.scale} {self.background}"
+        sha = hashlib.sha256(f"{options} Pillow {PIL.__version__} {len(self)}\n".encode())
         sha.update(self._stats()[self.order].astype("<i8").tobytes())
         sha.update(os.fsencode(names))
         return sha.hexdigest()
@@ -114,19 +132,61 @@ class _Pictures:
             with reading(str(error.filename), GOOD_COPY):
                 raise
 
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W); C = 3 as soon as one image has colour.
+    def form(self) -> Form:
+        """What they are decoded to; C = 3 as soon as one image has colour.
 
         Raises:
-            DataError: one can't be read, or they differ in size or colour and no `image_size` makes them equal.
+            DataError: one can't be read, they differ in size or colour and no `image_size` makes them equal, or all are
+                so dark that nobody can tell what is white.
         """
+        return Form(self._shape(), self._scale())
+
+    def _scale(self) -> tuple[float, float] | None:
+        """The numbers that are black and white, where they aren't what the files say.
+
+        Sets are bright, usually: their first image tells, and no other is looked at.
+        """
+        if self.scale is not None:
+            return 0.0, self.scale
+        seen = [self._seen(self.paths[0])]
+        if not seen[0].bright:
+            for _, one in each(self._dark, range(-(-len(self.paths) // SEEN))):
+                seen.append(one)
+                if one.bright:
+                    break
+        if seen[-1].bright:
+            return None
+        found = PixelScale.told_by(seen, of=self.folder, option="folder[scale={}]:PATH")
+        return None if found == (0, seen[0].white) else found
+
+    def _dark(self, part: int) -> SeenPixels:
+        """What some of the images hold, up to the first that is bright."""
+        found: SeenPixels | None = None
+        for path in self.paths[part * SEEN : (part + 1) * SEEN]:
+            if (one := self._seen(path)).bright:
+                return one
+            found = one if found is None else found | one
+        assert found is not None
+        return found
+
+    def _seen(self, path: str) -> SeenPixels:
+        """What numbers an image holds; a white background makes it bright."""
+        with picture(path, GOOD_COPY) as stored:
+            numbers, alpha, white = _numbers(stored, known=False)
+            if alpha is None or alpha.all():
+                return SeenPixels.of(numbers, white)
+            shown = SeenPixels.of(numbers[alpha > 0] if alpha.any() else numbers, white)
+            return shown._replace(high=float(white)) if self.background else shown
+
+    def _shape(self) -> tuple[int, int, int]:
         first: dict[_Form, int] = {}
         for _, forms in each(self._forms, range(-(-len(self.paths) // SEEN))):
             first = {**forms, **first}
         if self.image_size is not None:
             return 1 if all(form.grey for form in first) else 3, self.image_size, self.image_size
         other = min(first.values(), key=lambda at: at or len(self.paths))
-        shapes = [_read(path, None).shape for path in self.paths[max(other - 1, 0) : other + 1]]
+        scale = None if self.scale is None else (0.0, self.scale)
+        shapes = [_read(path, None, scale).shape for path in self.paths[max(other - 1, 0) : other + 1]]
         if other:
             raise _differ(self.paths[other - 1], shapes[0], f"{self.paths[other]!r} is", shapes[1])
         c, h, w = shapes[0]
@@ -139,14 +199,14 @@ class _Pictures:
             found.setdefault(_form_of(self.paths[i]), i)
         return found
 
-    def decode(self, i: int, shape: tuple[int, int, int]) -> np.ndarray:
-        """Image `i` as (C, H, W) uint8 of this shape; a grey one may become one in colour if there's an `image_size`.
+    def decode(self, i: int, form: Form) -> np.ndarray:
+        """Image `i` as (C, H, W) uint8 of this form; a grey one may become one in colour if there's an `image_size`.
 
         Raises:
             DataError: it can't be read, or is of another shape.
         """
         path = self.paths[self.order[i]]
-        image = _read(path, self.image_size)
+        image, shape = _read(path, self.image_size, form.scale, self.background), form.shape
         if image.shape != shape and (self.image_size is None or image.shape[0] != 1):
             raise _differ(path, image.shape, "others are", shape)
         return np.broadcast_to(image, shape)
@@ -261,12 +321,12 @@ class _Form(NamedTuple):
 
 
 def _form_of(path: str) -> _Form:
-    with reading(path, GOOD_COPY), Image.open(path) as stored:
+    with picture(path, GOOD_COPY) as stored:
         return _Form(tuple(sorted(stored.size)), _grey(stored.mode))
 
 
 def _grey(mode: str) -> bool:
-    return mode in ("1", "L", "LA", "La") or mode.startswith("I")
+    return mode in ("1", "L", "LA", "La", "F") or mode.startswith("I")
 
 
 def _differ(path: str, shape: tuple[int, ...], other: str, another: tuple[int, ...]) -> DataError:
@@ -282,24 +342,56 @@ def _words(shape: tuple[int, ...]) -> str:
     return f"{width} wide and {height} high, {'grey' if channels == 1 else 'in colour'}"
 
 
-def _read(path: str, image_size: int | None) -> np.ndarray:
-    """(C, H, W) uint8: C = 1 for a grey image, 3 for the others."""
-    with reading(path, GOOD_COPY), Image.open(path) as stored:
-        image: Image.Image = ImageOps.exif_transpose(stored)
-        if image.mode.startswith("I"):
-            image = _from_16_bits(image)
-        elif image.mode == "F":
-            raise ValueError("its pixels are floating-point numbers without a known range")
-        image = image.convert("L" if _grey(image.mode) else "RGB")
+def _read(
+    path: str, image_size: int | None, scale: tuple[float, float] | None = None, background: int = 255
+) -> np.ndarray:
+    """(C, H, W) uint8: C = 1 for a grey image, 3 for the others.
+
+    Args:
+        scale: the numbers that are black and white; None: what the file says.
+        background: the level behind what is transparent.
+    """
+    fix = GOOD_COPY if scale is None else "Ask for another scale=..., or take the file out of the folder."
+    with picture(path, fix) as stored:
+        numbers, alpha, white = _numbers(stored, known=scale is not None)
+        levels = PixelScale(*(scale if scale is not None and white > 1 else (0, white))).levels(numbers)
+        if alpha is not None:
+            levels = _over(levels, alpha, background)
         if image_size is not None:
-            image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
-        pixels = np.array(image)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+            side = (image_size, image_size)
+            levels = np.array(ImageOps.fit(Image.fromarray(levels), side, Image.Resampling.BICUBIC))
+    return levels[None] if levels.ndim == 2 else levels.transpose(2, 0, 1)
 
 
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey to 8 bits; PIL's own conversion would clip it."""
-    levels = np.asarray(image).astype(np.int64)
-    if levels.min() < 0 or levels.max() > 65_535:
-        raise ValueError("its pixels have more than 16 bits")
-    return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
+def _numbers(stored: Image.Image, *, known: bool) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """The numbers of an image, (H, W) or (H, W, 3), those of its alpha channel, (H, W), and the one that is white.
+
+    Args:
+        known: whether somebody says what is white: then any range will do.
+
+    Raises:
+        ValueError: nobody can tell the range.
+    """
+    image: Image.Image = ImageOps.exif_transpose(stored)
+    if image.mode == "1":
+        return np.asarray(image), None, 1
+    if image.mode == "F":
+        if not known:
+            raise ValueError("its pixels are floating-point numbers without a known range; folder[scale=...] says it")
+        return np.asarray(image), None, 255
+    if image.mode.startswith("I"):  # PIL's own conversion would clip it
+        numbers = np.asarray(image).astype(np.int64)
+        if not known and (numbers.min() < 0 or numbers.max() > 65_535):
+            raise ValueError("its pixels have more than 16 bits; folder[scale=...] says which number is white")
+        return numbers, None, 65_535
+    kind = "L" if _grey(image.mode) else "RGB"
+    if not image.has_transparency_data:
+        return np.asarray(image.convert(kind)), None, 255
+    both = np.asarray(image.convert("LA" if kind == "L" else "RGBA"))
+    return both[..., 0] if kind == "L" else both[..., :3], both[..., -1], 255
+
+
+def _over(levels: np.ndarray, alpha: np.ndarray, background: int) -> np.ndarray:
+    """Levels (H, W) or (H, W, 3) as they look through an alpha channel (H, W) before a background of one level."""
+    part = alpha.astype(np.uint32) if levels.ndim == 2 else alpha.astype(np.uint32)[..., None]
+    return ((levels * part + background * (255 - part) + 127) // 255).astype(np.uint8)

@@ -718,7 +718,7 @@ def test_every_kind_of_image_becomes_grey_or_rgb(random: Random, tmp_path: Path)
 
 
 def test_photographs_stand_upright(tmp_path: Path) -> None:
-    image = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
+    image = Image.fromarray(20 * np.arange(12, dtype=np.uint8).reshape(3, 4))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     for name in "ab":
@@ -890,11 +890,7 @@ X = np.zeros((10, 4, 4), np.uint8)
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": X.astype(np.int64)}, "type int64"),
-        ({"x": X.astype(bool)}, "type bool"),
         ({"x": X.astype(complex)}, "type complex128"),
-        ({"x": X + 255.0}, "values from 255 to 255"),
-        ({"x": X - 0.5}, "from -0.5"),
         ({"x": X + np.nan}, "NaN"),
         ({"x": X + np.inf}, "infinite"),
         ({"x": np.zeros((10, 16), np.uint8)}, "2 axes"),
@@ -903,9 +899,11 @@ X = np.zeros((10, 4, 4), np.uint8)
         ({"x": X[:0]}, "empty"),
         ({"x": X[:1]}, "one image"),
         ({"x": X, "y": np.zeros(9, int)}, "10 images"),
-        ({"x": X, "y": np.zeros((10, 14), int)}, "10 images"),
+        ({"x": X, "y": np.zeros((10, 14), int)}, "multi-label"),
+        ({"x": X, "y": np.eye(14, dtype=int)[:10]}, "one-hot"),
+        ({"x": X, "y": np.zeros((10, 2, 2), int)}, "10 images"),
         ({"x": X, "y": np.zeros(10)}, "float64"),
-        ({"x_train": X}, "no images, only 'x_train'"),
+        ({"x_train": X}, "'x_train', and no test images"),
         ({"pixels": X}, "no images, only 'pixels'"),
         ({"x_train": X, "x_test": X[:, :3]}, "of shape"),
         ({"x_train": X, "x_test": X, "y_train": np.zeros(10, int)}, "no labels for the other split"),
@@ -933,14 +931,11 @@ def test_nothing_in_an_archive_is_unpickled(tmp_path: Path, monkeypatch: pytest.
     assert not (tmp_path / "tripped").exists()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "inside", "empty", "text", "npy", "missing", "folder"])
+@pytest.mark.parametrize("damage", ["truncated", "inside", "empty", "text", "missing", "folder"])
 def test_a_file_that_is_no_archive_is_named(random: Random, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "x.npz"
     np.savez(path, x=grey(random, 10, 8, 8))
     whole = path.read_bytes()
-    if damage == "npy":
-        np.save(tmp_path / "x.npy", grey(random, 10, 8, 8))
-        whole = (tmp_path / "x.npy").read_bytes()
     if damage in ("missing", "folder"):
         path.unlink()
     else:
@@ -950,7 +945,6 @@ def test_a_file_that_is_no_archive_is_named(random: Random, tmp_path: Path, dama
             "inside": changed,
             "empty": b"",
             "text": b"no archive",
-            "npy": whole,
         }
         write(path, contents[damage])
     if damage == "folder":

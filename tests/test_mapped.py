@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,7 +173,7 @@ def test_an_interrupted_copy_is_gone_on_with(home: Path) -> None:
     assert digests(found) == expected
 
 
-@pytest.mark.parametrize("name", ["pixels", "done", "shape.json"])
+@pytest.mark.parametrize("name", ["pixels", "done", "form.json"])
 def test_what_an_interrupted_copy_lost_is_decoded_again(home: Path, name: str) -> None:
     expected = digests(in_memory(home))
     with pytest.raises(KeyboardInterrupt):
@@ -231,10 +232,10 @@ def test_a_killed_helper_is_said_and_what_is_done_is_kept(
     processes(monkeypatch, 2)
     parent, read_one = os.getpid(), folders._read
 
-    def die(path: str, image_size: int | None) -> np.ndarray:
+    def die(path: str, *how: Any) -> np.ndarray:
         if path == str(files(home)[-1]) and os.getpid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
-        return read_one(path, image_size)
+        return read_one(path, *how)
 
     def wait(what: str, done: int, total: int) -> None:
         if busy_elsewhere and 0 < done == total // 2:

@@ -27,6 +27,12 @@ Examples:
 @click.option("--bounds", type=_path, metavar="FILE", help="elbo, or log_likelihood and rate, of each test image.")
 @click.option("--likelihood", help="What the bounds are of, such as bernoulli.")
 @click.option("--fid-reference", type=_path, metavar="FILE.npz", help="Statistics of pytorch-fid to compare with too.")
+@click.option(
+    "--scale",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="WHITE",
+    help="The number that is white in the samples.  [default: 1 for floats, else 255]",
+)
 @click.option("--metrics", type=Names(), default=(), help="As for `bench run`.")
 @click.option("--out", type=_path, metavar="DIR", help="A run's folder, new or not.  [default: results/NAME]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
@@ -39,6 +45,7 @@ def score(
     bounds: Path | None,
     likelihood: str | None,
     fid_reference: Path | None,
+    scale: float | None,
     metrics: tuple[str, ...],
     out: Path | None,
     device: str,
@@ -61,6 +68,9 @@ def score(
         if text := foretold(metric, seconds):
             sys.stderr.write(f"{text}\n")  # which goes above the line of `working`, and click.echo through it
 
+    def note(text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+
     with working() as say:
         row, run = submit(
             samples,
@@ -69,12 +79,14 @@ def score(
             bounds=bounds,
             likelihood=likelihood,
             fid_reference=fid_reference,
+            scale=scale,
             metrics=metrics,
             out=out,
             device=device,
             data_root=data_root,
             say=say,
             foretell=foretell,
+            note=note,
         )
     print_rows([row], as_json, str(run.path))
     counted, *others = (other.cell for other in namesakes(row, run))
