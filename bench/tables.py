@@ -19,7 +19,7 @@ from bench.measurement import Score
 from bench.methods import methods
 from bench.protocol import digest
 from bench.render import Format, render, safe
-from bench.row import Row, row_of, scores_of
+from bench.row import Row, row_of, scores_of, with_values
 from bench.summary import Summary, steps, summary
 from bench.text import escape_markdown
 from bench.wording import natural
@@ -127,7 +127,8 @@ def _row_from(document: Any) -> Row:
     """The row of one of `records`."""
     if not isinstance(document, dict):
         raise TypeError("a row isn't an object")
-    return row_of(document, scores_of(document.get("scores")))
+    row = row_of(document, {})
+    return with_values(row, {"scores": scores_of(document.get("scores"))})
 
 
 def write(folder: Path, rows: Iterable[Row]) -> None:

@@ -21,7 +21,7 @@ from bench import gc, identity, job, lease, runner, store, tables
 from bench.abilities import Samples
 from bench.api import load
 from bench.dataset import Data
-from bench.durable import SCHEMA, SUMS, appear, sha256
+from bench.durable import SCHEMA, SUMS, appear, sha256, write_json
 from bench.errors import NotAvailable, StoreError, UsageError
 from bench.explain import explain
 from bench.lease import Lease
@@ -35,7 +35,8 @@ from bench.verify import Finding, Verifier, distance
 from tests.conftest import Bench
 
 QUICK = ("elbo", "bce", "kl")
-SCHEMA_1 = Path(__file__).parent / "assets" / "schema-1"  # written by the version before this schema's
+SCHEMA_1, SCHEMA_2 = (Path(__file__).parent / "assets" / name for name in ("schema-1", "schema-2"))
+"""Each written by the last version of its schema."""
 
 
 def go(out: Path, *variants: str, **settings: Any) -> Run:
@@ -86,10 +87,11 @@ def forge(run: Run, cell: str, **changes: Any) -> None:
 
 
 def rescore(run: Run, cell: str, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change scores, sum and all."""
     (path,) = (run.cells / cell / "scores").iterdir()
     document = json.loads(path.read_text())
     change(document["scores"])
-    path.write_text(json.dumps(document))
+    write_json(path, {k: v for k, v in document.items() if k not in ("schema", "sum")}, summed=True)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -769,7 +771,7 @@ def test_a_result_that_breaks_while_it_is_copied_does_not_appear(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = named(run, SMALL)
-    monkeypatch.setattr(store.shutil, "copyfile", lambda _, target: Path(target).write_text("torn"))
+    monkeypatch.setattr(store.inside, "copy", lambda _, target: Path(target).write_text("torn"))
     with pytest.raises(StoreError):
         Run(tmp_path / "all").adopt(small, run.cells / small / "done")
     assert not Run(tmp_path / "all").is_done(small)
@@ -888,6 +890,37 @@ def test_a_run_of_the_first_schema_is_joined_and_cleaned(old: Run, bench: Bench,
     assert joined.rows() == old.rows()
     assert len(joined.failures(named(joined, BETA))) == 1
     assert bench("gc", old.path)[1].startswith("0 things")
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Run:
+    return Run(shutil.copytree(SCHEMA_2, tmp_path / "second"))
+
+
+def test_the_second_schema_is_read_and_its_scores_have_no_sums(second: Run, bench: Bench) -> None:
+    assert {json.loads(p.read_text())["schema"] for p in second.path.rglob("*.json")} == {2}
+    done, diverged = second.rows()
+    assert (done.label, done.status, done.unsummed) == ("vae[latent_dim=2]", "ok", ("scores",))
+    assert (diverged.label, diverged.status, diverged.unsummed) == ("beta[beta=1e+40]", "diverged", ())
+    assert replace(elbo := done.scores["elbo"], note="") == Score(-41.62290937604331, 360, 0.05391094048396137)
+    code, out, _ = bench("table", second.path, "--format", "md")
+    assert (code, sum("no sums" in line for line in out.splitlines())) == (0, 1)
+    assert "the scores of 1 of 2 cells" in out
+    code, out, _ = bench("verify", second.path, "--only-sums")
+    assert (code, "files as they were made; no sums of scores" in out) == (0, True)
+    assert isinstance(load(second.cells / done.cell), Samples)
+
+
+def test_a_row_of_the_second_schema_is_held_against_its_sums(second: Run) -> None:
+    edit(second.cells / named(second, SMALL) / "done" / "cell.json", label="best")
+    edit(second.cells / named(second, BETA) / "failed" / "1" / "cell.json", label="worst")
+    assert {row.status for row in second.rows()} == {"damaged"}
+
+
+def test_a_run_of_the_second_schema_is_joined(second: Run, tmp_path: Path, bench: Bench) -> None:
+    for _ in range(2):
+        assert bench("merge", tmp_path / "all", second.path)[0] == 0
+    assert Run(tmp_path / "all").rows() == second.rows()
 
 
 @pytest.mark.parametrize("verb", ["table", "explain", "verify", "merge"])

@@ -376,7 +376,7 @@ def test_a_table_without_its_run_has_the_scores_to_go_by(run: Run, bench: Bench,
 def test_a_table_that_tells_too_little_says_what_it_lacks(bench: Bench, tmp_path: Path) -> None:
     kept, halves = tmp_path / "kept.json", {"elbo": -110.0, "kl": 10.0}
     lacking = [
-        row("a", scores=halves, data={"test_images": "many"}, training={"steps": None}),
+        row("a", scores=halves, data={"test": "0123"}, training={"lr": 0.001}),
         row("b", scores={"elbo": -110.0}),
         row("c", scores={"elbo": -110.0, "kl": "came out as nan"}),
         row("d", scores={"elbo": "no density", "kl": 1.0}),

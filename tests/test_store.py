@@ -167,7 +167,8 @@ def test_a_path_through_a_file_is_found_before_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{", "[1]", "null", f'{{"schema": {SCHEMA + 1}}}', '{"schema": null}', '{"schema": true}', '{"schema": "2"}',
+        "", "{", "[1]", "null", f'{{"schema": {SCHEMA + 1}}}', '{"schema": null}', '{"schema": true}',
+        '{"schema": "2"}',
         '{"a": NaN}', '{"a": -Infinity}', '{"a": ' + 200_000 * "[" + 200_000 * "]" + "}", "\x00\xff", "{}{}",
         "\xef\xbb\xbf{}",
     ],
