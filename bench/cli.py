@@ -108,12 +108,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         vars(error)["message"] = plain(error.message, lines=True)
         error.show()
+        if "extra argument" in error.format_message() and _takes_names(error):
+            click.echo("Names in a list are separated by commas, without spaces: --variants vae,beta", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo(f"\n{STOPPED}", err=True)
         return INTERRUPTED
     except Exception as error:
         return _report(error)
+
+
+def _takes_names(error: click.ClickException) -> bool:
+    from bench.options import Names
+
+    context = getattr(error, "ctx", None)
+    return context is not None and any(isinstance(option.type, Names) for option in context.command.params)
 
 
 def _report(error: Exception) -> int:

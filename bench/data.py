@@ -17,6 +17,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from email.message import Message
 from http.client import HTTPException
@@ -29,8 +30,9 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from bench.dataset import DATASETS, Data, Dataset, File, Progress, prepare
 from bench.disjoint import require_disjoint
 from bench.durable import replacing
-from bench.errors import DataError, UsageError
+from bench.errors import BenchError, DataError, UnknownName, UsageError
 from bench.hyperparameters import check, hyperparameters, selector
+from bench.hyperparameters import split as split_at_commas
 from bench.naming import asked, called, require_fit
 from bench.places import cache_dir
 from bench.process import make_folder
@@ -232,6 +234,53 @@ def words(text: str) -> list[str]:
     return [name, *options.values()]
 
 
+_HEAD = re.compile(r"[^:,\[\]]*(\[[^\[\]]*\])?")
+
+
+def separate(text: str) -> list[str]:
+    """The datasets of a list by commas. Of a path, as much is taken as there is a file or folder of that name.
+
+    Raises:
+        UsageError: brackets that don't match.
+    """
+    head = _HEAD.match(text)
+    end = head.end() if head is not None else 0
+    if text[end : end + 1] not in (":", ",", ""):
+        return split_at_commas(text)
+    commas = [i for i in range(end, len(text)) if text[i] == ","] + [len(text)]
+    paths = (i for i in reversed(commas) if text[end : end + 1] == ":" and _there(asked(text[:i])[end + 1 :]))
+    at = next(paths, commas[0])
+    return [part for part in (text[:at].strip(), *(separate(text[at + 1 :]) if at < len(text) else ())) if part]
+
+
+def _there(path: str) -> bool:
+    try:
+        return bool(path) and Path(os.path.expanduser(path)).exists()
+    except (OSError, ValueError):  # too long, or of no path's letters
+        return False
+
+
+def _load(name: str, text: str) -> type[Dataset]:
+    """The class called `name`; where `text` is a bare path, what reads it is told."""
+    try:
+        return DATASETS.load(name)
+    except UnknownName:
+        path = os.path.expanduser(text)
+        if not (_there(path) or os.sep in text or text.startswith(("~", "."))):
+            raise
+        suited = []
+        for known in DATASETS:
+            with suppress(BenchError):
+                suited += [known] if DATASETS.load(known).suits(Path(path)) else []
+        if not suited:
+            raise
+        raise UsageError(
+            f"{text!r} is a path, and no dataset's name",
+            cause="What is to be read there stands before it, with a colon.",
+            fix=f"Ask for {' or '.join(f'{known}:{text}' for known in suited)}.",
+        ) from None
+
+
 def parse(text: str, *, image_size: int | None = None) -> Dataset:
     """The dataset that `text` asks for: 'NAME', 'NAME[option=value]', 'NAME:ARGUMENT' or 'distribution:NAME'.
 
@@ -252,7 +301,7 @@ def asked_for(text: str, image_size: int | None = None) -> tuple[type[Dataset], 
         UsageError: an option of the wrong type or range, an argument too many or missing.
     """
     name, options, argument = read(asked(text))
-    cls = DATASETS.load(name)
+    cls = _load(name, text)
     if image_size is not None:
         if "image_size" not in hyperparameters(cls):
             raise UsageError(

@@ -31,6 +31,15 @@ class Names(ParamType):
         return tuple(split(str(value)))
 
 
+class Datasets(Names):
+    """Datasets, separated by commas; those of a path that is there are part of it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        from bench.data import separate
+
+        return super().convert(separate(value) if isinstance(value, str) else value, param, ctx)
+
+
 class Seeds(ParamType):
     """How many seeds, or which."""
 

@@ -191,6 +191,8 @@ class Registry(Generic[T]):
                 fix=f"Hand it over again: {flag}plugins=[{unpublished.shown(own)}] in Python.",
             )
         fix = "`bench list` shows all there is."
+        if len(words := name.split()) > 1 and any(word in self for word in words):
+            fix = f"Names are separated by commas: {','.join(words)}. {fix}"
         if disabled():
             fix += " BENCH_DISABLE_PLUGINS is set, which leaves the built-ins alone."
         return UnknownName(self.kind, name, self, fix=fix)

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from bench import completion
-from bench.options import Duration, Names, Seeds, Shard, is_of_a_run, read_config
+from bench.options import Datasets, Duration, Names, Seeds, Shard, is_of_a_run, read_config
 from bench.verbs.common import INTEGRITY, STOPPED, THRESHOLD, UNFINISHED, plugins, print_json, print_rows, say
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ A run that was interrupted is finished by the same command; more variants, seeds
 @click.option(
     "--dataset",
     "datasets",
-    type=Names(),
+    type=Datasets(),
     default=(),
     help="Names, folder:PATH or npz:PATH, by commas.",
     shell_complete=completion.datasets,
