@@ -1,4 +1,4 @@
-"""A results folder is data: no verb and no function runs a file's code that the folder names, and the user doesn't."""
+"""A results folder is data: the code that it names is run by no verb and no function, unless the user names it too."""
 
 from __future__ import annotations
 
