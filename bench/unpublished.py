@@ -103,7 +103,7 @@ def entry(name: str) -> Entry | None:
     raise NotHandedOver(
         f"code in a file is run only if you hand it over: --plugin {shown(name)}",
         name,
-        cause="That address stands in a results folder, which never names code to be run.",
+        cause="A results folder never names code to be run, and neither does the run.json in it.",
         fix="If you trust the file, give that option in the same command; in Python plugins=[...].",
     )
 

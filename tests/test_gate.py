@@ -1,4 +1,4 @@
-"""A results folder is data: no verb and no function runs a file's code that the folder names, and the user doesn't."""
+"""A results folder is data: the code that it names is run by no verb and no function, unless the user names it too."""
 
 from __future__ import annotations
 
@@ -166,8 +166,7 @@ ON_VALIDATION = ("--eval-split", "validation", "--metrics", "elbo,kl,bce")
 VERBS: dict[str, list[tuple[object, ...]]] = {
     "run": [
         ("--config", "RUN/run.json", "--dry-run"),
-        ("--config", "RUN/run.json", "--out", "again", *QUICK),
-        ("--config", "RUN/run.json", "--variants", "vae", "--dataset", "digits", *QUICK),
+        ("--config", "RUN/run.json", "--out", "RUN", *QUICK),
         ("--config", "COPY.json", "--dry-run"),
         ("--config", "RUN/settings.json", "--dry-run"),
         ("--variants", "vae", "--seeds", 3, *ON_VALIDATION, "--out", "RUN", *QUICK),
@@ -367,6 +366,34 @@ def test_results_of_ones_own_code_are_shown_with_it_and_in_part_without(
     forget()
     assert type(load(cells["Own@own.py"], plugins=[own["Own"]])).__name__ == "Own"
     assert type(load(cells["vae"], plugins=[own["Enc"]]).encoder).__name__ == "Enc"
+
+
+@pytest.mark.parametrize("setting", list(naming(str)))
+def test_a_runs_own_request_names_no_code(
+    setting: str, made: Path, tmp_path: Path, mark: Path, bench: Bench, address: Callable[[str], str]
+) -> None:
+    """Wherever it lies, it is told from a configuration that somebody wrote."""
+    run = shutil.copytree(made, tmp_path / "run")
+    names = naming(address)
+    document = json.loads((run / "run.json").read_text()) | {
+        "seeds": [0, 1],
+        "metrics": ["elbo"],
+        setting: names[setting],
+    }
+    (run / "run.json").write_text(json.dumps(document))
+    shutil.copy(run / "run.json", "copied.json")
+    del document["schema"]
+    (run / "settings.json").write_text(json.dumps(document))
+    for place in (run / "run.json", "copied.json", run / "settings.json"):
+        for how in (("--dry-run",), ("--dry-run", "--stack-seeds"), ("--in-process",)):
+            code, out, err = bench("run", "--config", place, "--out", "out", "--quiet", *how)
+            assert (code, out, mark.exists()) == (2, "", False)
+            assert "--plugin" in err
+    code, _, err = bench("run", "--config", run / "run.json", "--out", "out", "--quiet", "--stack-seeds")
+    assert (code, mark.exists()) == (2, False), "nor in a process that plans for this one"
+    flags = [word for name in ("Own", "Enc", "Dec", "Nets", "Noise", "seven", "Log", "Place")
+             for word in ("--plugin", address(name))]  # fmt: skip
+    assert bench("run", "--config", run / "run.json", "--out", "out", "--dry-run", *flags)[0] == 0
 
 
 def test_a_configuration_of_ones_own_names_code(bench: Bench, mark: Path, address: Callable[[str], str]) -> None:

@@ -10,7 +10,7 @@ import click
 
 from bench import completion
 from bench.options import Names
-from bench.verbs.common import INTEGRITY, print_json
+from bench.verbs.common import INTEGRITY, plugins, print_json
 
 
 @click.command("list")
@@ -50,6 +50,7 @@ Examples:
 @click.argument("name", shell_complete=completion.plugins)
 @click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="A hyperparameter, or an option.")
 @click.option("--only", type=Names(), default=(), help="Those checks alone, by commas.")
+@plugins()
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
 def check(name: str, given: tuple[str, ...], only: tuple[str, ...], as_json: bool) -> int:
     """Check whether a plugin keeps its contract.
