@@ -35,9 +35,11 @@ class Datasets(Names):
     """Datasets, separated by commas; those of a path that is there are part of it."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if not isinstance(value, str):
+            return super().convert(value, param, ctx)
         from bench.data import separate
 
-        return super().convert(separate(value) if isinstance(value, str) else value, param, ctx)
+        return tuple(separate(value))
 
 
 class Seeds(ParamType):
