@@ -31,13 +31,12 @@ from bench.dataset import DATASETS, Data, Dataset, File, Progress, prepare
 from bench.disjoint import require_disjoint
 from bench.durable import replacing
 from bench.errors import BenchError, DataError, UnknownName, UsageError
-from bench.hyperparameters import check, hyperparameters, selector
+from bench.hyperparameters import check, hyperparameters
 from bench.hyperparameters import split as split_at_commas
-from bench.naming import asked, called, require_fit
+from bench.naming import asked, called, read, require_fit
 from bench.places import cache_dir
 from bench.process import make_folder
 from bench.scale import oddity
-from bench.unpublished import ADDRESS
 
 TIMEOUT = 30.0  #: seconds without an answer before the next address is tried
 _HERE = {"127.0.0.1", "localhost"}
@@ -205,23 +204,6 @@ def _file_status(file: File, path: Path) -> FileStatus:
     except OSError:
         return FileStatus(file, path, "missing", 0)
     return FileStatus(file, path, "present" if size == file.size else "wrong size", size)
-
-
-_PART = re.compile(rf"(?P<who>({ADDRESS.pattern}|[^:\[\]]*)(\[[^\[\]]*\])?)(:(?P<rest>.*))?", re.DOTALL)
-
-
-def read(text: str) -> tuple[str, dict[str, str], str | None]:
-    """'folder[image_size=32]:PATH' as name, options and PATH, which is taken as it stands."""
-    head = _PART.fullmatch(text)
-    if head is None:
-        raise UsageError(f"{text!r} isn't a dataset", fix="Write NAME, NAME:PATH or NAME[key=value,...]:PATH.")
-    name, options = selector(head["who"])
-    rest: str | None = head["rest"]
-    distributions = {entry.distribution for entry in DATASETS.entries}
-    if rest is not None and name in distributions and name not in DATASETS:
-        short, options, rest = read(rest)
-        name = f"{name}:{short}"
-    return name, options, rest
 
 
 def words(text: str) -> list[str]:

@@ -15,7 +15,9 @@ from dataclasses import replace
 from functools import cache
 
 from bench.errors import UsageError
+from bench.hyperparameters import selector
 from bench.row import Row
+from bench.unpublished import ADDRESS
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}"
 _GIVEN = re.compile(rf"(?P<asked>.*\S)\s+as\s+(?P<name>{_NAME})\s*", re.DOTALL)
@@ -71,7 +73,6 @@ def own(name: str) -> bool:
 
     Those that are asked for with options besides the size are apart: what else there is in them isn't in a row.
     """
-    from bench.data import read
     from bench.dataset import DATASETS
 
     if re.fullmatch(_NAME, name):
@@ -81,6 +82,25 @@ def own(name: str) -> bool:
     except UsageError:
         return False
     return place is not None and not options.keys() - {"image_size"}
+
+
+_PART = re.compile(rf"(?P<who>({ADDRESS.pattern}|[^:\[\]]*)(\[[^\[\]]*\])?)(:(?P<rest>.*))?", re.DOTALL)
+
+
+def read(text: str) -> tuple[str, dict[str, str], str | None]:
+    """'folder[image_size=32]:PATH' as name, options and PATH, which is taken as it stands."""
+    from bench.dataset import DATASETS
+
+    head = _PART.fullmatch(text)
+    if head is None:
+        raise UsageError(f"{text!r} isn't a dataset", fix="Write NAME, NAME:PATH or NAME[key=value,...]:PATH.")
+    name, options = selector(head["who"])
+    rest: str | None = head["rest"]
+    distributions = {entry.distribution for entry in DATASETS.entries}
+    if rest is not None and name in distributions and name not in DATASETS:
+        short, options, rest = read(rest)
+        name = f"{name}:{short}"
+    return name, options, rest
 
 
 def texts(name: str, datasets: Sequence[str]) -> list[str]:

@@ -274,7 +274,10 @@ class Run:
 
         def place(target: Path) -> None:
             target.mkdir()
-            os.rename(path, target / path.name)
+            try:
+                os.rename(path, target / path.name)
+            except FileNotFoundError:  # another run was first
+                target.rmdir()
 
         if os.path.lexists(path):
             _numbered(self.cells / cell / "damaged", place)
