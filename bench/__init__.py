@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.abilities import (
+    from bench.api import load, run
+    from bench.contracts.abilities import (
         Bound,
         ConditionalBound,
         Decodes,
@@ -27,64 +28,63 @@ if TYPE_CHECKING:
         Samples,
         Weighs,
     )
-    from bench.api import load, run
-    from bench.arrays import open_arrays
-    from bench.dataset import Data, Dataset, File, Splits
-    from bench.errors import BenchError, DataError, NotAvailable, Unsuitable, UsageError
-    from bench.hyperparameters import Plugin, Range
-    from bench.images import Images, to_float, to_uint8
-    from bench.likelihood import Likelihood
-    from bench.measurement import BaselineScored, Context, Metric, Request, Score, Scored, metric
-    from bench.scale import PixelScale, SeenPixels, pixel_levels
-    from bench.variant import Batch, Loss, Optimizer, Phase, Spec, Stage, Variant
+    from bench.contracts.dataset import Data, Dataset, File, Splits
+    from bench.contracts.images import Images, to_float, to_uint8
+    from bench.contracts.likelihood import Likelihood
+    from bench.contracts.measurement import BaselineScored, Context, Metric, Request, Score, Scored, metric
+    from bench.contracts.scale import PixelScale, SeenPixels, pixel_levels
+    from bench.contracts.variant import Batch, Loss, Optimizer, Phase, Spec, Stage, Variant
+    from bench.plugins.hyperparameters import Plugin, Range
+    from bench.util.arrays import open_arrays
+    from bench.util.errors import BenchError, DataError, NotAvailable, Unsuitable, UsageError
 
 _HOME = {
     "Tensor": "torch",
-    "BaselineScored": "bench.measurement",
-    "Batch": "bench.variant",
-    "BenchError": "bench.errors",
-    "Bound": "bench.abilities",
-    "ConditionalBound": "bench.abilities",
-    "Context": "bench.measurement",
-    "Data": "bench.dataset",
-    "DataError": "bench.errors",
-    "Dataset": "bench.dataset",
-    "Decodes": "bench.abilities",
-    "Encodes": "bench.abilities",
-    "File": "bench.dataset",
-    "HasCodes": "bench.abilities",
-    "HasPosterior": "bench.abilities",
-    "HasPrior": "bench.abilities",
-    "Images": "bench.images",
-    "Likelihood": "bench.likelihood",
-    "Loss": "bench.variant",
-    "Metric": "bench.measurement",
-    "NotAvailable": "bench.errors",
-    "Optimizer": "bench.variant",
-    "Phase": "bench.variant",
-    "PixelScale": "bench.scale",
-    "Plugin": "bench.hyperparameters",
-    "Range": "bench.hyperparameters",
-    "Reconstructs": "bench.abilities",
-    "Request": "bench.measurement",
-    "Samples": "bench.abilities",
-    "Score": "bench.measurement",
-    "Scored": "bench.measurement",
-    "SeenPixels": "bench.scale",
-    "Spec": "bench.variant",
-    "Splits": "bench.dataset",
-    "Stage": "bench.variant",
-    "Unsuitable": "bench.errors",
-    "UsageError": "bench.errors",
-    "Variant": "bench.variant",
-    "Weighs": "bench.abilities",
+    "BaselineScored": "bench.contracts.measurement",
+    "Batch": "bench.contracts.variant",
+    "BenchError": "bench.util.errors",
+    "Bound": "bench.contracts.abilities",
+    "ConditionalBound": "bench.contracts.abilities",
+    "Context": "bench.contracts.measurement",
+    "Data": "bench.contracts.dataset",
+    "DataError": "bench.util.errors",
+    "Dataset": "bench.contracts.dataset",
+    "Decodes": "bench.contracts.abilities",
+    "Encodes": "bench.contracts.abilities",
+    "File": "bench.contracts.dataset",
+    "HasCodes": "bench.contracts.abilities",
+    "HasPosterior": "bench.contracts.abilities",
+    "HasPrior": "bench.contracts.abilities",
+    "Images": "bench.contracts.images",
+    "Likelihood": "bench.contracts.likelihood",
+    "Loss": "bench.contracts.variant",
+    "Metric": "bench.contracts.measurement",
+    "NotAvailable": "bench.util.errors",
+    "Optimizer": "bench.contracts.variant",
+    "Phase": "bench.contracts.variant",
+    "PixelScale": "bench.contracts.scale",
+    "Plugin": "bench.plugins.hyperparameters",
+    "Range": "bench.plugins.hyperparameters",
+    "Reconstructs": "bench.contracts.abilities",
+    "Request": "bench.contracts.measurement",
+    "Samples": "bench.contracts.abilities",
+    "Score": "bench.contracts.measurement",
+    "Scored": "bench.contracts.measurement",
+    "SeenPixels": "bench.contracts.scale",
+    "Spec": "bench.contracts.variant",
+    "Splits": "bench.contracts.dataset",
+    "Stage": "bench.contracts.variant",
+    "Unsuitable": "bench.util.errors",
+    "UsageError": "bench.util.errors",
+    "Variant": "bench.contracts.variant",
+    "Weighs": "bench.contracts.abilities",
     "load": "bench.api",
-    "metric": "bench.measurement",
-    "open_arrays": "bench.arrays",
-    "pixel_levels": "bench.scale",
+    "metric": "bench.contracts.measurement",
+    "open_arrays": "bench.util.arrays",
+    "pixel_levels": "bench.contracts.scale",
     "run": "bench.api",
-    "to_float": "bench.images",
-    "to_uint8": "bench.images",
+    "to_float": "bench.contracts.images",
+    "to_uint8": "bench.contracts.images",
 }
 
 __all__ = [

@@ -27,16 +27,16 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from bench.dataset import DATASETS, Data, Dataset, File, Progress, prepare
-from bench.disjoint import require_disjoint
-from bench.durable import replacing
-from bench.errors import BenchError, DataError, UnknownName, UsageError
-from bench.hyperparameters import check, hyperparameters
-from bench.hyperparameters import split as split_at_commas
-from bench.naming import asked, called, read, require_fit
-from bench.places import cache_dir
-from bench.process import make_folder
-from bench.scale import oddity
+from bench.contracts.dataset import DATASETS, Data, Dataset, File, Progress, prepare
+from bench.contracts.disjoint import require_disjoint
+from bench.contracts.naming import asked, called, read, require_fit
+from bench.contracts.scale import oddity
+from bench.plugins.hyperparameters import check, hyperparameters
+from bench.plugins.hyperparameters import split as split_at_commas
+from bench.util.durable import replacing
+from bench.util.errors import BenchError, DataError, UnknownName, UsageError
+from bench.util.places import cache_dir
+from bench.util.process import make_folder
 
 TIMEOUT = 30.0  #: seconds without an answer before the next address is tried
 _HERE = {"127.0.0.1", "localhost"}

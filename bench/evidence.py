@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import abilities
-from bench.abilities import require
-from bench.dataset import Data
-from bench.errors import NotAvailable
-from bench.images import Images, to_float, to_uint8
-from bench.measurement import Context, Request
-from bench.protocol import seed_for
-from bench.scale import OVERSHOOT
-from bench.threads import limited
-from bench.variant import Spec
+from bench.contracts import abilities
+from bench.contracts.abilities import require
+from bench.contracts.dataset import Data
+from bench.contracts.images import Images, to_float, to_uint8
+from bench.contracts.measurement import Context, Request
+from bench.contracts.protocol import seed_for
+from bench.contracts.scale import OVERSHOOT
+from bench.contracts.variant import Spec
+from bench.util.errors import NotAvailable
+from bench.util.threads import limited
 
 Sampler = Literal["prior", "gmm"]
 SHOWN = 256  #: samples and reconstructions that are kept to be looked at

@@ -20,8 +20,8 @@ from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from bench.dataset import DATASETS, Splits
-from bench.images import Images, to_float, to_uint8
+from bench.contracts.dataset import DATASETS, Splits
+from bench.contracts.images import Images, to_float, to_uint8
 from bench.metrics.classifier import Classifier, accuracy, halves, predict, train
 from bench.metrics.gaussians import Gaussian, frechet_distance
 from bench.metrics.networks import SHIPPED, find, save

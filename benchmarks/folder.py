@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import ToTensor
 
+from bench.contracts.images import to_float
 from bench.data import load
-from bench.images import to_float
-from bench.trainer import Order
+from bench.engine.trainer import Order
 
 BATCH, ROUNDS, SECONDS, CLASSES = 128, 7, 3.0, 100
 

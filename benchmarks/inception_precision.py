@@ -17,10 +17,10 @@ import click
 import torch
 from torch import Tensor
 
-from bench.errors import NotAvailable
-from bench.images import Images, to_uint8
+from bench.contracts.images import Images, to_uint8
 from bench.metrics.gaussians import Gaussian, frechet_distance
 from bench.metrics.inception import DIMENSIONS, build, features, find_weights
+from bench.util.errors import NotAvailable
 
 
 def stand_in(folder: Path) -> None:

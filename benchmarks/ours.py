@@ -20,23 +20,23 @@ from baselines.networks import LATENT
 from rich.console import Console as RichConsole
 from torch import Tensor
 
-import bench.events
+import bench.contracts.events
 from bench.blocks import GaussianVAE
-from bench.checkpoint import Checkpoints
+from bench.contracts.dataset import DATASETS, Data, Splits, prepare
+from bench.contracts.events import Event, RunStarted
+from bench.contracts.images import Images
+from bench.contracts.protocol import RunRequest, Training
+from bench.contracts.variant import Batch
 from bench.data import data_root, load
-from bench.dataset import DATASETS, Data, Splits, prepare
-from bench.errors import DataError
-from bench.events import Event, RunStarted
-from bench.grid import Cell, Config, cell
-from bench.images import Images
-from bench.job import Conduct, Stopped, perform
-from bench.progress import Console
-from bench.protocol import RunRequest, Training
-from bench.snapshot import fill, under
-from bench.store import Run
-from bench.supervisor import POLL
-from bench.variant import Batch
-from bench.worker import BEAT
+from bench.engine.checkpoint import Checkpoints
+from bench.engine.snapshot import fill, under
+from bench.results.store import Run
+from bench.running.grid import Cell, Config, cell
+from bench.running.job import Conduct, Stopped, perform
+from bench.running.supervisor import POLL
+from bench.running.worker import BEAT
+from bench.show.progress import Console
+from bench.util.errors import DataError
 
 
 class Asked:
@@ -145,7 +145,7 @@ def _show(path: Path) -> None:
             while True:
                 for line in file:
                     document = json.loads(line)
-                    display(getattr(bench.events, document.pop("event"))(**document))
+                    display(getattr(bench.contracts.events, document.pop("event"))(**document))
                 time.sleep(POLL)
 
 

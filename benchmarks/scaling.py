@@ -14,7 +14,7 @@ import torch
 from runs import run
 from training import machine, show
 
-from bench.figures import FONT, element, text_of, ticks
+from bench.drawing.figures import FONT, element, text_of, ticks
 
 FIGURE = Path(__file__).parent.parent / "docs" / "scaling.svg"
 ELBO = ("--variants", "vae", "--metrics", "elbo", "--threads", 1)

@@ -8,11 +8,11 @@ import tempfile
 import time
 from dataclasses import replace
 
-from bench import tables
-from bench.measurement import METRICS, Score
-from bench.protocol import RunRequest
-from bench.row import Row
-from bench.store import Run
+from bench.contracts.measurement import METRICS, Score
+from bench.contracts.protocol import RunRequest
+from bench.contracts.row import Row
+from bench.results.store import Run
+from bench.tables import frames
 
 ROW = Row("beta", "beta[beta=10]", "fashion", 0, "ok", hyperparameters={"beta": 10.0, "latent_dim": 20}, steps=(4690,))
 
@@ -37,7 +37,7 @@ def main(cells: int) -> None:
         for name, action in (
             ("which are done", lambda: sum(map(run.is_done, run.names()))),
             ("rows", lambda: len(run.rows())),
-            ("table", lambda: len(tables.frame(run.rows()))),
+            ("table", lambda: len(frames.frame(run.rows()))),
         ):
             began, used = time.perf_counter(), time.process_time()
             assert action() == cells

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from bench.dataset import DATASETS
+from bench.contracts.dataset import DATASETS
 from bench.metrics.judge import SHIPPED, right, save, trained_on
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 from feature_networks import distances, disturbances, not_rising
 
-from bench.dataset import DATASETS
+from bench.contracts.dataset import DATASETS
 from bench.metrics.classifier import STEPS, accuracy, halves, train
 from bench.metrics.networks import SHIPPED, save
 

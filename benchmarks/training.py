@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.dataset import Data
+from bench.contracts.dataset import Data
 
 EPOCH = 60_000 / BATCH  #: steps
 APART = 0.05  #: how far a contender's held-out loss may be from the median of all

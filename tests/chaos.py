@@ -10,9 +10,9 @@ from random import Random
 from signal import SIGKILL
 from typing import ClassVar
 
-from bench.executor import Exit, Job
-from bench.executors.local import Local
-from bench.worker import place
+from bench.contracts.executor import Exit, Job
+from bench.running.executors.local import Local
+from bench.running.worker import place
 
 MOMENTS = 120  # events of an attempt by which it's killed, if it is: one for each of a hundred steps, and some more
 SPARED = 3  # attempts of a cell from this one on are left alone, so that it comes to an end

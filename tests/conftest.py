@@ -16,15 +16,15 @@ import pytest
 import torch
 
 from bench import cli
+from bench.contracts.dataset import Data
+from bench.contracts.measurement import METRICS, NotAvailable, Score
+from bench.contracts.protocol import RunRequest, Scoring, Training
+from bench.contracts.variant import Spec, Variant
 from bench.data import load
-from bench.dataset import Data
-from bench.evaluator import Evaluator
-from bench.grid import expand
-from bench.measurement import METRICS, NotAvailable, Score
-from bench.protocol import RunRequest, Scoring, Training
-from bench.threads import limited
-from bench.trainer import train
-from bench.variant import Spec, Variant
+from bench.engine.evaluator import Evaluator
+from bench.engine.trainer import train
+from bench.running.grid import expand
+from bench.util.threads import limited
 from tests.mother import Mother, instead
 
 
@@ -76,7 +76,7 @@ def mother() -> Iterator[Mother]:
 def _warm_servers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fork servers that a test launches come from `mother`; one that shows what imports do puts its own there."""
     launch = lambda *a, **k: request.getfixturevalue("mother").server(*a, **k)  # noqa: E731
-    monkeypatch.setattr("bench.executors.local.subprocess", instead(launch))
+    monkeypatch.setattr("bench.running.executors.local.subprocess", instead(launch))
 
 
 Bench = Callable[..., tuple[int, str, str]]

@@ -30,7 +30,14 @@ from typing import IO, Any, NoReturn
 
 STRANGERS = Path(__file__).parent / "strangers"
 PACKAGES = ("bench.variants", "bench.datasets", "bench.metrics", "bench.blocks")
-MODULES = ("bench.cli", "bench.runner", "bench.console", "bench.threshold", "bench.render", "bench.summary")
+MODULES = (
+    "bench.cli",
+    "bench.running.runner",
+    "bench.show.console",
+    "bench.tables.threshold",
+    "bench.tables.render",
+    "bench.tables.summary",
+)
 
 
 # in the test
@@ -166,7 +173,7 @@ def path() -> str:
 
 def main() -> None:
     """Serve until the test's end of the socket is closed."""
-    from bench.executors.server import PRELOAD, preload
+    from bench.running.executors.server import PRELOAD, preload
 
     orders = socket.socket(fileno=int(sys.argv[1]))
     modules = [
@@ -214,9 +221,10 @@ def _reap(children: dict[int, socket.socket]) -> None:
 
 def _run(order: dict[str, Any], streams: list[int]) -> int:
     """What the child does."""
-    from bench import cli, worker
-    from bench.executors import local
-    from bench.registry import installed
+    from bench import cli
+    from bench.plugins.registry import installed
+    from bench.running import worker
+    from bench.running.executors import local
 
     worker.die_with_parent()
     _become(streams, order["env"])
@@ -251,13 +259,13 @@ def _main(code: str, file: str) -> int:
 
 
 def instead(popen: Callable[..., Any]) -> SimpleNamespace:
-    """In the place of the module `subprocess` in `bench.executors.local`."""
+    """In the place of the module `subprocess` in `bench.running.executors.local`."""
     return SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
 
 
 def _launched(command: list[str], stdin: int, stdout: int, start_new_session: bool) -> list[tuple[int, int]]:
     """Two pipes for what is launched, if that is the fork server, and as we know it."""
-    assert command[-1].endswith("from bench.executors.server import main; main()")
+    assert command[-1].endswith("from bench.running.executors.server import main; main()")
     assert (stdin, stdout, start_new_session) == (subprocess.PIPE, subprocess.PIPE, True)
     return [os.pipe(), os.pipe()]
 
@@ -312,7 +320,7 @@ class Server:
     """In the place of the `subprocess.Popen` of a fork server: forked, and so warm from the start."""
 
     def __init__(self, command: list[str], *, stdin: int, stdout: int, start_new_session: bool, env: Any) -> None:
-        from bench.executors import server
+        from bench.running.executors import server
 
         (taken, orders), (answers, given) = _launched(command, stdin, stdout, start_new_session)
 

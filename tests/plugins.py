@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from bench import Batch, Loss, Spec, Variant
-from bench.entry import Entry
-from bench.registry import Registry
-from bench.variant import VARIANTS
+from bench.contracts.variant import VARIANTS
+from bench.plugins.entry import Entry
+from bench.plugins.registry import Registry
 
 
 class Mean(Variant):

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bench.errors import NotAvailable, PluginError, UnknownName
-from bench.measurement import BaselineScored, Metric, Score, Scored, metric
-from bench.row import Row
+from bench.contracts.measurement import BaselineScored, Metric, Score, Scored, metric
+from bench.contracts.row import Row
+from bench.util.errors import NotAvailable, PluginError, UnknownName
 
 TRAINING = {"steps": 4690, "batch_size": 128, "optimizer": "adam", "lr": 1e-3, "limit": None, "validation": 0}
 SCORING = {"samples": 10_000, "chunk": 200, "version": 1}
@@ -64,8 +64,8 @@ class FakeRegistry:
 
 def register(monkeypatch: pytest.MonkeyPatch, *broken: str, **metrics: Metric) -> None:
     """Make `metrics` the only ones there are, and 'gan' the baseline."""
-    monkeypatch.setattr("bench.columns.METRICS", FakeRegistry(metrics, set(broken)))
-    monkeypatch.setattr("bench.columns.default", lambda role: "gan" if role == "baseline" else None)
+    monkeypatch.setattr("bench.tables.columns.METRICS", FakeRegistry(metrics, set(broken)))
+    monkeypatch.setattr("bench.tables.columns.default", lambda role: "gan" if role == "baseline" else None)
 
 
 def row(label: str = "vae", seed: int = 0, dataset: str = "fashion", **changes: Any) -> Row:

@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 
 import pytest
 
-from bench.abilities import ABILITIES, HasCodes, HoldsSamples, Samples, Weighs, require, why_not
-from bench.errors import NotAvailable
+from bench.contracts.abilities import ABILITIES, HasCodes, HoldsSamples, Samples, Weighs, require, why_not
+from bench.util.errors import NotAvailable
 
 
 @pytest.mark.parametrize("ability", ABILITIES)

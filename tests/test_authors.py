@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import scaffold
-from bench.errors import StoreError, UsageError
+from bench.cli import scaffold
 from bench.testing import check
+from bench.util.errors import StoreError, UsageError
 
 from .conftest import Bench, once
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 from bench.blocks import GaussianVAE
-from bench.variant import Batch, Spec
+from bench.contracts.variant import Batch, Spec
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 NAMES = ("vae", "conv")
@@ -84,7 +84,7 @@ def ours(name: str, x: Tensor) -> tuple[float, Tensor]:
     """The suite's own variant, with the weights of the plain network."""
     from baselines.networks import LATENT, NETWORKS
 
-    from bench.grid import Config
+    from bench.running.grid import Config
 
     torch.manual_seed(0)
     network = NETWORKS[name]()

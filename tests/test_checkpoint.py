@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench import Batch, Images, Loss, Optimizer, Phase, Spec, Stage, Variant
-from bench.checkpoint import Checkpoints
-from bench.dataset import Data
-from bench.errors import StoreError
-from bench.protocol import Training
-from bench.snapshot import Snapshot
-from bench.trainer import train
+from bench.contracts.dataset import Data
+from bench.contracts.protocol import Training
+from bench.engine.checkpoint import Checkpoints
+from bench.engine.snapshot import Snapshot
+from bench.engine.trainer import train
+from bench.util.errors import StoreError
 from tests.conftest import build
 
 STEPS = 9
@@ -200,7 +200,7 @@ def test_the_checkpoint_of_another_cell_is_refused(two: Checkpoints) -> None:
 
 
 def test_a_newer_schema_is_refused(two: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.durable.SCHEMA", 1)
+    monkeypatch.setattr("bench.util.durable.SCHEMA", 1)
     assert done(two) is None
 
 
@@ -209,7 +209,7 @@ def test_a_hostile_pickle_is_never_opened(two: Checkpoints, tmp_path: Path) -> N
     """A file of that name that would run code, with right sums: it isn't safetensors, and nothing else is read."""
     import pickle
 
-    from bench.durable import SUMS, sha256
+    from bench.util.durable import SUMS, sha256
 
     class Canary:
         def __reduce__(self) -> tuple[object, ...]:
@@ -242,7 +242,7 @@ def test_a_full_disk_says_so_and_keeps_the_older_ones(
     snapshot, _ = two.load()
     assert snapshot is not None
     snapshot.position["done"] = 8
-    monkeypatch.setattr("bench.checkpoint.save_file", full)
+    monkeypatch.setattr("bench.engine.checkpoint.save_file", full)
     with pytest.raises(StoreError, match="No space left"):
         two.save(snapshot)
     assert sorted(p.name for p in two.folder.iterdir()) == ["0000000004", "0000000006"]

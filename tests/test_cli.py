@@ -15,12 +15,12 @@ import click
 import pytest
 
 from bench.cli import VERBS, cli
-from bench.errors import DataError, StoreError
-from bench.events import RunEnded, RunStarted
-from bench.options import Seeds, read_config
-from bench.protocol import RunRequest
-from bench.row import Row
-from bench.runner import Interrupted
+from bench.cli.options import Seeds, read_config
+from bench.contracts.events import RunEnded, RunStarted
+from bench.contracts.protocol import RunRequest
+from bench.contracts.row import Row
+from bench.running.runner import Interrupted
+from bench.util.errors import DataError, StoreError
 from tests.conftest import Bench
 from tests.synthetic import failed, row
 
@@ -42,8 +42,8 @@ def stub(monkeypatch: pytest.MonkeyPatch, outcome: Iterable[Row] | BaseException
         listener(RunEnded("results/stub", (), 1.0))
         return list(outcome)
 
-    monkeypatch.setattr("bench.runner.run", run)
-    monkeypatch.setattr("bench.executors.local.Local.warm", lambda self: None)
+    monkeypatch.setattr("bench.running.runner.run", run)
+    monkeypatch.setattr("bench.running.executors.local.Local.warm", lambda self: None)
     return seen
 
 
@@ -66,7 +66,7 @@ LIGHT = (
     ["COMPLETE", "bench ", "1"],
     ["COMPLETE", "bench run --v", "2"],
 )
-HEAVY = ("torch", "pandas", "numpy", "scipy", "sklearn", "PIL", "bench.measurement")
+HEAVY = ("torch", "pandas", "numpy", "scipy", "sklearn", "PIL", "bench.contracts.measurement")
 
 LOADED = f"""
 import json, os, sys
@@ -78,7 +78,7 @@ for argv in {LIGHT!r}:
         main(argv)
     except SystemExit:  # of a completion
         pass
-    verbs = [m for m in sys.modules if m.startswith("bench.verbs.")]
+    verbs = [m for m in sys.modules if m.startswith("bench.cli.verbs.")]
     print("LOADED", json.dumps([[m for m in {HEAVY!r} if m in sys.modules], verbs]))
 """
 
@@ -87,8 +87,8 @@ def test_light_commands_import_nothing_heavy() -> None:
     lines = python(LOADED).stdout.splitlines()
     heavy, verbs = zip(*[json.loads(line[7:]) for line in lines if line.startswith("LOADED ")], strict=True)
     assert list(heavy) == [[]] * len(LIGHT)
-    assert verbs[:2] == (["bench.verbs.common"],) * 2
-    assert set(verbs[-1]) == {"bench.verbs.common", "bench.verbs.run", "bench.verbs.plugins"}
+    assert verbs[:2] == (["bench.cli.verbs.common"],) * 2
+    assert set(verbs[-1]) == {"bench.cli.verbs.common", "bench.cli.verbs.run", "bench.cli.verbs.plugins"}
     assert {"plain,run", "plain,verify", "plain,--variants", "plain,--validation"} <= set(lines)
 
 
@@ -467,7 +467,7 @@ def test_info_of_nothing_answers_with_the_closest(bench: Bench) -> None:
 def stored(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Row]]:
     """Runs by path, in the place of folders."""
     runs: dict[str, list[Row]] = {}
-    monkeypatch.setattr("bench.store.Run.rows", lambda self: runs[str(self.path)])
+    monkeypatch.setattr("bench.results.store.Run.rows", lambda self: runs[str(self.path)])
     return runs
 
 

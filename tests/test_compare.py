@@ -13,12 +13,12 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from bench.compare import Comparison, Difference, Evidence, between, compare
-from bench.errors import IncomparableRows, UnknownName, UsageError
-from bench.measurement import Score
-from bench.row import Row
-from bench.summary import summary
-from bench.threshold import Threshold
+from bench.contracts.measurement import Score
+from bench.contracts.row import Row
+from bench.tables.compare import Comparison, Difference, Evidence, between, compare
+from bench.tables.summary import summary
+from bench.tables.threshold import Threshold
+from bench.util.errors import IncomparableRows, UnknownName, UsageError
 from tests.conftest import Bench
 from tests.synthetic import (
     DATA,
@@ -221,7 +221,7 @@ def test_metrics_that_neither_was_scored_on_are_told_from_those_that_came_out_in
 
 
 def test_metrics_left_out_of_a_screen_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.columns.MANY", 1)
+    monkeypatch.setattr("bench.tables.columns.MANY", 1)
     rows = [row(scores={"bound": 1.0, "loss": 2.0, "rate": 3.0})]
     (group,) = compare(rows, rows, metrics=()).groups
     assert [c.name for c in group.columns] == ["bound"]
@@ -357,7 +357,7 @@ def test_a_constant_difference_of_few_seeds_is_a_tie_in_the_table_too() -> None:
 def test_metrics_that_are_named_are_those_of_the_json_and_gates_see_all(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.store.Run.rows", lambda self: rows)
+    monkeypatch.setattr("bench.results.store.Run.rows", lambda self: rows)
     rows = [r for label, by in (("a", 0.0), ("b", 1.0)) for r in shifted(label, by)]
     rows = [replace(r, scores={**r.scores, "loss": r.scores["bound"]}) for r in rows]
     call = ("compare", "run", "--between", "a,b", "--json")
@@ -467,7 +467,7 @@ def _thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, bound=bound, loss=ratio)
     registry = FakeRegistry({"bound": bound, "loss": ratio})
     registry.entry = registry.load  # type: ignore[attr-defined]
-    monkeypatch.setattr("bench.threshold.METRICS", registry)
+    monkeypatch.setattr("bench.tables.threshold.METRICS", registry)
 
 
 @pytest.mark.usefixtures("_thresholds")

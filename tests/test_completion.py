@@ -12,7 +12,7 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from bench.cli import cli
-from bench.registry import Registry
+from bench.plugins.registry import Registry
 
 
 def offered(*words: str) -> list[str]:

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.dataset import Data
-from bench.errors import NotAvailable
-from bench.evaluator import Evaluator
-from bench.images import Images, to_float
-from bench.measurement import METRICS, Score
+from bench.contracts.dataset import Data
+from bench.contracts.images import Images, to_float
+from bench.contracts.measurement import METRICS, Score
+from bench.contracts.protocol import Scoring
+from bench.contracts.variant import Spec, Variant
+from bench.engine.evaluator import Evaluator
 from bench.metrics import conditional, judge, within
 from bench.metrics.gaussians import Gaussian, frechet_distance, influence
 from bench.metrics.judge import TrainedJudge
 from bench.metrics.networks import SHIPPED, Predictions, find
-from bench.protocol import Scoring
-from bench.variant import Spec, Variant
+from bench.util.errors import NotAvailable
 
 from .test_metrics import Bare, data_of, images
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench import Loss, Spec, Variant
 from bench.blocks import GaussianVAE
-from bench.errors import UnknownName, UsageError
+from bench.contracts.variant import Batch
 from bench.testing import (
     Check,
     Failed,
@@ -26,7 +26,7 @@ from bench.testing import (
     training,
     variants,
 )
-from bench.variant import Batch
+from bench.util.errors import UnknownName, UsageError
 from tests.right import RIGHT
 from tests.wrong import (
     NOTED,

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console as RichConsole
 from scipy import stats
 
-from bench import console, progress
-from bench.compare import compare
-from bench.errors import UsageError
-from bench.events import CellEnded, CellStarted, Event, RunEnded, RunStarted, Scoring, Step, Stopping
+from bench.contracts.events import CellEnded, CellStarted, Event, RunEnded, RunStarted, Scoring, Step, Stopping
+from bench.show import console, progress
+from bench.tables.compare import compare
+from bench.util.errors import UsageError
 from tests.synthetic import bound, failed, loss, many, rate, register, row
 
 

@@ -13,14 +13,14 @@ import pytest
 import torch
 from rich.console import Console as RichConsole
 
-from bench.costs import SHARED, costs, markdown, printed
-from bench.dataset import Data
-from bench.errors import NotAvailable
-from bench.evaluator import Evaluator
-from bench.events import CellStarted, Scoring
-from bench.measurement import METRICS, Context, Request, Score, metric
-from bench.progress import Console
-from bench.protocol import Scoring as Protocol
+from bench.contracts.dataset import Data
+from bench.contracts.events import CellStarted, Scoring
+from bench.contracts.measurement import METRICS, Context, Request, Score, metric
+from bench.contracts.protocol import Scoring as Protocol
+from bench.engine.evaluator import Evaluator
+from bench.show.progress import Console
+from bench.tables.costs import SHARED, costs, markdown, printed
+from bench.util.errors import NotAvailable
 from tests.conftest import build
 from tests.synthetic import failed, row
 

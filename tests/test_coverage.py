@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.errors import NotAvailable
 from bench.metrics import coverage as family
 from bench.metrics.coverage import PriorErrors, PriorShares, TestPoints, expected_coverage, radii, redraw_errors, shares
 from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Predictions, Trained
+from bench.util.errors import NotAvailable
 
 from .test_metrics import Bare, data_of, images
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from bench import data
+from bench.contracts.dataset import DATASETS, Dataset, File, Splits
+from bench.contracts.images import Images
 from bench.data import data_root, fetch, load, parse, status
-from bench.dataset import DATASETS, Dataset, File, Splits
-from bench.errors import DataError, UnknownName, UsageError
-from bench.images import Images
-from bench.places import cache_dir
+from bench.util.errors import DataError, UnknownName, UsageError
+from bench.util.places import cache_dir
 
 CONTENT = bytes(range(256)) * 40
 

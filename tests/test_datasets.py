@@ -18,10 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
+from bench.contracts.dataset import DATASETS, Data, Dataset, Splits
+from bench.contracts.images import Images
 from bench.data import data_root, load, parse
-from bench.dataset import DATASETS, Data, Dataset, Splits
-from bench.errors import BenchError, DataError, UsageError
-from bench.images import Images
+from bench.util.errors import BenchError, DataError, UsageError
 
 Random = np.random.Generator
 

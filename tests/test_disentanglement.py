@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.contracts.dataset import Data
+from bench.contracts.measurement import METRICS, Score
 from bench.data import load
-from bench.dataset import Data
-from bench.errors import NotAvailable
-from bench.measurement import METRICS, Score
 from bench.metrics import disentanglement as scores
 from bench.metrics.disentanglement import Factored
+from bench.util.errors import NotAvailable
 from tests.test_metrics import Bare, data_of, images
 
 

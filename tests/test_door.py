@@ -13,14 +13,15 @@ import pytest
 from torch import nn
 
 import bench as public
-from bench import catalogue, source, unpublished
-from bench.catalogue import checked, listed
-from bench.errors import PluginError, UnknownName, UsageError
-from bench.grid import expand, words
-from bench.protocol import RunRequest
-from bench.registry import Registry, installed
-from bench.store import Run
-from bench.variant import VARIANTS, Variant, _is_variant
+from bench.cli import catalogue
+from bench.cli.catalogue import checked, listed
+from bench.contracts.protocol import RunRequest
+from bench.contracts.variant import VARIANTS, Variant, _is_variant
+from bench.plugins import source, unpublished
+from bench.plugins.registry import Registry, installed
+from bench.results.store import Run
+from bench.running.grid import expand, words
+from bench.util.errors import PluginError, UnknownName, UsageError
 
 from .conftest import Bench
 from .mother import Mother
@@ -266,7 +267,7 @@ def test_an_edited_file_is_a_new_identity_and_so_is_an_edited_neighbour(mine: Pa
     def name() -> str:
         unpublished.hand_over(["./mine.py:Mine"])
         (config,) = expand(RunRequest(variants=("./mine.py:Mine",), baseline=False, sanity=False))
-        return str(public.grid.plugin_of(config.name)["source"])
+        return str(public.running.grid.plugin_of(config.name)["source"])
 
     first = name()
     assert name() == first
@@ -424,7 +425,7 @@ def test_metrics_and_datasets_may_lie_in_a_file(mine: Path, bench: Bench) -> Non
     (mine / "more.py").write_text(
         "import torch\n"
         "from bench import Dataset, Images, Splits, Score\n"
-        "from bench.measurement import metric\n"
+        "from bench.contracts.measurement import metric\n"
         "@metric(unit='', direction=None)\n"
         "def seven() -> Score:\n"
         "    'Seven.'\n"
@@ -487,7 +488,10 @@ def test_a_class_without_a_file_is_what_it_names(
 ) -> None:
     """As in a notebook, where helpers and numbers stand in other cells, and no source can be read."""
     monkeypatch.chdir(tmp_path)
-    tell = "\nfrom bench import grid, unpublished\nprint(grid.plugin_of(unpublished.adopt(Q))['source'])"
+    tell = """
+from bench.plugins import unpublished
+from bench.running import grid
+print(grid.plugin_of(unpublished.adopt(Q))['source'])"""
 
     def identity(program: str) -> str:
         process = mother.python(program + tell, env=os.environ)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.durable import sha256
-from bench.errors import NotAvailable
-from bench.executor import Exit, Job
-from bench.protocol import RunRequest
-from bench.row import Row
-from bench.store import Run
-from bench.supervisor import Supervisor, Task
+from bench.contracts.executor import Exit, Job
+from bench.contracts.protocol import RunRequest
+from bench.contracts.row import Row
+from bench.results.store import Run
+from bench.running.supervisor import Supervisor, Task
+from bench.util.durable import sha256
+from bench.util.errors import NotAvailable
 from tests.conftest import once
 from tests.mother import Mother
 from tests.test_executors import ROW, Scripted, a_job

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.contracts.dataset import Data
+from bench.contracts.likelihood import LIKELIHOODS
+from bench.contracts.protocol import ENGINE, Training
+from bench.contracts.variant import VARIANTS, Variant
 from bench.data import load
-from bench.dataset import Data
-from bench.likelihood import LIKELIHOODS
-from bench.protocol import ENGINE, Training
-from bench.threads import limited
-from bench.trainer import train, train_together
-from bench.variant import VARIANTS, Variant
+from bench.engine.trainer import train, train_together
+from bench.util.threads import limited
 from tests.conftest import build
 
 RECORD = Path(__file__).parent / "assets" / "engine.json"
@@ -70,9 +70,11 @@ def test_weights_change_with_the_engine_version_alone(selector: str, likelihood:
     assert record["engine"] == ENGINE, "a new version: record its weights with `python -m tests.test_engine`"
     model = made(selector, likelihood, digits)
     then = record["weights"][f"{selector} {likelihood or ''}".strip()]
-    assert size(model) == pytest.approx(then["size"], rel=1e-4), "weights changed: raise ENGINE in bench/protocol.py"
+    assert size(model) == pytest.approx(then["size"], rel=1e-4), (
+        "weights changed: raise ENGINE in bench/contracts/protocol.py"
+    )
     if (exact := then["bits"].get(machine())) is not None:
-        assert bits(model) == exact, "weights changed: raise ENGINE in bench/protocol.py"
+        assert bits(model) == exact, "weights changed: raise ENGINE in bench/contracts/protocol.py"
 
 
 if __name__ == "__main__":

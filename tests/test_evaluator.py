@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from bench import Context, NotAvailable, Request, Score, Spec, Variant, api
-from bench.dataset import Data
-from bench.evaluator import Evaluator, keepers
+from bench.contracts.dataset import Data
+from bench.contracts.measurement import METRICS, BaselineScored, Metric, Scored, metric
+from bench.contracts.protocol import Scoring
+from bench.engine.evaluator import Evaluator, keepers
 from bench.evidence import (
     KEPT,
     Codes,
@@ -27,8 +29,6 @@ from bench.evidence import (
     Terms,
     TheSpec,
 )
-from bench.measurement import METRICS, BaselineScored, Metric, Scored, metric
-from bench.protocol import Scoring
 from tests.conftest import build, trained
 
 SMALL = Scoring(samples=400, codes=400)

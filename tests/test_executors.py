@@ -20,19 +20,19 @@ from typing import Any
 import pytest
 import torch
 
-from bench import runner
-from bench.errors import StoreError, UsageError
-from bench.events import Event, Listener, Step
-from bench.executor import EXECUTORS, Exit, Job
-from bench.executors.ray import Ray
-from bench.job import Conduct, perform, way_of
-from bench.lease import Lease
-from bench.measurement import METRICS, Score
-from bench.planning import plan
-from bench.protocol import RunRequest
-from bench.row import Row
-from bench.store import Run
-from bench.supervisor import Supervisor, Task
+from bench.contracts.events import Event, Listener, Step
+from bench.contracts.executor import EXECUTORS, Exit, Job
+from bench.contracts.measurement import METRICS, Score
+from bench.contracts.protocol import RunRequest
+from bench.contracts.row import Row
+from bench.results.store import Run
+from bench.running import runner
+from bench.running.executors.ray import Ray
+from bench.running.job import Conduct, perform, way_of
+from bench.running.planning import plan
+from bench.running.supervisor import Supervisor, Task
+from bench.util.errors import StoreError, UsageError
+from bench.util.lease import Lease
 from tests.chaos import Chaos
 from tests.conftest import once
 from tests.plugins import install
@@ -61,7 +61,7 @@ Patch = pytest.MonkeyPatch
 
 @contextmanager
 def by_local(run: Path, patch: Patch) -> Iterator[Way]:
-    patch.setattr("bench.executors.local.subprocess", subprocess)  # its server is a real one
+    patch.setattr("bench.running.executors.local.subprocess", subprocess)  # its server is a real one
     yield Way({"executor": "local"})
 
 
@@ -211,7 +211,7 @@ def descendants(root: int) -> dict[int, list[str]]:
 def jobs_under(root: int, run: Path) -> dict[int, str]:
     """The cells of a run by the processes below one that do them."""
     cells = run.resolve() / "cells"
-    orders = {pid: Path(c[3]) for pid, c in descendants(root).items() if c[1:3] == ["-m", "bench.worker"]}
+    orders = {pid: Path(c[3]) for pid, c in descendants(root).items() if c[1:3] == ["-m", "bench.running.worker"]}
     return {pid: path.relative_to(cells).parts[0] for pid, path in orders.items() if cells in path.parents}
 
 
@@ -437,7 +437,7 @@ def test_whose_checkpoints_are_tidied_away_goes_on_to_score(
             shutil.move(tmp_path / "done", done)
         raise StoreError("no such folder")
 
-    monkeypatch.setattr("bench.checkpoint.Checkpoints.save", save)
+    monkeypatch.setattr("bench.engine.checkpoint.Checkpoints.save", save)
     conduct = Conduct(torch.device("cpu"), threads=1, checkpoint=0.0)
     metrics = {"kl": METRICS.load("kl")}
     with nullcontext() if first else pytest.raises(StoreError, match="no such folder"):
@@ -452,7 +452,7 @@ def test_a_worker_ends_with_the_process_that_started_it(wait: float, tmp_path: P
     os.mkfifo(fifo)  # whoever reads it waits
     code = f"""
 import os, subprocess, sys, time
-command = [sys.executable, "-m", "bench.worker", {str(fifo)!r}, str(os.getpid())]
+command = [sys.executable, "-m", "bench.running.worker", {str(fifo)!r}, str(os.getpid())]
 child = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
 print(child.pid, flush=True)
 time.sleep({wait})

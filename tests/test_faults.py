@@ -24,12 +24,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench import cli, runner
-from bench.durable import sha256
-from bench.errors import NotAvailable
-from bench.protocol import RunRequest
-from bench.row import Row
-from bench.store import Run
+from bench import cli
+from bench.contracts.protocol import RunRequest
+from bench.contracts.row import Row
+from bench.results.store import Run
+from bench.running import runner
+from bench.util.durable import sha256
+from bench.util.errors import NotAvailable
 from tests.conftest import once
 from tests.mother import Forked, Mother, path
 

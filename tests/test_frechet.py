@@ -17,19 +17,19 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 from torchvision.utils import save_image
 
-from bench.dataset import DATASETS, Data
-from bench.errors import DataError, NotAvailable, UsageError
+from bench.contracts.dataset import DATASETS, Data
+from bench.contracts.images import Images, to_uint8
+from bench.contracts.measurement import METRICS, Score
+from bench.contracts.protocol import RunRequest, Scoring
 from bench.evidence import Generated, Reconstructions
-from bench.images import Images, to_uint8
-from bench.measurement import METRICS, Score
 from bench.metrics import frechet, inception, kernel
 from bench.metrics.cache import remembered
 from bench.metrics.classifier import Classifier, halves, predict
 from bench.metrics.gaussians import PARTS, Gaussian, expected_bias, extrapolated, frechet_distance, influence, line
 from bench.metrics.inception import InceptionFeatures, InceptionGaussian, InceptionWeights, Weights, find_weights
 from bench.metrics.networks import FeatureNetwork, Predicted, Predictions, Trained, unseen
-from bench.planning import plan
-from bench.protocol import RunRequest, Scoring
+from bench.running.planning import plan
+from bench.util.errors import DataError, NotAvailable, UsageError
 
 from .test_metrics import Bare
 
@@ -573,7 +573,7 @@ def test_bf16_is_a_scoring_protocol_of_its_own_and_fp32_is_filed_as_before() -> 
 
 
 def test_bf16_is_refused_where_it_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.planning.computes_bf16", lambda device: False)
+    monkeypatch.setattr("bench.running.planning.computes_bf16", lambda device: False)
     with pytest.raises(UsageError, match="--inception-precision bf16 has no use on this machine's cpu"):
         plan(RunRequest(device="cpu", inception_precision="bf16"))
 

@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 
 import bench as public
-from bench import cli, runner, unpublished
+from bench import cli
 from bench.api import load
-from bench.durable import SUMS, sha256
-from bench.errors import NotHandedOver, UsageError
-from bench.explain import explain
-from bench.grid import expand, words
-from bench.protocol import RunRequest
-from bench.store import Run
-from bench.variant import VARIANTS
-from bench.views import trained
+from bench.contracts.protocol import RunRequest
+from bench.contracts.variant import VARIANTS
+from bench.plugins import unpublished
+from bench.results.store import Run
+from bench.running import runner
+from bench.running.grid import expand, words
+from bench.show.views import trained
+from bench.upkeep.explain import explain
+from bench.util.durable import SUMS, sha256
+from bench.util.errors import NotHandedOver, UsageError
 from tests.conftest import Bench
 
 CODE = """

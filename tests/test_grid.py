@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from bench.dataset import Data
-from bench.errors import UnknownName, UsageError
-from bench.grid import Config, cell, expand, tuned
-from bench.hyperparameters import Range, check, hyperparameters, selector, show, split
-from bench.planning import plan, validate
-from bench.protocol import RunRequest, Training, seed_for
-from bench.store import Run
-from bench.variant import Spec, Variant
+from bench.contracts.dataset import Data
+from bench.contracts.protocol import RunRequest, Training, seed_for
+from bench.contracts.variant import Spec, Variant
+from bench.plugins.hyperparameters import Range, check, hyperparameters, selector, show, split
+from bench.results.store import Run
+from bench.running.grid import Config, cell, expand, tuned
+from bench.running.planning import plan, validate
+from bench.util.errors import UnknownName, UsageError
 
 
 def labels(*variants: str, **settings: Any) -> list[str]:
@@ -135,7 +135,7 @@ def test_hyperparameters_are_the_keyword_arguments_of_all_constructors() -> None
 
 @pytest.mark.parametrize("value", [3, 2.5, True, (400, 200), (), "conv", 1e-3])
 def test_what_is_shown_can_be_typed(value: Any) -> None:
-    from bench.hyperparameters import Hyperparameter
+    from bench.plugins.hyperparameters import Hyperparameter
 
     kind = tuple[int, ...] if isinstance(value, tuple) else type(value)
     assert Hyperparameter("h", kind, None).parse(show(value)) == value

@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 
-from bench import inside, runner
 from bench.api import load
-from bench.checkpoint import Checkpoints
-from bench.durable import SCHEMA, SUMS, own_sum_fits, sha256
-from bench.errors import Damaged, StoreError, UsageError
-from bench.measurement import Score
-from bench.protocol import RunRequest
-from bench.row import Row
-from bench.store import Run
+from bench.contracts.measurement import Score
+from bench.contracts.protocol import RunRequest
+from bench.contracts.row import Row
+from bench.engine.checkpoint import Checkpoints
+from bench.results.store import Run
+from bench.running import runner
+from bench.util import inside
+from bench.util.durable import SCHEMA, SUMS, own_sum_fits, sha256
+from bench.util.errors import Damaged, StoreError, UsageError
 from tests.conftest import Bench
 from tests.test_integrity import content, edit, forge, rescore, seal
 from tests.test_store import ROW, WAY, fill

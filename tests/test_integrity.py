@@ -17,21 +17,24 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench import gc, identity, job, lease, runner, store, tables
-from bench.abilities import Samples
 from bench.api import load
-from bench.dataset import Data
-from bench.durable import SCHEMA, SUMS, appear, sha256, write_json
-from bench.errors import NotAvailable, StoreError, UsageError
-from bench.explain import explain
-from bench.lease import Lease
-from bench.locate import cells, one
-from bench.measurement import Score
-from bench.merge import merge
-from bench.protocol import RunRequest, Scoring
-from bench.row import Row
-from bench.store import Run
-from bench.verify import Finding, Verifier, distance
+from bench.contracts.abilities import Samples
+from bench.contracts.dataset import Data
+from bench.contracts.measurement import Score
+from bench.contracts.protocol import RunRequest, Scoring
+from bench.contracts.row import Row
+from bench.results import garbage, store
+from bench.results.locate import cells, one
+from bench.results.store import Run
+from bench.running import identity, job, runner
+from bench.tables import frames
+from bench.upkeep.explain import explain
+from bench.upkeep.merge import merge
+from bench.upkeep.verify import Finding, Verifier, distance
+from bench.util import lease
+from bench.util.durable import SCHEMA, SUMS, appear, sha256, write_json
+from bench.util.errors import NotAvailable, StoreError, UsageError
+from bench.util.lease import Lease
 from tests.conftest import Bench
 
 QUICK = ("elbo", "bce", "kl")
@@ -557,9 +560,9 @@ def test_a_cell_that_somebody_has_just_begun_is_left_alone(run: Run, monkeypatch
     beta = named(run, BETA)
     litter(run, beta)
     assert Lease.take(run.cells / beta / "lease.json")
-    monkeypatch.setattr(gc, "held", lambda _: False)  # as it was an instant before
+    monkeypatch.setattr(garbage, "held", lambda _: False)  # as it was an instant before
     full = content(run.path)
-    assert list(gc.collect(run)) == []
+    assert list(garbage.collect(run)) == []
     assert content(run.path) == full
 
 
@@ -572,8 +575,8 @@ def test_nobody_begins_while_a_cell_is_cleaned(run: Run, monkeypatch: pytest.Mon
         takers.append(Lease.take(run.cells / beta / "lease.json"))
         rmtree(path)
 
-    monkeypatch.setattr("bench.gc.shutil.rmtree", slow)
-    list(gc.collect(run))
+    monkeypatch.setattr("bench.results.garbage.shutil.rmtree", slow)
+    list(garbage.collect(run))
     assert set(takers) == {None}
     assert not (run.cells / beta / "lease.json").exists()
 
@@ -617,7 +620,7 @@ def test_an_attempt_that_was_cleaned_up_after_goes_on(
     monkeypatch.undo()
     again = Run(tmp_path / "again")
     litter(again, cell)
-    list(gc.collect(again))
+    list(garbage.collect(again))
     shutil.rmtree(again.work(cell) / "checkpoints" / "0000000040")
     go(again.path, "vae")
     row = again.row(cell)
@@ -637,7 +640,7 @@ def test_gc_of_what_is_no_run_touches_nothing(bench: Bench, tmp_path: Path) -> N
     ("count", "words"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 20, "3.0 MiB"), (1 << 50, "1024.0 TiB")]
 )
 def test_bytes_in_words(count: int, words: str) -> None:
-    assert gc.bytes_in_words(count) == words
+    assert garbage.bytes_in_words(count) == words
 
 
 # merge
@@ -650,7 +653,7 @@ def shard(run: Run, path: Path, *starts: str, variants: tuple[str, ...] = ()) ->
         if not name.startswith(starts):
             shutil.rmtree(part.cells / name)
     edit(part.path / "run.json", variants=variants or [s.split("[")[0] for s in starts])
-    tables.write(part.path, part.rows())
+    frames.write(part.path, part.rows())
     return part
 
 
@@ -855,7 +858,7 @@ def test_the_first_schema_is_read(old: Run, bench: Bench) -> None:
     code, out, _ = bench("table", old.path, "--format", "csv")
     assert code == 0
     assert "-41.62" in out
-    tables.write(old.path, rows)
+    frames.write(old.path, rows)
     assert "-41.62290937604331" in (old.path / "table.csv").read_text()
 
 

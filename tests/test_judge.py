@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from bench.dataset import DATASETS
-from bench.errors import NotAvailable
+from bench.contracts.dataset import DATASETS
+from bench.contracts.images import Images
 from bench.evidence import Generated
-from bench.images import Images
 from bench.metrics import judge as family
 from bench.metrics.classifier import halves
 from bench.metrics.judge import SHIPPED, Judge, Judged, TheJudge, find, judge, load, right, save, train, trained_on
+from bench.util.errors import NotAvailable
 
 from .test_networks import CLASSES, context, toy
 

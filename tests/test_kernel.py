@@ -11,10 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.dataset import Data
-from bench.errors import NotAvailable
-from bench.images import Images
-from bench.measurement import Metric, Score
+from bench.contracts.dataset import Data
+from bench.contracts.images import Images
+from bench.contracts.measurement import Metric, Score
 from bench.metrics import inception, kernel
 from bench.metrics.inception import PUBLISHED, InceptionFeatures, InceptionWeights, Weights
 from bench.metrics.kernel import (
@@ -26,6 +25,7 @@ from bench.metrics.kernel import (
     paired_kernel_distance,
 )
 from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Predictions, Trained
+from bench.util.errors import NotAvailable
 
 from .test_metrics import Bare
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from bench import Context, DataError, Dataset, File, Images, NotAvailable, Range, Request, Score, Splits
-from bench.dataset import DATASETS
+from bench.contracts.dataset import DATASETS
+from bench.contracts.measurement import METRICS, Metric, metric
 from bench.evidence import Generated, Terms
-from bench.measurement import METRICS, Metric, metric
 from bench.testing import Report, check
 
 

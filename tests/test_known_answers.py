@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.dataset import Data
-from bench.evaluator import Evaluator
+from bench.contracts.dataset import Data
+from bench.contracts.images import Images, to_float
+from bench.contracts.protocol import Scoring, Training
+from bench.contracts.variant import Variant
+from bench.engine.evaluator import Evaluator
+from bench.engine.trainer import train
 from bench.evidence import LogLikelihood, Terms
-from bench.images import Images, to_float
-from bench.protocol import Scoring, Training
-from bench.trainer import train
-from bench.variant import Variant
 from tests.conftest import build, real, scored, trained
 
 SETS = ["mnist", "fashion"]

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Laplace, Normal, kl_divergence
 
-from bench.abilities import Bound
-from bench.dataset import Data
-from bench.errors import NotAvailable
-from bench.evaluator import Evaluator
-from bench.measurement import Metric, Score
+from bench.contracts.abilities import Bound
+from bench.contracts.dataset import Data
+from bench.contracts.measurement import Metric, Score
+from bench.contracts.protocol import Scoring
+from bench.engine.evaluator import Evaluator
 from bench.metrics import latent, surgery
-from bench.protocol import Scoring
+from bench.util.errors import NotAvailable
 from tests.conftest import build
 from tests.test_metrics import Bare, data_of, images
 

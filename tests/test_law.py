@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,7 @@ def test_what_is_public_is_importable_and_sorted() -> None:
         assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("module", ["bench", "bench.cli", "bench.registry", "bench.errors"])
+@pytest.mark.parametrize("module", ["bench", "bench.cli", "bench.plugins.registry", "bench.util.errors"])
 def test_light_modules_import_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch', 'pandas', 'numpy', 'sklearn') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -125,3 +126,61 @@ def test_nothing_unpickles() -> None:
 def test_every_metric_has_its_page(name: str) -> None:
     pages = [p.name for p in (ROOT / "docs" / "metrics").glob("*.md") if re.search(rf"`{name}`", p.read_text())]
     assert pages
+
+
+# the order of the rooms
+
+
+def floors() -> list[list[str]]:
+    """Return the rooms of each floor, the highest floor first, as docs/design.md draws them."""
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    drawing = text.partition("## The rooms")[2].partition("```text\n")[2].partition("```")[0]
+    return [line.split() for line in drawing.splitlines() if line.strip()]
+
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "bench").rglob("*.py"))
+}
+
+
+def arrows() -> Iterator[tuple[str, str]]:
+    """Return (importer, imported) of every import in bench/, those inside functions and for type checks among them."""
+    for name, path in MODULES.items():
+        for _, imported in imports(path):
+            if imported in MODULES and imported not in ("bench", name):
+                yield name, imported
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_every_room_has_its_floor() -> None:
+    drawn = [name for floor in floors() for name in floor]
+    assert len(set(drawn)) == len(drawn)
+    assert set(drawn) == {room(module) for module in MODULES if module != "bench"}
+
+
+def test_every_arrow_points_down() -> None:
+    level = {name: i for i, floor in enumerate(floors()) for name in floor}
+    wrong = [
+        f"{importer} -> {imported}"
+        for importer, imported in arrows()
+        if importer != "bench" and room(importer) != room(imported) and level[room(importer)] >= level[room(imported)]
+    ]
+    assert not wrong
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {module: set() for module in MODULES}
+    for importer, imported in arrows():
+        # a module that imports a sibling runs the package's __init__ first, which is no circle
+        if not importer.startswith(f"{imported}."):
+            graph[importer].add(imported)
+    assert list(TopologicalSorter(graph).static_order())
+
+
+def test_few_modules_stand_outside_of_a_room() -> None:
+    assert len(list((ROOT / "bench").glob("*.py"))) <= 6
+    assert len([path for path in (ROOT / "bench").iterdir() if (path / "__init__.py").is_file()]) <= 14

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from bench import lease
-from bench.lease import STALE, Lease, held
+from bench.util import lease
+from bench.util.lease import STALE, Lease, held
 
 fault = pytest.mark.fault
 
@@ -38,7 +38,7 @@ def test_one_owner_at_a_time(path: Path) -> None:
 
 
 def test_the_lease_of_a_dead_process_is_taken_at_once(path: Path) -> None:
-    code = f"from bench.lease import Lease; from pathlib import Path; assert Lease.take(Path({str(path)!r}))"
+    code = f"from bench.util.lease import Lease; from pathlib import Path; assert Lease.take(Path({str(path)!r}))"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert path.exists()
     assert not held(path)
@@ -123,7 +123,7 @@ def test_a_torn_lease_is_honoured_for_a_moment_and_then_taken(path: Path, text: 
 
 def test_many_at_once_have_one_winner(path: Path) -> None:
     code = (
-        "from bench.lease import Lease; from pathlib import Path; import time, sys\n"
+        "from bench.util.lease import Lease; from pathlib import Path; import time, sys\n"
         f"got = Lease.take(Path({str(path)!r})); print(int(got is not None), flush=True); sys.stdin.read()"
     )
     path.parent.mkdir()

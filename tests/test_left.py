@@ -16,20 +16,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import cli, failures, lease, runner, tables
-from bench.checkpoint import Checkpoints
-from bench.durable import sweep, write_json
-from bench.entry import Entry
-from bench.errors import StoreError
-from bench.lease import STALE, Lease
-from bench.measurement import Score
+from bench import cli
+from bench.contracts.measurement import Score
+from bench.contracts.protocol import RunRequest
+from bench.drawing.pictures import Image
+from bench.engine.checkpoint import Checkpoints
+from bench.engine.snapshot import Snapshot
 from bench.metrics.cache import save_tensors
 from bench.metrics.shelf import put
-from bench.pictures import Image
-from bench.process import kept_umask, make_folder, umask
-from bench.protocol import RunRequest
-from bench.snapshot import Snapshot
-from bench.store import Run
+from bench.plugins import failures
+from bench.plugins.entry import Entry
+from bench.results.store import Run
+from bench.running import runner
+from bench.tables import frames
+from bench.util import lease
+from bench.util.durable import sweep, write_json
+from bench.util.errors import StoreError
+from bench.util.lease import STALE, Lease
+from bench.util.process import kept_umask, make_folder, umask
 from tests.mother import Mother
 from tests.test_faults import end, environment, run_to, until
 from tests.test_store import ROW
@@ -63,7 +67,7 @@ def a_checkpoint(folder: Path) -> None:
 
 
 def a_table(folder: Path) -> None:
-    tables.write(folder, [ROW])
+    frames.write(folder, [ROW])
 
 
 WRITERS: tuple[Callable[[Path], object], ...] = (
@@ -196,7 +200,7 @@ def test_the_first_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def done(*_: object) -> None:
         raise StoreError("the result can't be written")
 
-    monkeypatch.setattr(tables, "write", table)
+    monkeypatch.setattr(frames, "write", table)
     with pytest.raises(StoreError, match="the table"):  # at the end, and not before the other cell
         runner.run(replace(REQUEST, variants=("vae", "ae"), out=str(tmp_path / "run")))
     assert len(list(tmp_path.glob("run/cells/*/scores/*.json"))) == 2
@@ -207,7 +211,7 @@ def test_the_first_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_table_that_cant_be_written_says_nothing_of_the_cells(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught:
-        tables.write(tmp_path / "nowhere", [ROW])
+        frames.write(tmp_path / "nowhere", [ROW])
     assert str(tmp_path / "nowhere" / "table.csv") in caught.value.what
     assert "safe" not in str(caught.value)
 

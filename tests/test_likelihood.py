@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.dataset import Data
-from bench.errors import NotAvailable, UsageError
-from bench.evaluator import Evaluator
-from bench.images import Images
-from bench.likelihood import ContinuousBernoulli, Gaussian, Logistic, likelihood
-from bench.measurement import METRICS, Score
+from bench.contracts.dataset import Data
+from bench.contracts.images import Images
+from bench.contracts.likelihood import ContinuousBernoulli, Gaussian, Logistic, likelihood
+from bench.contracts.measurement import METRICS, Score
+from bench.contracts.protocol import Scoring
+from bench.contracts.variant import Spec, Variant
+from bench.engine.evaluator import Evaluator
 from bench.metrics.likelihood import binary
-from bench.protocol import Scoring
-from bench.variant import Spec, Variant
+from bench.util.errors import NotAvailable, UsageError
 
 SHAPE = (3, 2, 2)
 

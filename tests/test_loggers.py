@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import pytest
 
 import bench as public
-from bench import job
-from bench.errors import NotAvailable, PluginError, UnknownName
-from bench.events import CellEnded, CellStarted, Event, RunEnded, RunStarted, Step
-from bench.logger import LOGGERS, logged
-from bench.measurement import Score
+from bench.contracts.events import CellEnded, CellStarted, Event, RunEnded, RunStarted, Step
+from bench.contracts.logger import LOGGERS, logged
+from bench.contracts.measurement import Score
+from bench.running import job
+from bench.util.errors import NotAvailable, PluginError, UnknownName
 from tests.conftest import Bench
 from tests.plugins import install
 from tests.synthetic import row

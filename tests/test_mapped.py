@@ -17,10 +17,10 @@ from bench.datasets import _mapped
 from bench.datasets import folder as folders
 from PIL import Image
 
+from bench.contracts.dataset import Data
 from bench.data import load
-from bench.dataset import Data
-from bench.errors import BenchError, DataError
-from bench.places import cache_dir
+from bench.util.errors import BenchError, DataError
+from bench.util.places import cache_dir
 from tests.conftest import Bench
 
 COUNT, SIZE = 12, 16 * 16 * 3  # images in two classes, and bytes of each

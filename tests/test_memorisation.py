@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.dataset import Data
-from bench.errors import NotAvailable
+from bench.contracts.dataset import Data
+from bench.contracts.measurement import Metric, Score
 from bench.evidence import Generated
-from bench.measurement import Metric, Score
 from bench.metrics import memorisation
 from bench.metrics.memorisation import dcr_share, nearest, nearest_train
+from bench.util.errors import NotAvailable
 
 from .test_metrics import Bare, data_of, images
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bench.methods import methods
-from bench.row import Row
-from bench.selection import Choice, Setting
+from bench.contracts.row import Row
+from bench.running.selection import Choice, Setting
+from bench.tables.methods import methods
 
 PLAIN = Row(
     "vae", "vae", "digits", 0, "ok",

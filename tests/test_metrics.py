@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
 from bench.blocks.kernels import SCALES, imq, mmd2, squared_distances
-from bench.dataset import Data
-from bench.errors import NotAvailable
+from bench.contracts.dataset import Data
+from bench.contracts.images import Images
+from bench.contracts.measurement import METRICS, Context, Request
+from bench.contracts.protocol import Scoring
+from bench.contracts.variant import Spec
 from bench.evidence import BoundTerms, Indices, TheSpec
-from bench.images import Images
-from bench.measurement import METRICS, Context, Request
 from bench.metrics import codes, latent, likelihood, modes
 from bench.metrics.histograms import divergence, expected_divergence, spread
 from bench.metrics.judge import Judge, TrainedJudge
-from bench.protocol import Scoring
-from bench.variant import Spec
+from bench.util.errors import NotAvailable
 
 
 @dataclass
@@ -210,7 +210,7 @@ def test_entropy_floor_of_real_test_images(name: str, floor: float) -> None:
 
 
 def real_data(name: str) -> Any:
-    from bench.dataset import DATASETS
+    from bench.contracts.dataset import DATASETS
 
     dataset, root = DATASETS.load(name)(), Path(os.environ.get("BENCH_DATA", "nowhere"))
     if not dataset.ready(root):

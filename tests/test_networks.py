@@ -13,16 +13,16 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from bench.dataset import DATASETS, Data, prepare
-from bench.errors import NotAvailable
+from bench.contracts.dataset import DATASETS, Data, prepare
+from bench.contracts.images import Images, to_float, to_uint8
 from bench.evidence import Generated
-from bench.images import Images, to_float, to_uint8
 from bench.metrics import classifier, networks
 from bench.metrics.cache import remembered_tensors
 from bench.metrics.classifier import FEATURES, Classifier, _shift, accuracy, halves, predict, train
 from bench.metrics.gaussians import Gaussian, frechet_distance
 from bench.metrics.kernel import kernel_distance
 from bench.metrics.networks import SHIPPED, FeatureNetwork, Predicted, PredictedReal, find, load, save, unseen
+from bench.util.errors import NotAvailable
 
 from .test_metrics import Bare
 

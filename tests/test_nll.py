@@ -14,21 +14,21 @@ from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from bench.blocks import GaussianVAE, gaussian_kl
-from bench.dataset import Data
-from bench.errors import NotAvailable
-from bench.evaluator import Evaluator
-from bench.events import Scoring as ScoringEvent
+from bench.contracts.dataset import Data
+from bench.contracts.events import Scoring as ScoringEvent
+from bench.contracts.images import Images, to_float
+from bench.contracts.measurement import METRICS, Score
+from bench.contracts.protocol import RunRequest, Scoring
+from bench.contracts.variant import VARIANTS, Spec, Variant
+from bench.engine.evaluator import Evaluator
 from bench.evidence import positions
-from bench.grid import Config, cell
-from bench.images import Images, to_float
-from bench.job import Conduct, perform
-from bench.measurement import METRICS, Score
 from bench.metrics import weighing
 from bench.metrics.weighing import AT_ONCE, Weighed, Weighing, weighed
-from bench.planning import choose_metrics
-from bench.protocol import RunRequest, Scoring
-from bench.store import Run
-from bench.variant import VARIANTS, Spec, Variant
+from bench.results.store import Run
+from bench.running.grid import Config, cell
+from bench.running.job import Conduct, perform
+from bench.running.planning import choose_metrics
+from bench.util.errors import NotAvailable
 from tests.conftest import build, trained
 
 

@@ -16,9 +16,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from bench import api
-from bench.notebook import Results
-from bench.store import Run
-from bench.tables import frame
+from bench.results.store import Run
+from bench.show.notebook import Results
+from bench.tables.frames import frame
 from tests.conftest import build
 from tests.synthetic import bound, failed, register, row
 

@@ -13,15 +13,15 @@ from bench.datasets import folder as folders
 from PIL import Image
 
 from bench import PixelScale, pixel_levels
-from bench.arrays import open_arrays
+from bench.contracts.dataset import Data
+from bench.contracts.images import Images
+from bench.contracts.protocol import RunRequest
+from bench.contracts.scale import oddity
 from bench.data import load, separate
-from bench.dataset import Data
-from bench.errors import DataError, UsageError
-from bench.images import Images
-from bench.outside import read_samples
-from bench.planning import plan
-from bench.protocol import RunRequest
-from bench.scale import oddity
+from bench.running.outside import read_samples
+from bench.running.planning import plan
+from bench.util.arrays import open_arrays
+from bench.util.errors import DataError, UsageError
 from tests.conftest import Bench
 
 NOWHERE = Path("/nowhere")

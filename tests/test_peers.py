@@ -21,20 +21,20 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from bench import abilities
 from bench.blocks import EMAQuantizer, GaussianVAE, imq, mmd2
-from bench.dataset import Data
-from bench.errors import NotAvailable
-from bench.evaluator import Evaluator
+from bench.contracts import abilities
+from bench.contracts.dataset import Data
+from bench.contracts.images import to_float, to_uint8
+from bench.contracts.likelihood import Gaussian
+from bench.contracts.measurement import METRICS, Score
+from bench.contracts.protocol import Scoring, Training
+from bench.contracts.variant import VARIANTS, Batch, Loss, Optimizer, Phase, Spec, Stage, Variant
+from bench.engine.evaluator import Evaluator
+from bench.engine.trainer import train
 from bench.evidence import Generated, Terms
-from bench.images import to_float, to_uint8
-from bench.likelihood import Gaussian
-from bench.measurement import METRICS, Score
 from bench.metrics.surgery import information
 from bench.metrics.weighing import weighed
-from bench.protocol import Scoring, Training
-from bench.trainer import train
-from bench.variant import VARIANTS, Batch, Loss, Optimizer, Phase, Spec, Stage, Variant
+from bench.util.errors import NotAvailable
 from docs.examples.iwae import IWAE
 from tests.conftest import build, scored, trained
 from tests.right import VampPrior

@@ -18,14 +18,17 @@ import torch
 from PIL import Image, ImageFont
 from torch import Tensor
 
-from bench import abilities, api, job, views
-from bench.dataset import Data
-from bench.errors import UsageError
-from bench.images import Images
-from bench.pictures import COLOURS, SHAPES, TOLD, Drawing, Mark, Scatter, Sheet, Tile, Words, _mark
-from bench.store import Run
-from bench.variant import VARIANTS, Spec, Variant
-from bench.views import Trained
+from bench import api
+from bench.contracts import abilities
+from bench.contracts.dataset import Data
+from bench.contracts.images import Images
+from bench.contracts.variant import VARIANTS, Spec, Variant
+from bench.drawing.pictures import COLOURS, SHAPES, TOLD, Drawing, Mark, Scatter, Sheet, Tile, Words, _mark
+from bench.results.store import Run
+from bench.running import job
+from bench.show import views
+from bench.show.views import Trained
+from bench.util.errors import UsageError
 from tests.conftest import Bench, build, once
 from tests.synthetic import row
 
@@ -307,7 +310,7 @@ def test_classes_that_differ_in_their_case_alone_are_each_found() -> None:
 
 
 def test_samples_by_class_are_of_the_classes_that_there_are() -> None:
-    from bench.report.studio import _classes
+    from bench.show.report.studio import _classes
 
     names = ("0", "1", "2", "4", "5")  # as of MNIST without its threes
     assert _classes(toy(Labelled, classes=names)).rows == names

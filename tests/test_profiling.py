@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench.planning import default_folder
-from bench.profiling import PARTS, TRACE, printed, profiles, summed
-from bench.protocol import RunRequest
-from bench.runner import run
+from bench.contracts.protocol import RunRequest
+from bench.engine.profiling import PARTS, TRACE, printed, profiles, summed
+from bench.running.planning import default_folder
+from bench.running.runner import run
 
 STEP = "ProfilerStep*"
 GRAD = "autograd::engine::evaluate_function: AddBackward0"

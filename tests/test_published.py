@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from bench import published as module
 from bench.cli import main
+from bench.contracts.measurement import METRICS
 from bench.data import parse
-from bench.errors import PluginError
-from bench.measurement import METRICS
-from bench.published import as_markdown, as_renderables, published
+from bench.tables import published as module
+from bench.tables.published import as_markdown, as_renderables, published
+from bench.util.errors import PluginError
 
 
 def test_every_value_says_where_it_is_from_and_what_differs() -> None:

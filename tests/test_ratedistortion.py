@@ -13,12 +13,12 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from bench import tables
-from bench.figures import Box, Spot, crossing, placed, shortened, ticks
-from bench.protocol import RunRequest
-from bench.ratedistortion import FIGURE, Plane, Point, dominators, draw, planes, write, write_unasked
-from bench.row import Row
-from bench.store import Run
+from bench.contracts.protocol import RunRequest
+from bench.contracts.row import Row
+from bench.drawing.figures import Box, Spot, crossing, placed, shortened, ticks
+from bench.results.store import Run
+from bench.tables import frames
+from bench.tables.ratedistortion import FIGURE, Plane, Point, dominators, draw, planes, write, write_unasked
 from tests.conftest import Bench
 from tests.synthetic import row
 
@@ -360,7 +360,7 @@ def test_a_table_without_its_run_has_the_scores_to_go_by(run: Run, bench: Bench,
         cell(run, row("ae", cell="ae", scores={"elbo": "no density", "kl": 3.0}), None, 50.0),
     ]
     kept = tmp_path / "kept.json"
-    kept.write_text(json.dumps(tables.records(rows)))
+    kept.write_text(json.dumps(frames.records(rows)))
 
     by_run = bench("pareto", run.path, "--json")
     by_table = bench("pareto", kept, "--json", "--out", tmp_path / "own.svg")
@@ -381,7 +381,7 @@ def test_a_table_that_tells_too_little_says_what_it_lacks(bench: Bench, tmp_path
         row("c", scores={"elbo": -110.0, "kl": "came out as nan"}),
         row("d", scores={"elbo": "no density", "kl": 1.0}),
     ]
-    documents = tables.records(lacking)
+    documents = frames.records(lacking)
     del documents[1]["scores"]["kl"]
     kept.write_text(json.dumps(documents))
     code, out, _ = bench("pareto", kept, "--json")

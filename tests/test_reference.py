@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench import tables
-from bench.ratedistortion import planes, write
+from bench.tables import frames
+from bench.tables.ratedistortion import planes, write
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 FOLDERS = sorted(path.parent.name for path in REFERENCE.glob("*/table.json"))
@@ -22,7 +22,7 @@ def test_there_are_some() -> None:
 def test_every_number_of_table_csv_is_table_json_s(name: str) -> None:
     """A metric that is younger than the tables is a column that they lack."""
     expected = pd.read_csv(REFERENCE / name / "table.csv")
-    made = tables.frame(tables.read(REFERENCE / name / "table.json"))
+    made = frames.frame(frames.read(REFERENCE / name / "table.json"))
     numbers = [c for c in expected.columns if c in made.columns and pd.api.types.is_float_dtype(made[c])]
     assert len(numbers) > 100
     assert made["label"].tolist() == expected["label"].tolist()
@@ -32,6 +32,6 @@ def test_every_number_of_table_csv_is_table_json_s(name: str) -> None:
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_the_figure_is_of_the_table(name: str, tmp_path: Path) -> None:
-    found, without = planes([(None, tables.read(REFERENCE / name / "table.json"))])
+    found, without = planes([(None, frames.read(REFERENCE / name / "table.json"))])
     assert write(tmp_path / "drawn.svg", found, without)
     assert (tmp_path / "drawn.svg").read_text("utf-8") == (REFERENCE / name / "rate-distortion.svg").read_text("utf-8")

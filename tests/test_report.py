@@ -22,16 +22,17 @@ from PIL import Image
 from torch import Tensor
 
 from bench import cli
-from bench.errors import NotAvailable
-from bench.pictures import COLOURS
-from bench.protocol import RunRequest
-from bench.report import REPORT, curves, provenance, sharpness, sheet, write
-from bench.report.chart import Scale, spread_out
-from bench.report.codebook import RAMP, painted
-from bench.report.plane import plane, scatter
-from bench.row import Row
-from bench.store import Run
-from bench.summary import summary
+from bench.contracts.protocol import RunRequest
+from bench.contracts.row import Row
+from bench.drawing.pictures import COLOURS
+from bench.results.store import Run
+from bench.show.report import curves, provenance, sharpness, sheet
+from bench.show.report.chart import Scale, spread_out
+from bench.show.report.codebook import RAMP, painted
+from bench.show.report.page import REPORT, write
+from bench.show.report.plane import plane, scatter
+from bench.tables.summary import summary
+from bench.util.errors import NotAvailable
 from tests.conftest import Bench, once
 from tests.synthetic import DATA, SCORING, TRAINING, failed, row
 
@@ -212,7 +213,7 @@ def test_equal_runs_give_equal_bytes(short: Run, short_page: Page, tmp_path: Pat
 
 
 def test_the_template_is_in_the_package() -> None:
-    names = {path.name for path in (files("bench.report") / "page").iterdir()}
+    names = {path.name for path in (files("bench.show.report") / "page").iterdir()}
     assert {"page.html", "page.css", "page.js", "parts.html", "summary.html"} <= names
 
 
@@ -285,7 +286,7 @@ def test_failures_are_told_with_the_end_of_their_log(run: Run) -> None:
 
 
 def test_cells_that_never_began_are_missed(tmp_path: Path) -> None:
-    from bench.grid import expand
+    from bench.running.grid import expand
 
     request = RunRequest(("vae", "beta[beta=1|7]"), ("fashion",), (0, 1), baseline=False)
     run = Run(tmp_path / "run")
@@ -364,7 +365,7 @@ def test_planes_that_cant_be_drawn_cost_themselves(run: Run, monkeypatch: pytest
         raise OverflowError("too far")
 
     keep(run, row("a", cell="a"))
-    monkeypatch.setattr("bench.report.chapter.rd.planes", broken)
+    monkeypatch.setattr("bench.show.report.chapter.rd.planes", broken)
     assert "OverflowError: too far" in report(run).section("tradeoffs").text
 
 
@@ -490,7 +491,7 @@ def test_discrete_codes_without_their_model_miss_the_model(run: Run) -> None:
 
 
 def test_reasons_tell_no_paths(tmp_path: Path) -> None:
-    from bench.report.exhibit import attempt
+    from bench.show.report.exhibit import attempt
 
     assert attempt(open, tmp_path / "gone").missing == "FileNotFoundError: No such file or directory"
     run = Run(tmp_path / "run")
@@ -531,7 +532,7 @@ def test_the_verb_says_where_it_is(bench: Bench, run: Run, tmp_path: Path) -> No
 def test_the_verb_completes_runs_and_metrics(run: Run) -> None:
     import click
 
-    from bench.verbs.report import report as verb
+    from bench.cli.verbs.report import report as verb
 
     found = {p.name: [i.value for i in p.shell_complete(click.Context(verb), begun)]
              for p, begun in zip(verb.params, (str(run.path), "", "elb"), strict=False)}  # fmt: skip
@@ -557,7 +558,7 @@ def test_the_verb_completes_runs_and_metrics(run: Run) -> None:
 def test_the_command_asks_for_the_same(request_: RunRequest) -> None:
     import shlex
 
-    from bench.verbs.run import _settle, run
+    from bench.cli.verbs.run import _settle, run
 
     words = shlex.split(provenance.command(request_))
     assert words[:2] == ["bench", "run"]
@@ -658,7 +659,7 @@ def test_a_label_stands_beside_the_images_that_it_was_scored_on(
 ) -> None:
     """One run was scored on the test split, another one on validation images."""
     from bench.data import load
-    from bench.report import chapter
+    from bench.show.report import chapter
 
     digests, given, runs = {}, {}, []
     studio = chapter.studio
@@ -695,7 +696,7 @@ def test_a_curve_is_a_mean_and_a_band_over_seeds(run: Run) -> None:
         keep(run, row("a", seed, steps=(2, 1), costs={"train_seconds": 10.0 + seed}, cell=f"a{seed}"), history)
     rows = run.rows()
     (line,) = summary(rows, ()).groups[0].lines
-    from bench.report.exhibit import exhibits
+    from bench.show.report.exhibit import exhibits
 
     whence = {id(r): run for r in rows}
     (exhibit,) = exhibits([line], whence, "x")
@@ -805,7 +806,7 @@ def test_code_maps_are_painted_where_codes_are() -> None:
 def test_the_decoded_plane_is_the_models_own(short: Run, short_page: Page) -> None:
     """The tile under the pointer is what the model decodes there."""
     import bench as api
-    from bench.images import to_uint8
+    from bench.contracts.images import to_uint8
 
     cell = next(row.cell for row in short.rows() if row.label == "vae[latent_dim=2]")
     explorer = next(
@@ -875,7 +876,7 @@ def test_of_many_anchors_as_many_are_shown(run: Run) -> None:
 
 
 def test_classes_have_the_colours_of_the_other_pictures() -> None:
-    css = (files("bench.report") / "page" / "page.css").read_text(encoding="utf-8")
+    css = (files("bench.show.report") / "page" / "page.css").read_text(encoding="utf-8")
     assert re.findall(r"\.k\d, \.k1\d \{ color: (#\w+); \}", css) == list(COLOURS)
 
 
@@ -894,7 +895,7 @@ def contrast(a: str, b: str) -> float:
 
 def test_text_can_be_read_in_light_and_in_dark() -> None:
     """WCAG 2.1: 4.5 for text, 3 for what is drawn."""
-    css = (files("bench.report") / "page" / "page.css").read_text(encoding="utf-8")
+    css = (files("bench.show.report") / "page" / "page.css").read_text(encoding="utf-8")
     light, dark = (dict(re.findall(r"--(\w+): (#\w+)", block)) for block in re.findall(r":root \{(.*?)\}", css, re.S))
     assert light.keys() == dark.keys()
     for colours in (light, dark):

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from bench.protocol import RunRequest
-from bench.report import write
-from bench.store import Run
+from bench.contracts.protocol import RunRequest
+from bench.results.store import Run
+from bench.show.report.page import write
 from tests.synthetic import failed, many, row
 from tests.test_report import hostile_run, keep, short  # noqa: F401
 

@@ -14,14 +14,15 @@ import torch
 from safetensors.torch import load_file
 
 import bench
-from bench import abilities, job, planning, runner
-from bench.errors import NotAvailable, PluginError, StoreError, UnknownName, UsageError
-from bench.events import CellEnded, CellStarted, Event, RunEnded, RunStarted, Step
-from bench.measurement import METRICS
-from bench.planning import plan
-from bench.protocol import RunRequest
-from bench.row import Row
-from bench.store import Run
+from bench.contracts import abilities
+from bench.contracts.events import CellEnded, CellStarted, Event, RunEnded, RunStarted, Step
+from bench.contracts.measurement import METRICS
+from bench.contracts.protocol import RunRequest
+from bench.contracts.row import Row
+from bench.results.store import Run
+from bench.running import job, planning, runner
+from bench.running.planning import plan
+from bench.util.errors import NotAvailable, PluginError, StoreError, UnknownName, UsageError
 from tests.plugins import install
 
 QUICK = ("elbo", "bce", "kl")
@@ -83,7 +84,7 @@ def test_the_same_command_again_repeats_nothing_and_changes_nothing(
 ) -> None:
     go("vae", "beta")
     table = (tmp_path / "run" / "table.csv").read_bytes()
-    monkeypatch.setattr("bench.job.train_together", None)
+    monkeypatch.setattr("bench.running.job.train_together", None)
     events: list[Event] = []
     rows = go("vae", "beta", listener=events.append)
 

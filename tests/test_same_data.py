@@ -14,19 +14,19 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.compare import compare
+from bench.contracts.dataset import DATASETS, Data, Splits
+from bench.contracts.disjoint import require_disjoint
+from bench.contracts.images import Images
+from bench.contracts.naming import alike, asked, called, own, texts
+from bench.contracts.protocol import RunRequest
+from bench.contracts.row import Row
 from bench.data import load
-from bench.dataset import DATASETS, Data, Splits
-from bench.disjoint import require_disjoint
-from bench.errors import DataError, IncomparableRows, UsageError
-from bench.images import Images
-from bench.moved import distinct
-from bench.naming import alike, asked, called, own, texts
-from bench.planning import default_folder, plan
-from bench.protocol import RunRequest
-from bench.row import Row
-from bench.store import Run
-from bench.summary import summary
+from bench.results.store import Run
+from bench.running.moved import distinct
+from bench.running.planning import default_folder, plan
+from bench.tables.compare import compare
+from bench.tables.summary import summary
+from bench.util.errors import DataError, IncomparableRows, UsageError
 from datasets._reading import Published
 from tests.conftest import Bench
 from tests.synthetic import DATA, SCORING, bound, loss, register, row

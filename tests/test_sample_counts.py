@@ -16,23 +16,23 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.contracts.dataset import Data
+from bench.contracts.images import Images
+from bench.contracts.measurement import METRICS, Context, Few, Metric, Request, Score
+from bench.contracts.protocol import Scoring
+from bench.contracts.variant import Spec
 from bench.data import load
-from bench.dataset import Data
-from bench.errors import NotAvailable
-from bench.evaluator import Evaluator
+from bench.engine.evaluator import Evaluator
 from bench.evidence import Generated, TestImages
-from bench.images import Images
-from bench.measurement import METRICS, Context, Few, Metric, Request, Score
 from bench.metrics import coverage
 from bench.metrics.classifier import halves
 from bench.metrics.coverage import RealPoints, Shares
 from bench.metrics.histograms import expected_divergence
 from bench.metrics.modes import enough
 from bench.metrics.networks import Trained
-from bench.places import cache_dir
-from bench.protocol import Scoring
-from bench.submission import Outsider, submit
-from bench.variant import Spec
+from bench.running.submission import Outsider, submit
+from bench.util.errors import NotAvailable
+from bench.util.places import cache_dir
 from tests.conftest import Bench, build
 from tests.test_metrics import Bare, data_of, images
 

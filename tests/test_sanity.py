@@ -15,19 +15,20 @@ from bench.variants.ppca import PPCA
 from bench.variants.real import Real
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from bench import abilities, runner
-from bench.abilities import why_not
-from bench.dataset import Data
-from bench.errors import NotAvailable, Unsuitable
-from bench.evaluator import Evaluator
+from bench.contracts import abilities
+from bench.contracts.abilities import why_not
+from bench.contracts.dataset import Data
+from bench.contracts.images import Images, to_float
+from bench.contracts.protocol import RunRequest, Scoring, Training
+from bench.contracts.variant import Spec
+from bench.engine.evaluator import Evaluator
+from bench.engine.trainer import train
 from bench.evidence import Generated, Terms
-from bench.grid import sanity
-from bench.images import Images, to_float
-from bench.planning import estimate, plan
-from bench.protocol import RunRequest, Scoring, Training
+from bench.running import runner
+from bench.running.grid import sanity
+from bench.running.planning import estimate, plan
 from bench.testing import check
-from bench.trainer import train
-from bench.variant import Spec
+from bench.util.errors import NotAvailable, Unsuitable
 from tests.conftest import Bench, real, scored, trained
 
 LEARNED = "gaussian[learned=true]"

@@ -16,17 +16,17 @@ import torch
 from PIL import Image
 
 from bench.cli import main
-from bench.dataset import Data
-from bench.errors import BenchError, DataError, NotAvailable, UsageError
-from bench.evaluator import Evaluator
+from bench.contracts.dataset import Data
+from bench.contracts.images import Images
+from bench.contracts.likelihood import Likelihood, likelihood
+from bench.contracts.measurement import Score
+from bench.contracts.row import Row
+from bench.engine.evaluator import Evaluator
 from bench.evidence import BoundTerms
-from bench.images import Images
-from bench.likelihood import Likelihood, likelihood
-from bench.measurement import Score
-from bench.outside import check_bounds, read_bounds, read_samples
-from bench.row import Row
-from bench.store import Run
-from bench.submission import submit
+from bench.results.store import Run
+from bench.running.outside import check_bounds, read_bounds, read_samples
+from bench.running.submission import submit
+from bench.util.errors import BenchError, DataError, NotAvailable, UsageError
 from tests.conftest import Bench, scored, trained
 
 SHAPE = (1, 8, 8)
@@ -465,7 +465,7 @@ def test_of_two_results_of_one_name_it_says_which_counts(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hours = itertools.count(10)
-    monkeypatch.setattr("bench.submission.now", lambda: f"2030-01-01T{next(hours)}:00:00+00:00")
+    monkeypatch.setattr("bench.running.submission.now", lambda: f"2030-01-01T{next(hours)}:00:00+00:00")
     call = ("--dataset", "digits", "--name", "m", "--metrics", "noise", "--device", "cpu", "--out", tmp_path / "run")
     first, second = (saved(tmp_path / f"{seed}.npz", samples=some(20, seed=seed)) for seed in (1, 2))
     assert bench("score", first, *call)[::2] == (0, "")
@@ -528,9 +528,9 @@ def test_a_bad_file_is_one_screen_and_exit_code_2(bench: Bench, tmp_path: Path) 
 def test_a_reference_from_a_file_reaches_its_metric(
     copies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench import submission
+    from bench.contracts.measurement import Metric, metric
     from bench.evidence import Generated
-    from bench.measurement import Metric, metric
+    from bench.running import submission
 
     def to(path: Path) -> Metric:
         @metric(Generated("prior"), unit="levels")

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from bench.api import load
+from bench.contracts.events import RunStarted
+from bench.contracts.measurement import METRICS, Score
+from bench.contracts.protocol import RunRequest, Scoring
 from bench.data import load as load_data
-from bench.errors import IntegrityError, NotAvailable, UnknownName, UsageError
-from bench.evaluator import Evaluator
-from bench.events import RunStarted
-from bench.measurement import METRICS, Score
-from bench.methods import methods
-from bench.protocol import RunRequest, Scoring
-from bench.runner import run as run_request
-from bench.selection import Choice, choose, parse, selected
-from bench.store import Run
-from bench.verify import Verifier
+from bench.engine.evaluator import Evaluator
+from bench.results.store import Run
+from bench.running.runner import run as run_request
+from bench.running.selection import Choice, choose, parse, selected
+from bench.tables.methods import methods
+from bench.upkeep.verify import Verifier
+from bench.util.errors import IntegrityError, NotAvailable, UnknownName, UsageError
 from tests.conftest import once
 from tests.synthetic import failed, row
 

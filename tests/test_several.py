@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from bench import compare, console, costs, render
-from bench.methods import methods
-from bench.ratedistortion import planes
-from bench.report.chapter import _protocol, _split
-from bench.report.provenance import settings
-from bench.row import Row
-from bench.summary import ON_TEST, UNTUNED, Group, summary
+from bench.contracts.row import Row
+from bench.show import console
+from bench.show.report.chapter import _protocol, _split
+from bench.show.report.provenance import settings
+from bench.tables import compare, costs, render
+from bench.tables.methods import methods
+from bench.tables.ratedistortion import planes
+from bench.tables.summary import ON_TEST, UNTUNED, Group, summary
 from tests.synthetic import bound, failed, loss, rate, register, row
 
 ABOUT = {"vaebench": "1.0", "torch": "2.10", "python": "3.11", "device": "cpu", "threads": 1}
@@ -29,7 +30,7 @@ DATA = {"train": "aaaa", "test": "bbbb", "shape": [1, 28, 28], "train_images": 9
 @pytest.fixture(autouse=True)
 def _metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, bound=bound, loss=loss, rate=rate)
-    monkeypatch.setattr("bench.ratedistortion.default", lambda role: role)
+    monkeypatch.setattr("bench.tables.ratedistortion.default", lambda role: role)
 
 
 def made(label: str, seed: int = 0, **changes: Any) -> Row:

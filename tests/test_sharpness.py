@@ -14,18 +14,18 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
 
-from bench.dataset import Data
-from bench.errors import NotAvailable
-from bench.evaluator import Evaluator
+from bench.contracts.dataset import Data
+from bench.contracts.images import Images, to_uint8
+from bench.contracts.measurement import METRICS, Metric, Score
+from bench.engine.evaluator import Evaluator
+from bench.engine.sharpness import laplacian_variance
 from bench.evidence import Generated, Reconstructions, positions
-from bench.images import Images, to_uint8
-from bench.measurement import METRICS, Metric, Score
 from bench.metrics import blur, sharpness, spectrum
 from bench.metrics.blur import blurred, calibrate, equivalent, smooth
 from bench.metrics.judge import Judged
 from bench.metrics.reconstruction import IMAGES
 from bench.metrics.sharpness import Pairs, PerImage, contrast, noise_sigma, normalised
-from bench.sharpness import laplacian_variance
+from bench.util.errors import NotAvailable
 from tests.test_metrics import Bare, data_of
 
 RATIOS = ("sharpness", "sharpness_normalised", "hfr", "noise")
@@ -670,7 +670,7 @@ def test_real_images_are_measured_once(fashion: Data, tmp_path: Path, monkeypatc
     for data, expected in zip((first, second), fresh, strict=True):
         for name, value in _asks(data, tmp_path).items():
             assert torch.equal(value.nan_to_num(-1), expected[name].nan_to_num(-1)), name
-    for module in ("bench.sharpness", "bench.metrics.sharpness"):
+    for module in ("bench.engine.sharpness", "bench.metrics.sharpness"):
         monkeypatch.setattr(f"{module}.each", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(spectrum, "each", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(blur, "calibrate", lambda *_: pytest.fail("calibrated again"))

@@ -13,18 +13,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bench import Images, UsageError
-from bench.dataset import Data, Splits, prepare
-from bench.errors import UnknownName
-from bench.evaluator import Evaluator
+from bench.contracts.dataset import Data, Splits, prepare
+from bench.contracts.images import drawn
+from bench.contracts.measurement import METRICS, NotAvailable
+from bench.contracts.protocol import RunRequest, Scoring, Training
+from bench.engine.evaluator import Evaluator
+from bench.engine.snapshot import seeded
+from bench.engine.trainer import train
 from bench.evidence import FOLLOWED, BoundOn, EarlierBound, Terms, earlier
-from bench.grid import Config, cell
-from bench.images import drawn
-from bench.measurement import METRICS, NotAvailable
-from bench.planning import choose_metrics, plan
-from bench.protocol import RunRequest, Scoring, Training
-from bench.runner import run
-from bench.snapshot import seeded
-from bench.trainer import train
+from bench.running.grid import Config, cell
+from bench.running.planning import choose_metrics, plan
+from bench.running.runner import run
+from bench.util.errors import UnknownName
 from tests.conftest import build
 from tests.plugins import Mean, install
 

@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import Batch, Images, Loss, Optimizer, Phase, Spec, Stage, Variant, runner
-from bench.dataset import Data
-from bench.errors import Diverged
-from bench.images import to_float
-from bench.planning import plan
-from bench.protocol import RunRequest, Training
-from bench.row import Row
-from bench.snapshot import Snapshot
-from bench.trainer import History, train, train_together, why_not_together
+from bench import Batch, Images, Loss, Optimizer, Phase, Spec, Stage, Variant
+from bench.contracts.dataset import Data
+from bench.contracts.images import to_float
+from bench.contracts.protocol import RunRequest, Training
+from bench.contracts.row import Row
+from bench.engine.snapshot import Snapshot
+from bench.engine.trainer import History, train, train_together, why_not_together
+from bench.running import runner
+from bench.running.planning import plan
+from bench.util.errors import Diverged
 from tests.conftest import build
 
 SEEDS = (3, 1, 4)
@@ -46,7 +47,7 @@ def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def doubles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Where a gradient is 0, Adam makes steps of its rounding."""
-    for module in ("bench.trainer", "bench.variants.vqvae"):
+    for module in ("bench.engine.trainer", "bench.variants.vqvae"):
         monkeypatch.setattr(f"{module}.to_float", lambda pixels: to_float(pixels).double())
     torch.set_default_dtype(torch.float64)
     yield
@@ -297,7 +298,7 @@ def test_a_stack_whose_process_dies_while_it_is_written_is_made_whole(
     request_: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cell whose job it is comes last: while one is missing, the work isn't over."""
-    from bench import job
+    from bench.running import job
 
     keep, made = job._keep, list[int]()
 
@@ -319,7 +320,7 @@ def test_a_stack_whose_process_dies_while_it_is_written_is_made_whole(
 
 
 def test_what_fails_together_says_so_in_every_row(request_: RunRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench import job
+    from bench.running import job
 
     calls: list[Any] = []
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench import statistics
-from bench.statistics import Paired, detectable, holm, paired, paired_over_images, paired_t, sign_flip, verdicts
+from bench.tables import statistics
+from bench.tables.statistics import Paired, detectable, holm, paired, paired_over_images, paired_t, sign_flip, verdicts
 
 RNG = np.random.default_rng
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import inside
-from bench.durable import SCHEMA, SUMS, damage, read_json, read_json_if_any, write_json, write_text
-from bench.errors import NotAvailable, StoreError
-from bench.measurement import Score
-from bench.protocol import RunRequest
-from bench.row import Row
-from bench.store import Run
+from bench.contracts.measurement import Score
+from bench.contracts.protocol import RunRequest
+from bench.contracts.row import Row
+from bench.results.store import Run
+from bench.util import inside
+from bench.util.durable import SCHEMA, SUMS, damage, read_json, read_json_if_any, write_json, write_text
+from bench.util.errors import NotAvailable, StoreError
 
 ROW = Row(
     "beta",
@@ -81,7 +81,7 @@ def test_a_write_that_breaks_off_leaves_nothing_to_be_read(run: Run, monkeypatch
     def full(path: Path, text: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bench.durable.write_text", full)
+    monkeypatch.setattr("bench.util.durable.write_text", full)
     with pytest.raises(StoreError, match="No space"):
         fill(run)
     assert not run.is_done(ROW.cell)

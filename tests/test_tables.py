@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench import tables
-from bench.errors import NotAvailable, StoreError, UnknownName
-from bench.measurement import Score
-from bench.row import Row
-from bench.summary import UNTUNED, Cell, Line, summary
+from bench.contracts.measurement import Score
+from bench.contracts.row import Row
+from bench.tables import frames
+from bench.tables.summary import UNTUNED, Cell, Line, summary
+from bench.util.errors import NotAvailable, StoreError, UnknownName
 from tests.synthetic import SCORING, bound, failed, loss, loss_ratio, many, rate, register, row
 
 
@@ -41,7 +41,7 @@ def cell(rows: list, label: str, metric: str) -> Cell:
 
 
 def test_a_frame_has_every_metric_in_the_registrys_order_then_unknown_ones() -> None:
-    made = tables.frame([row(scores={"zzz_uninstalled": 7.0, "rate": 1.5, "bound": -3.25})])
+    made = frames.frame([row(scores={"zzz_uninstalled": 7.0, "rate": 1.5, "bound": -3.25})])
     names = [c for c in made.columns if c in ("bound", "loss", "rate", "loss_ratio", "zzz_uninstalled")]
     assert names == ["bound", "loss", "rate", "loss_ratio", "zzz_uninstalled"]
     assert made.loc[0, "zzz_uninstalled"] == 7.0
@@ -52,7 +52,7 @@ def test_a_frame_has_every_metric_in_the_registrys_order_then_unknown_ones() -> 
 
 
 def test_the_identity_of_a_row_is_in_the_frame() -> None:
-    made = tables.frame([row("beta[beta=10]", 3, steps=(100, 50), hyperparameters={"beta": 10.0, "latent_dim": 8})])
+    made = frames.frame([row("beta[beta=10]", 3, steps=(100, 50), hyperparameters={"beta": 10.0, "latent_dim": 8})])
     first = made.iloc[0]
     assert (first["variant"], first["label"], first["seed"]) == ("beta", "beta[beta=10]", 3)
     assert (first["steps"], first["hyperparameters"]) == ("100+50", "beta=10 latent_dim=8")
@@ -61,7 +61,7 @@ def test_the_identity_of_a_row_is_in_the_frame() -> None:
 
 def test_protocols_are_hashed_and_equal_ones_share_a_hash() -> None:
     a, b, c = row(), row(seed=1), row(training={"steps": 1})
-    made = tables.frame([a, b, c])
+    made = frames.frame([a, b, c])
     assert made["training"][0] == made["training"][1] != made["training"][2]
     assert made["scoring"].nunique() == 1
 
@@ -74,10 +74,10 @@ def test_a_derived_metric_is_made_from_the_baseline_of_the_same_dataset_and_seed
         GAN,
         row("gan", 1, baseline=True, scores={"loss": 8.0}),
     ]
-    made = tables.frame(rows)["loss_ratio"].tolist()
+    made = frames.frame(rows)["loss_ratio"].tolist()
     assert made[:2] == [0.5, 0.25]
     assert math.isnan(made[2])
-    assert tables.reasons(rows)[("vae", "mnist", 0), "loss_ratio"] == "no baseline in this run"
+    assert frames.reasons(rows)[("vae", "mnist", 0), "loss_ratio"] == "no baseline in this run"
     assert made[3] == 1.0
 
 
@@ -85,34 +85,34 @@ def test_a_baseline_of_another_protocol_or_that_failed_is_no_denominator() -> No
     vae = row(scores={"loss": 2.0})
     short = row("gan", baseline=True, training={"steps": 1}, scores={"loss": 8.0})
     key = (("vae", "fashion", 0), "loss_ratio")
-    assert tables.reasons([vae, short])[key] == "no baseline in this run"
+    assert frames.reasons([vae, short])[key] == "no baseline in this run"
     broken = failed("gan", baseline=True, reason="non-finite loss at step 3")
-    assert tables.reasons([vae, broken])[key] == "the baseline's loss: diverged: non-finite loss at step 3"
+    assert frames.reasons([vae, broken])[key] == "the baseline's loss: diverged: non-finite loss at step 3"
 
 
 def test_the_baseline_counts_when_it_was_asked_for_by_name() -> None:
-    assert tables.frame([row(scores={"loss": 2.0}), row("gan", scores={"loss": 4.0})])["loss_ratio"][0] == 0.5
+    assert frames.frame([row(scores={"loss": 2.0}), row("gan", scores={"loss": 4.0})])["loss_ratio"][0] == 0.5
 
 
 def test_a_derived_metric_that_raises_costs_its_own_cell_only() -> None:
     rows = [row(scores={"loss": 2.0, "rate": 1.0}), row("gan", baseline=True, scores={"loss": 0.0})]
-    assert tables.frame(rows)["rate"][0] == 1.0
-    assert "ZeroDivisionError" in tables.reasons(rows)[("vae", "fashion", 0), "loss_ratio"]
+    assert frames.frame(rows)["rate"][0] == 1.0
+    assert "ZeroDivisionError" in frames.reasons(rows)[("vae", "fashion", 0), "loss_ratio"]
 
 
 def test_a_metric_that_cannot_be_imported_keeps_its_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, "broken", bound=bound)
     rows = [row(scores={"broken": 5.0}), row(seed=1, scores={"bound": 1.0})]
-    assert tables.frame(rows)["broken"][0] == 5.0
-    assert "can't be imported" in tables.reasons(rows)[("vae", "fashion", 1), "broken"]
+    assert frames.frame(rows)["broken"][0] == 5.0
+    assert "can't be imported" in frames.reasons(rows)[("vae", "fashion", 1), "broken"]
 
 
 def test_a_row_that_is_not_ok_has_its_status_as_the_reason_for_every_score() -> None:
     rows = [failed(scores={"bound": -1.0})]
-    assert tables.reasons(rows) == {
+    assert frames.reasons(rows) == {
         (("vae", "fashion", 0), name): "diverged: non-finite" for name in ("bound", "loss", "rate", "loss_ratio")
     }
-    assert tables.frame(rows)["not_available"][0] == "all: diverged: non-finite"
+    assert frames.frame(rows)["not_available"][0] == "all: diverged: non-finite"
 
 
 # files
@@ -122,8 +122,8 @@ def test_files_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
     rows = [row(label, seed, scores={"bound": -seed / 3}) for label in ("b[x=10]", "b[x=4]", "a") for seed in (1, 0)]
     (tmp_path / "x").mkdir()
     (tmp_path / "y").mkdir()
-    tables.write(tmp_path / "x", rows)
-    tables.write(tmp_path / "y", rows[::-1])
+    frames.write(tmp_path / "x", rows)
+    frames.write(tmp_path / "y", rows[::-1])
     for name in ("table.csv", "costs.csv", "table.md", "table.parquet"):
         assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "y" / name).read_bytes()
     labels = list(dict.fromkeys(pd.read_csv(tmp_path / "x" / "table.csv")["label"]))
@@ -133,7 +133,7 @@ def test_files_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
 
 def test_table_csv_keeps_every_bit_and_explains_every_blank(tmp_path: Path) -> None:
     value = -105.3412345678901234
-    tables.write(tmp_path, [row(scores={"bound": value, "loss": "no loss here"}), failed(seed=1)])
+    frames.write(tmp_path, [row(scores={"bound": value, "loss": "no loss here"}), failed(seed=1)])
     first, second = csv.DictReader((tmp_path / "table.csv").open())
     assert float(first["bound"]) == value
     assert first["loss"] == ""
@@ -145,7 +145,7 @@ def test_table_csv_keeps_every_bit_and_explains_every_blank(tmp_path: Path) -> N
 
 
 def test_costs_are_apart_from_the_table(tmp_path: Path) -> None:
-    tables.write(tmp_path, [row(costs={"parameters": 10.0, "train_seconds": 1.5})])
+    frames.write(tmp_path, [row(costs={"parameters": 10.0, "train_seconds": 1.5})])
     costs = pd.read_csv(tmp_path / "costs.csv")
     assert costs["train_seconds"].tolist() == [1.5]
     assert "train_seconds" not in (tmp_path / "table.csv").read_text()
@@ -153,7 +153,7 @@ def test_costs_are_apart_from_the_table(tmp_path: Path) -> None:
 
 @pytest.mark.fault(12, "a name that a spreadsheet would run", "disarmed in table.csv")
 def test_text_that_looks_like_a_formula_is_disarmed_and_numbers_are_not(tmp_path: Path) -> None:
-    tables.write(tmp_path, [row("=cmd()", status="failed", reason="@SUM(A1)"), row("vae", scores={"bound": -1.5})])
+    frames.write(tmp_path, [row("=cmd()", status="failed", reason="@SUM(A1)"), row("vae", scores={"bound": -1.5})])
     rows = {r["label"]: r for r in csv.DictReader((tmp_path / "table.csv").open())}
     assert rows["'=cmd()"]["reason"] == "'@SUM(A1)"
     assert rows["vae"]["bound"] == "-1.5"
@@ -161,16 +161,16 @@ def test_text_that_looks_like_a_formula_is_disarmed_and_numbers_are_not(tmp_path
 
 def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="can't be written"):
-        tables.write(tmp_path / "missing", [row()])
+        frames.write(tmp_path / "missing", [row()])
 
 
 def test_no_rows_make_empty_tables(tmp_path: Path) -> None:
-    tables.write(tmp_path, [])
+    frames.write(tmp_path, [])
     assert pd.read_csv(tmp_path / "table.csv").empty
 
 
 def test_records_are_json_with_derived_scores_and_reasons() -> None:
-    made = json.loads(json.dumps(tables.records([row(scores={"loss": 2.0, "bound": "none"}), GAN])))
+    made = json.loads(json.dumps(frames.records([row(scores={"loss": 2.0, "bound": "none"}), GAN])))
     assert made[0]["scores"]["loss_ratio"]["value"] == 0.5
     assert made[0]["scores"]["bound"] == {"not_available": "none"}
     assert made[0]["steps"] == [4690]
@@ -181,10 +181,10 @@ def test_rows_read_back_make_the_same_tables(tmp_path: Path) -> None:
     rows = [row(seed=s, steps=(9, 4), stacked=(0, 1), scores=scored) for s in (0, 1)]
     rows += [GAN, failed("conv", 2), row("mean", sanity=True, scores={"loss": 1.5})]
     path = tmp_path / "rows.json"
-    path.write_text(json.dumps(tables.records(rows)), encoding="utf-8")
-    again = tables.read(path)
-    assert tables.records(again) == tables.records(rows)
-    pd.testing.assert_frame_equal(tables.frame(again), tables.frame(rows))
+    path.write_text(json.dumps(frames.records(rows)), encoding="utf-8")
+    again = frames.read(path)
+    assert frames.records(again) == frames.records(rows)
+    pd.testing.assert_frame_equal(frames.frame(again), frames.frame(rows))
     assert summary(again).groups[0].footnotes == summary(rows).groups[0].footnotes
     assert [r.steps for r in again] == [r.steps for r in rows]
 
@@ -224,15 +224,15 @@ def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path, content: bytes, wh
         content.replace(b"NAMES", b'"variant": "vae", "label": "vae", "dataset": "digits", "status": "ok"')
     )
     with pytest.raises(StoreError, match="holds no rows") as caught:
-        tables.read(path)
+        frames.read(path)
     assert why in caught.value.cause
     assert "bench table RUN --json" in caught.value.fix
 
 
 def test_rows_in_utf_16_are_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
-    path.write_text(json.dumps(tables.records([GAN])), encoding="utf-16")  # as some shells redirect
-    assert tables.records(tables.read(path)) == tables.records([GAN])
+    path.write_text(json.dumps(frames.records([GAN])), encoding="utf-16")  # as some shells redirect
+    assert frames.records(frames.read(path)) == frames.records([GAN])
 
 
 # the summary
@@ -459,7 +459,7 @@ def test_the_truly_best_line_is_hardly_ever_left_unmarked() -> None:
 def test_seeds_that_failed_stand_beside_every_mean() -> None:
     rows = [row(seed=s, scores={"bound": v}) for s, v in enumerate((1.5, 2.5))] + [failed(seed=2), row("b")]
     assert [lines(rows)[label].count for label in ("vae", "b")] == ["2 of 3", "1"]
-    assert "| vae¹ | 4690 | 2 of 3 |" in tables.render(rows, "md")
+    assert "| vae¹ | 4690 | 2 of 3 |" in frames.render(rows, "md")
     assert summary(rows).groups[0].remarks[0].startswith("mean ± standard deviation over 2 seeds; two can't say")
     assert summary([failed(seed=s) for s in range(3)]).groups[0].remarks == (UNTUNED,)
 
@@ -472,13 +472,13 @@ def test_a_metric_that_some_seeds_lack_says_how_many() -> None:
 
 
 def test_marks_are_in_every_format() -> None:
-    md, latex, csv_text = (tables.render(NEAR, form) for form in ("md", "latex", "csv"))
+    md, latex, csv_text = (frames.render(NEAR, form) for form in ("md", "latex", "csv"))
     assert "| **−1.88** ± 0.85 |" in md
     assert "−2.05 ± 0.73\\~ |" in md
     assert "\\~ ties with the best" in md
     assert r"$-$2.05 $\pm$ 0.73$^{\sim}$" in latex
     assert [r["bound_mark"] for r in csv.DictReader(io.StringIO(csv_text))] == ["best", "tie", ""]
-    assert [r["marks"].get("bound", "") for r in tables.records(NEAR)] == ["best"] * 4 + ["tie"] * 4 + [""] * 4
+    assert [r["marks"].get("bound", "") for r in frames.records(NEAR)] == ["best"] * 4 + ["tie"] * 4 + [""] * 4
 
 
 def test_an_untuned_table_says_so() -> None:
@@ -523,7 +523,7 @@ def test_metrics_put_scores_into_words_and_a_broken_one_costs_nothing(monkeypatc
         monkeypatch.setitem(each.__dict__, "told", words)
     rows = [*seeds("a", 1.0, 1.4), row("b", scores={"bound": 5.0, "loss": 1.0, "rate": 2.0}), row("c")]
     assert summary(rows).groups[0].sentences == ("a: at 1.2", "b: rate 2")
-    assert "a: at 1.2  \nb: rate 2" in tables.render(rows, "md")
+    assert "a: at 1.2  \nb: rate 2" in frames.render(rows, "md")
 
 
 # columns
@@ -540,12 +540,12 @@ def test_names_choose_columns_in_reading_order(monkeypatch: pytest.MonkeyPatch) 
     assert names() == names("all") == ["bound", "loss", "rate"]
     with pytest.raises(UnknownName, match="no metric called 'los'"):
         names("los")
-    monkeypatch.setattr("bench.columns.MANY", 2)
+    monkeypatch.setattr("bench.tables.columns.MANY", 2)
     assert names() == ["bound"]
     assert summary(rows, ()).groups[0].unasked == ("loss", "rate")
-    monkeypatch.setattr("bench.columns.default", {"headline": "rate"}.get)
+    monkeypatch.setattr("bench.tables.columns.default", {"headline": "rate"}.get)
     assert names() == ["bound", "loss", "rate"]
-    monkeypatch.setattr("bench.columns.default", {}.get)
+    monkeypatch.setattr("bench.tables.columns.default", {}.get)
     assert names("+rate", "-loss") == ["bound", "rate"]
     assert [c.name for c in summary(rows).groups[0].columns] == names("all") == ["bound", "loss", "rate"]
 
@@ -555,7 +555,7 @@ def test_names_choose_columns_in_reading_order(monkeypatch: pytest.MonkeyPatch) 
 
 def test_markdown_marks_the_best_in_bold_and_escapes_pipes() -> None:
     rows = [row("a|b", scores={"bound": 1.5}), row("c", scores={"bound": 2.5, "rate": "p(x|y) is missing"})]
-    text = tables.render(rows, "md")
+    text = frames.render(rows, "md")
     assert "| **2.500** |" in text
     assert "a\\|b" in text
     widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")}
@@ -564,17 +564,17 @@ def test_markdown_marks_the_best_in_bold_and_escapes_pipes() -> None:
 
 def test_csv_has_means_in_full_and_reasons() -> None:
     rows = [row(seed=s, scores={"bound": v, "loss": "no loss"}) for s, v in enumerate((1.0, 2.0, 4.0))]
-    (line,) = csv.DictReader(io.StringIO(tables.render([*rows], "csv")))
+    (line,) = csv.DictReader(io.StringIO(frames.render([*rows], "csv")))
     assert float(line["bound"]) == 7 / 3
     assert line["bound_n"] == "3"
-    both = tables.render([*rows, row("b", scores={"loss": 1.5})], "csv")
+    both = frames.render([*rows, row("b", scores={"loss": 1.5})], "csv")
     first = next(csv.DictReader(io.StringIO(both)))
     assert "loss: no loss" in first["not_available"]
 
 
 def test_latex_is_escaped_and_balanced() -> None:
     rows = [row("a_b[x=50%]", scores={"bound": -1.5}), row("c", scores={"bound": -2.5})]
-    text = tables.render(rows, "latex")
+    text = frames.render(rows, "latex")
     assert r"a\_b[x=50\%]" in text
     assert r"\textbf{$-$1.500}" in text
     assert text.count(r"\begin{") == text.count(r"\end{")
@@ -593,6 +593,6 @@ def test_merits_come_before_coordinates_and_the_headline_first(monkeypatch: pyte
     assert [c.name for c in summary(rows).groups[0].columns] == ["bound", "loss", "rate", "old"]
     score = loss_ratio.function
     monkeypatch.setattr(score, "__module__", "elsewhere")
-    monkeypatch.setattr("bench.columns.default", {"headline": "loss_ratio", "baseline": "gan"}.get)
+    monkeypatch.setattr("bench.tables.columns.default", {"headline": "loss_ratio", "baseline": "gan"}.get)
     rows = [row(scores={"loss": 2.0, "bound": 3.0}), row("gan", baseline=True, scores={"loss": 2.0})]
     assert [c.name for c in summary(rows).groups[0].columns] == ["loss_ratio", "bound", "loss"]

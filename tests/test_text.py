@@ -16,17 +16,19 @@ import pytest
 import torch
 from rich.console import Console as RichConsole
 
-from bench import completion, console, progress, tables
-from bench.errors import BenchError, NotAvailable, StoreError
-from bench.events import CellEnded, CellStarted, Event, Preparing, RunStarted, Scoring, Step
-from bench.gc import Removed
-from bench.measurement import Score
-from bench.notebook import Results
-from bench.planning import plan
-from bench.protocol import RunRequest
-from bench.row import Row
-from bench.store import Run
-from bench.text import escape_markdown, inert, json_text, may_harm, plain
+from bench.cli import completion
+from bench.contracts.events import CellEnded, CellStarted, Event, Preparing, RunStarted, Scoring, Step
+from bench.contracts.measurement import Score
+from bench.contracts.protocol import RunRequest
+from bench.contracts.row import Row
+from bench.results.garbage import Removed
+from bench.results.store import Run
+from bench.running.planning import plan
+from bench.show import console, progress
+from bench.show.notebook import Results
+from bench.tables import frames
+from bench.util.errors import BenchError, NotAvailable, StoreError
+from bench.util.text import escape_markdown, inert, json_text, may_harm, plain
 from tests.conftest import Bench
 from tests.synthetic import failed, row
 
@@ -95,7 +97,7 @@ def _as_html(text: str) -> str:
 def doors_open(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As if another program wrote the folder: what is kept of a row is what it was given."""
     with monkeypatch.context() as patch:
-        for name in ("bench.row.settle", "bench.measurement.plain", "bench.errors.plain"):
+        for name in ("bench.contracts.row.settle", "bench.contracts.measurement.plain", "bench.util.errors.plain"):
             patch.setattr(name, lambda text, **_: text)
         yield
 
@@ -193,7 +195,7 @@ def test_the_text_is_still_told(name: str, run: Run, bench: Bench) -> None:
 
 @pytest.mark.fault(34, "<script>, links, code and | in a label", "text in Markdown")
 def test_markdown_has_no_tag_and_no_link_of_a_row(run: Run, bench: Bench) -> None:
-    tables.write(run.path, run.rows())
+    frames.write(run.path, run.rows())
     made = [bench("table", run.path, "--format", "md")[1], bench("table", run.path, "--costs", "--format", "md")[1]]
     for text in (*made, (run.path / "table.md").read_text(encoding="utf-8")):
         harmless(text)
@@ -206,7 +208,7 @@ def test_markdown_has_no_tag_and_no_link_of_a_row(run: Run, bench: Bench) -> Non
 
 
 def test_a_table_without_its_run_is_read_by_the_same_door(run: Run, bench: Bench, tmp_path: Path) -> None:
-    document = tables.records(run.rows())
+    document = frames.records(run.rows())
     hostile = json.loads(json.dumps(document).replace("one\\\\x1b", "one\\u001b").replace("data\\\\x1b", "data\\u009b"))
     assert HARMFUL.search(hostile[0]["label"])
     (tmp_path / "table.json").write_text(json.dumps(hostile))
@@ -279,7 +281,7 @@ def test_a_shell_is_offered_no_name_that_it_would_obey(tmp_path: Path) -> None:
 def test_names_of_folders_are_lines_of_text(tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path / "run")
     run.create(RunRequest())
-    monkeypatch.setattr("bench.gc.collect", lambda *_, **__: [Removed(Path(f"cells/{CONTROLS}"), 3)])
+    monkeypatch.setattr("bench.results.garbage.collect", lambda *_, **__: [Removed(Path(f"cells/{CONTROLS}"), 3)])
     (run.cells / "x\x1b[31m").mkdir()
     (run.cells / "y\x1b[31m").mkdir()
     for arguments in (("gc", run.path), ("explain", run.path), ("verify", run.path), ("table", run.path / "x\x1b[0m")):
@@ -298,7 +300,7 @@ def test_a_request_with_such_letters_is_refused_with_the_way_out(field: str, tmp
 
 def test_a_document_that_cannot_be_read_is_told_harmlessly(tmp_path: Path, bench: Bench) -> None:
     (tmp_path / "run.json").write_text(json.dumps({CONTROLS: 1}))
-    for read in (Run(tmp_path).request, lambda: tables.read(tmp_path / "run.json")):
+    for read in (Run(tmp_path).request, lambda: frames.read(tmp_path / "run.json")):
         with pytest.raises(BenchError) as error:
             read()
         harmless(str(error.value), markup=False)

@@ -9,8 +9,9 @@ import torch
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from bench import api, job
-from bench.threads import limited
+from bench import api
+from bench.running import job
+from bench.util.threads import limited
 
 
 def pools() -> dict[str, int]:

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from bench.blocks import GaussianVAE
-from bench.dataset import Data
-from bench.errors import NotAvailable
-from bench.evaluator import Evaluator
+from bench.contracts.dataset import Data
+from bench.contracts.images import Images
+from bench.contracts.measurement import METRICS, Score
+from bench.contracts.protocol import Scoring, Training
+from bench.contracts.variant import Batch, Loss, Phase, Spec, Stage, Variant
+from bench.engine.evaluator import Evaluator
+from bench.engine.trainer import train
 from bench.evidence import FOLLOWED, BoundTerms, earlier
-from bench.images import Images
-from bench.measurement import METRICS, Score
 from bench.metrics import training
 from bench.metrics.likelihood import pixel_entropy
 from bench.metrics.training import Content, PixelContent
-from bench.places import cache_dir
-from bench.protocol import Scoring, Training
-from bench.trainer import train
-from bench.variant import Batch, Loss, Phase, Spec, Stage, Variant
+from bench.util.errors import NotAvailable
+from bench.util.places import cache_dir
 from tests.conftest import build, trained
 
 Kept = dict[str, Tensor]

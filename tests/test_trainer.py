@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from bench import Batch, Images, Loss, Optimizer, Phase, Spec, Stage, Variant
-from bench.dataset import Data
-from bench.errors import Diverged, PluginError
-from bench.protocol import Training
-from bench.trainer import Order, stage_steps, train
+from bench.contracts.dataset import Data
+from bench.contracts.protocol import Training
+from bench.engine.trainer import Order, stage_steps, train
+from bench.util.errors import Diverged, PluginError
 from tests.conftest import build
 
 SPEC = Spec((1, 4, 4), 2, 40, 2)
@@ -210,8 +210,8 @@ def test_training_is_a_function_of_the_seed_and_leaves_the_callers_generator(dig
 
 def test_adam_equals_a_plain_loop(digits: Data) -> None:
     """The trainer against ten lines of torch: same seed, same weights."""
-    from bench.images import to_float
-    from bench.protocol import seed_for
+    from bench.contracts.images import to_float
+    from bench.contracts.protocol import seed_for
 
     ours, plain = build("vae", digits), build("vae", digits)
     train(ours, digits.train, Training(6), seed=0)

@@ -12,18 +12,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.abilities import Bound
-from bench.dataset import Data
-from bench.errors import NotAvailable
-from bench.evaluator import Evaluator
+from bench.contracts.abilities import Bound
+from bench.contracts.dataset import Data
+from bench.contracts.images import Images
+from bench.contracts.likelihood import likelihood
+from bench.contracts.measurement import METRICS, Metric, Score
+from bench.contracts.protocol import Scoring
+from bench.contracts.variant import Variant
+from bench.engine.evaluator import Evaluator
 from bench.evidence import BoundTerms, Codes, Reconstructions
-from bench.images import Images
-from bench.likelihood import likelihood
-from bench.measurement import METRICS, Metric, Score
 from bench.metrics import anomaly, probing, reconstruction
 from bench.metrics.probing import Task
-from bench.protocol import Scoring
-from bench.variant import Variant
+from bench.util.errors import NotAvailable
 from tests.conftest import build, trained
 from tests.test_metrics import Bare, data_of, images
 

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import Batch, Phase, Spec, Unsuitable, Variant, abilities
+from bench import Batch, Phase, Spec, Unsuitable, Variant
 from bench.blocks import CausalTransformer, ConvDecoder, ConvEncoder, EMAQuantizer, GaussianVAE, MLPEncoder, gaussian_kl
-from bench.dataset import Data
-from bench.images import to_float
-from bench.protocol import Training
-from bench.trainer import train
-from bench.variant import VARIANTS
+from bench.contracts import abilities
+from bench.contracts.dataset import Data
+from bench.contracts.images import to_float
+from bench.contracts.protocol import Training
+from bench.contracts.variant import VARIANTS
+from bench.engine.trainer import train
 from tests.conftest import build, scored, trained
 
 ALL = sorted(VARIANTS)

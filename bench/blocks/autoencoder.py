@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from torch import Tensor, nn
 
 from bench.blocks.backbone import BACKBONES, network
-from bench.errors import UsageError
-from bench.hyperparameters import Plugin, Range, show
-from bench.variant import Spec, Variant
+from bench.contracts.variant import Spec, Variant
+from bench.plugins.hyperparameters import Plugin, Range, show
+from bench.util.errors import UsageError
 
 
 class Autoencoder(Variant):

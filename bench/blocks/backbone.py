@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from bench.errors import UsageError
-from bench.registry import Registry
+from bench.plugins.registry import Registry
+from bench.util.errors import UsageError
 
 Shape = tuple[int, int, int]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bench.blocks.backbone import Backbone, Shape
 from bench.blocks.mlp import mlp
-from bench.errors import Unsuitable
+from bench.util.errors import Unsuitable
 
 
 def _width(shape: Shape, at_28: int, width: float = 1.0) -> int:

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from bench.blocks.autoencoder import Autoencoder
-from bench.errors import UsageError
-from bench.hyperparameters import Range
-from bench.variant import Batch, Loss, Spec
+from bench.contracts.variant import Batch, Loss, Spec
+from bench.plugins.hyperparameters import Range
+from bench.util.errors import UsageError
 
 
 def gaussian_kl(mu: Tensor, logvar: Tensor) -> Tensor:

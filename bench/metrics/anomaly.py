@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import abilities
-from bench.abilities import require
-from bench.errors import NotAvailable
+from bench.contracts import abilities
+from bench.contracts.abilities import require
+from bench.contracts.images import Images, to_float
+from bench.contracts.measurement import Context, Request, Score, metric
 from bench.evidence import BoundTerms, LogLikelihood, Terms, positions
-from bench.images import Images, to_float
-from bench.measurement import Context, Request, Score, metric
 from bench.metrics.cache import remembered_tensors
+from bench.util.errors import NotAvailable
 
 MOST = 2_000  #: outliers, drawn by a fixed seed
 FEWEST = 10  #: of either side: one image is above another, or it isn't

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.errors import NotAvailable
+from bench.contracts.images import to_float, to_uint8
+from bench.contracts.measurement import Context, Request, Score, metric
+from bench.engine.sharpness import laplacian_variance
 from bench.evidence import positions
-from bench.images import to_float, to_uint8
-from bench.measurement import Context, Request, Score, metric
 from bench.metrics.cache import remembered_tensors, statistics
 from bench.metrics.sharpness import (
     BlackOrWhite,
@@ -28,7 +28,7 @@ from bench.metrics.sharpness import (
     paired_ratio,
     ratio,
 )
-from bench.sharpness import laplacian_variance
+from bench.util.errors import NotAvailable
 
 SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
 IMAGES = 1_000  #: test images that are blurred

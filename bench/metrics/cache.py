@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from bench.durable import write_bytes
-from bench.measurement import Context
+from bench.contracts.measurement import Context
 from bench.metrics.gaussians import Gaussian
-from bench.process import make_folder
+from bench.util.durable import write_bytes
+from bench.util.process import make_folder
 
 
 def statistics(context: Context, name: str) -> Path:

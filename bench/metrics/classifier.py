@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bench.images import Images, to_float
-from bench.protocol import seed_for
+from bench.contracts.images import Images, to_float
+from bench.contracts.protocol import seed_for
 
 VERSION = 1  #: of architecture and training together: another number is another network
 FEATURES = 64

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from bench.contracts.measurement import Score, metric
 from bench.evidence import DiscreteCodes, Indices
-from bench.measurement import Score, metric
 
 
 def usage(codes: Tensor, size: int) -> Tensor:

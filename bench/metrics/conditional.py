@@ -8,15 +8,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import abilities
-from bench.abilities import require
-from bench.dataset import Data
-from bench.errors import NotAvailable
+from bench.contracts import abilities
+from bench.contracts.abilities import require
+from bench.contracts.dataset import Data
+from bench.contracts.images import Images
+from bench.contracts.measurement import Context, Request, Score, metric
 from bench.evidence import Generated, SampledLabels, TheData, positions
-from bench.images import Images
-from bench.measurement import Context, Request, Score, metric
 from bench.metrics.cache import remembered_tensors, statistics
 from bench.metrics.judge import STEPS, VERSION, Judged, TheJudge, TrainedJudge, right, train
+from bench.util.errors import NotAvailable
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from bench.blocks.kernels import squared_distances
-from bench.errors import NotAvailable
+from bench.contracts.measurement import Context, Request, Score, metric
+from bench.contracts.protocol import seed_for
 from bench.evidence import positions
-from bench.measurement import Context, Request, Score, metric
 from bench.metrics.cache import remembered_tensors, statistics
 from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Trained, unseen
-from bench.protocol import seed_for
+from bench.util.errors import NotAvailable
 
 K_RECALL = 3  #: of precision and recall
 K_COVERAGE = 5  #: of density and coverage

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.abilities import HasCodes
-from bench.errors import NotAvailable
-from bench.measurement import Context, Request, Score, metric
+from bench.contracts.abilities import HasCodes
+from bench.contracts.measurement import Context, Request, Score, metric
+from bench.contracts.protocol import seed_for
 from bench.metrics.probing import UnlabelledCodes
-from bench.protocol import seed_for
+from bench.util.errors import NotAvailable
 
 BINS = 20
 TREES_FROM = 2_000  #: images that the boosted trees of `dci_*` are grown on

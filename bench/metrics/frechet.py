@@ -9,12 +9,12 @@ from typing import Literal
 
 import torch
 
-from bench.errors import DataError, NotAvailable
+from bench.contracts.measurement import Context, Metric, Request, Score, metric
 from bench.evidence import Generated, Sampler
-from bench.measurement import Context, Metric, Request, Score, metric
 from bench.metrics.gaussians import Gaussian, expected_bias, extrapolated, frechet_distance, influence
 from bench.metrics.inception import InceptionGaussian, InceptionWeights, KnownTraining, Weights, seconds
 from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Predictions, Trained
+from bench.util.errors import DataError, NotAvailable
 
 PER_DIMENSION = 5  #: images a feature, at least, behind each covariance of `fd`
 

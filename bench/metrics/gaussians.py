@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.errors import DataError, NotAvailable
+from bench.util.errors import DataError, NotAvailable
 
 PARTS = (1, 2, 4, 8)  #: a distance is extrapolated from all images, halves, quarters and eighths of them
 

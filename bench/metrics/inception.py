@@ -23,15 +23,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.durable import replacing
-from bench.errors import NotAvailable
+from bench.contracts.images import Images, to_float
+from bench.contracts.measurement import Context, Request
 from bench.evidence import Generated, Reconstructions, TestImages
-from bench.images import Images, to_float
-from bench.measurement import Context, Request
 from bench.metrics.cache import known, remembered, remembered_tensors, statistics
 from bench.metrics.gaussians import Gaussian
 from bench.metrics.networks import unseen
-from bench.process import make_folder
+from bench.util.durable import replacing
+from bench.util.errors import NotAvailable
+from bench.util.process import make_folder
 
 DIMENSIONS = 2_048
 BATCH = 50  #: pytorch-fid's own

@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.errors import NotAvailable
+from bench.contracts.images import Images, to_float
+from bench.contracts.measurement import Context, Request
+from bench.contracts.protocol import seed_for
 from bench.evidence import Generated, Sampler
-from bench.images import Images, to_float
-from bench.measurement import Context, Request
 from bench.metrics import shelf
 from bench.metrics.classifier import halves
 from bench.metrics.histograms import divergence
-from bench.protocol import seed_for
+from bench.util.errors import NotAvailable
 
 VERSION = 1  #: of architecture and training together: another number is another network
 WIDTHS = (128, 64)

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.errors import NotAvailable
-from bench.measurement import Context, Request, Score, metric
+from bench.contracts.measurement import Context, Request, Score, metric
+from bench.contracts.protocol import seed_for
 from bench.metrics.cache import read_tensors, remembered_tensors, statistics
 from bench.metrics.inception import (
     DIMENSIONS,
@@ -28,7 +28,7 @@ from bench.metrics.inception import (
     seconds,
 )
 from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Predictions, Trained, unseen
-from bench.protocol import seed_for
+from bench.util.errors import NotAvailable
 
 LEAST = 50  #: images on each side: a standard error from fewer says little
 COMPARED = 4_000  #: images on each side of `kd`: two fifths of a second, where 10,000 take two and a half

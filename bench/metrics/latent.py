@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from bench import abilities
-from bench.abilities import require
 from bench.blocks.gaussian import gaussian_kl
 from bench.blocks.kernels import imq, mmd2
-from bench.errors import NotAvailable
-from bench.images import to_float
-from bench.measurement import Context, Request, Score, metric
-from bench.protocol import seed_for
+from bench.contracts import abilities
+from bench.contracts.abilities import require
+from bench.contracts.images import to_float
+from bench.contracts.measurement import Context, Request, Score, metric
+from bench.contracts.protocol import seed_for
+from bench.util.errors import NotAvailable
 
 BATCH = 128  #: codes a side of each estimate: the resolution at which a training batch sees the discrepancy
 DRAWS = 1_000  #: of each side, behind the floor

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.errors import NotAvailable
+from bench.contracts.images import Images, to_float
+from bench.contracts.likelihood import Bernoulli
+from bench.contracts.measurement import Context, Request, Score, metric
+from bench.contracts.variant import Spec
 from bench.evidence import BoundTerms, ConditionalTerms, LogLikelihood, Terms, TestImages, TheSpec
-from bench.images import Images, to_float
-from bench.likelihood import Bernoulli
-from bench.measurement import Context, Request, Score, metric
-from bench.variant import Spec
+from bench.util.errors import NotAvailable
 
 
 def pixel_entropy(images: Images, where: Tensor | None = None) -> Tensor:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from bench.blocks.kernels import squared_distances
-from bench.errors import NotAvailable
+from bench.contracts.images import Images, to_float
+from bench.contracts.measurement import Context, Request, Score, metric
+from bench.contracts.protocol import seed_for
 from bench.evidence import Generated, positions
-from bench.images import Images, to_float
-from bench.measurement import Context, Request, Score, metric
 from bench.metrics.sharpness import ratio
-from bench.protocol import seed_for
+from bench.util.errors import NotAvailable
 
 ASKED = 1_000  #: samples, and test images, whose nearest training image is looked for
 EACH = 10_000  #: training images at most, and as many unseen ones, that compete for a sample

@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from bench.dataset import Data
-from bench.errors import NotAvailable
+from bench.contracts.dataset import Data
+from bench.contracts.images import Images
+from bench.contracts.measurement import Context, Score, metric
+from bench.contracts.protocol import Scoring
 from bench.evidence import TestImages, TheData
-from bench.images import Images
-from bench.measurement import Context, Score, metric
 from bench.metrics.histograms import divergence, expected_divergence, spread
 from bench.metrics.judge import Judged, TheJudge, TrainedJudge
-from bench.protocol import Scoring
+from bench.util.errors import NotAvailable
 
 PART = 10  #: one part in ten of the samples that a class's real share would bring must be recognised as it
 LEAST = 5  #: and so many at least: one alone may be the classifier's error

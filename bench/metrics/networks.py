@@ -9,15 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.dataset import Data
-from bench.errors import NotAvailable
+from bench.contracts.dataset import Data
+from bench.contracts.images import Images
+from bench.contracts.measurement import Context, Request
+from bench.contracts.protocol import seed_for
 from bench.evidence import Generated, Reconstructions, Sampler
-from bench.images import Images
-from bench.measurement import Context, Request
 from bench.metrics import shelf
 from bench.metrics.cache import remembered_tensors, statistics
 from bench.metrics.classifier import VERSION, Classifier, accuracy, halves, predict, train
-from bench.protocol import seed_for
+from bench.util.errors import NotAvailable
 
 SHIPPED = Path(__file__).parent / "networks"
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench.errors import NotAvailable
+from bench.contracts.images import to_float
+from bench.contracts.measurement import Context, Request, Score, metric
+from bench.contracts.variant import Batch, Phase
 from bench.evidence import positions
-from bench.images import to_float
-from bench.measurement import Context, Request, Score, metric
-from bench.variant import Batch, Phase
+from bench.util.errors import NotAvailable
 
 IMAGES = 128
 

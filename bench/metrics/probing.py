@@ -13,17 +13,17 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench import abilities
-from bench.abilities import require
-from bench.errors import NotAvailable
+from bench.contracts import abilities
+from bench.contracts.abilities import require
+from bench.contracts.images import Images, to_float
+from bench.contracts.likelihood import Likelihood
+from bench.contracts.measurement import Context, Request, Score, metric
+from bench.contracts.protocol import seed_for
+from bench.contracts.variant import Variant
+from bench.engine.snapshot import seeded
 from bench.evidence import Codes, positions
-from bench.images import Images, to_float
-from bench.likelihood import Likelihood
-from bench.measurement import Context, Request, Score, metric
 from bench.metrics.cache import remembered_tensors
-from bench.protocol import seed_for
-from bench.snapshot import seeded
-from bench.variant import Variant
+from bench.util.errors import NotAvailable
 
 VERSION = 1  #: of both classifiers and of PCA: another number makes cached references void
 LABELS = 1_000

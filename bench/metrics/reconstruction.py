@@ -6,10 +6,10 @@ import math
 
 from torch import Tensor
 
-from bench.errors import NotAvailable
+from bench.contracts.images import Images
+from bench.contracts.measurement import Score, metric
 from bench.evidence import Reconstructions, TestImages, positions
-from bench.images import Images
-from bench.measurement import Score, metric
+from bench.util.errors import NotAvailable
 
 IMAGES = 2_000
 

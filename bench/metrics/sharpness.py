@@ -10,15 +10,15 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from bench.errors import NotAvailable
+from bench.contracts.images import Images
+from bench.contracts.measurement import BaselineScored, Context, Request, Score, Scored, metric
+from bench.engine.sharpness import each, laplacian_variance, second, variance
 from bench.evidence import Generated, Reconstructions, TestImages, positions
-from bench.images import Images
-from bench.measurement import BaselineScored, Context, Request, Score, Scored, metric
 from bench.metrics.cache import remembered_tensors, statistics
 from bench.metrics.judge import Judged
 from bench.metrics.modes import LEAST
 from bench.metrics.reconstruction import IMAGES
-from bench.sharpness import each, laplacian_variance, second, variance
+from bench.util.errors import NotAvailable
 
 FLAT = (2 / 255) ** 2  #: variance of pixels below which an image shows its rounding to 256 levels, and little else
 ROUNDING = 20 / 12 / 255**2  #: what rounding to levels adds to the variance of a Laplacian

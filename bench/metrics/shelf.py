@@ -17,9 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bench.errors import NotAvailable
+from bench.contracts.protocol import canonical
 from bench.metrics.cache import content, write
-from bench.protocol import canonical
+from bench.util.errors import NotAvailable
 
 T = TypeVar("T")
 

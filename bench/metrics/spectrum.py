@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.measurement import Context, Request, Score, metric
+from bench.contracts.measurement import Context, Request, Score, metric
+from bench.engine.sharpness import each
 from bench.metrics.sharpness import FLAT, BlackOrWhite, Of, measured, ratio
-from bench.sharpness import each
 
 CUT = 0.25  #: cycles per pixel: details of under four pixels lie above it
 

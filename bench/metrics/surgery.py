@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.errors import NotAvailable
+from bench.contracts.measurement import Context, Request, Score, metric
 from bench.evidence import positions
-from bench.measurement import Context, Request, Score, metric
 from bench.metrics.latent import PosteriorKL, Posteriors
+from bench.util.errors import NotAvailable
 
 IMAGES = 3_000  #: N: each of their draws meets each of their posteriors
 SATURATED = 1.0  #: nats below ln N from which an estimate may be no more than ln N

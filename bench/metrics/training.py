@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bench.contracts.images import Images, to_float
+from bench.contracts.measurement import Context, Request, Score, metric
+from bench.contracts.protocol import seed_for
 from bench.evidence import FOLLOWED, BoundOn, BoundTerms, EarlierBound, Terms, positions
-from bench.images import Images, to_float
-from bench.measurement import Context, Request, Score, metric
 from bench.metrics.cache import remembered_tensors, statistics
 from bench.metrics.likelihood import pixel_entropy
-from bench.protocol import seed_for
 
 SEEN = BoundOn("train", 5_000)
 FALLS = 0.3  #: nats over the last fifth of the steps above which training ended too early

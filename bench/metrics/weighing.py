@@ -13,13 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench import abilities
-from bench.abilities import require
-from bench.errors import NotAvailable
+from bench.contracts import abilities
+from bench.contracts.abilities import require
+from bench.contracts.images import to_float
+from bench.contracts.measurement import Context, Request, Score, metric
 from bench.evidence import positions
-from bench.images import to_float
-from bench.measurement import Context, Request, Score, metric
 from bench.metrics.likelihood import OfBinarised
+from bench.util.errors import NotAvailable
 
 AT_ONCE = 1_000  #: images that are decoded at once, whatever K is
 RISE = 0.3  #: nats between L_{K/2} and L_K above which K is said to be small

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.abilities import HoldsSamples
-from bench.dataset import Data
-from bench.errors import NotAvailable
+from bench.contracts.abilities import HoldsSamples
+from bench.contracts.dataset import Data
+from bench.contracts.measurement import Context, Request, Score, metric
 from bench.evidence import TheData
-from bench.measurement import Context, Request, Score, metric
 from bench.metrics.conditional import AskedLabels
 from bench.metrics.gaussians import Gaussian, frechet_distance, influence
 from bench.metrics.judge import Judged
 from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Predictions, Trained, unseen
+from bench.util.errors import NotAvailable
 
 PER_DIMENSION = 5  #: images a feature, at least, behind each class's covariance
 

@@ -13,13 +13,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import torch
 from torch import nn
 
-from bench import abilities
-from bench.errors import Unsuitable, UsageError
-from bench.hyperparameters import hyperparameters
-from bench.snapshot import seeded, state
+from bench.contracts import abilities
+from bench.contracts.variant import Batch, Phase, Spec, Variant
+from bench.engine.snapshot import seeded, state
+from bench.plugins.hyperparameters import hyperparameters
 from bench.testing.kit import Failed, Noted, raised_at, said, where
 from bench.testing.subject import CPU, SPECS, Subject, batch_of, has, listed, moved, sort_of, stages_fault
-from bench.variant import Batch, Phase, Spec, Variant
+from bench.util.errors import Unsuitable, UsageError
 
 HOW = 'Write it as `beta: Annotated[float, Range(0), "weight of the KL"] = 4.0`, behind a `*`.'
 HIDDEN = "Keep networks and parameters as attributes of the model: a plain list hides layers from torch."

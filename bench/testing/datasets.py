@@ -1,4 +1,4 @@
-"""The suite of a dataset: what `bench.dataset` promises of it, one check each."""
+"""The suite of a dataset: what `bench.contracts.dataset` promises of it, one check each."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from bench import data
-from bench.dataset import Dataset, Splits, prepare
-from bench.errors import DataError, UsageError
-from bench.hyperparameters import hyperparameters
-from bench.images import Images
-from bench.snapshot import seeded
+from bench.contracts.dataset import Dataset, Splits, prepare
+from bench.contracts.images import Images
+from bench.engine.snapshot import seeded
+from bench.plugins.hyperparameters import hyperparameters
 from bench.testing.kit import Check, Failed, Noted, Skipped, where
+from bench.util.errors import DataError, UsageError
 
 SHARED = 0.01  # of the test images that may also be training images: a few, as real sources have
 

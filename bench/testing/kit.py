@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.data import asked_for
-from bench.errors import BenchError, PluginError, UsageError
-from bench.hyperparameters import show
-from bench.unpublished import ADDRESS, hand_over
+from bench.plugins.hyperparameters import show
+from bench.plugins.unpublished import ADDRESS, hand_over
+from bench.util.errors import BenchError, PluginError, UsageError
 
 if TYPE_CHECKING:
     import pytest
 
 KINDS = (
-    ("bench.variant:VARIANTS", "bench.testing.variants"),
-    ("bench.dataset:DATASETS", "bench.testing.datasets"),
-    ("bench.measurement:METRICS", "bench.testing.metrics"),
+    ("bench.contracts.variant:VARIANTS", "bench.testing.variants"),
+    ("bench.contracts.dataset:DATASETS", "bench.testing.datasets"),
+    ("bench.contracts.measurement:METRICS", "bench.testing.metrics"),
 )
 """The registry that knows a kind of plugin, and the suite that checks it."""
 

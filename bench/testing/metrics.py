@@ -1,4 +1,4 @@
-"""The suite of a metric: what `bench.measurement` promises of it, one check each, on models trained for a moment."""
+"""The suite of a metric: one check for each promise of `bench.contracts.measurement`, on models trained for a moment."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from bench.blocks import GaussianVAE
+from bench.contracts.dataset import Data
+from bench.contracts.measurement import BaselineScored, Metric, Score, Scored
+from bench.contracts.protocol import Scoring, Training
+from bench.contracts.variant import VARIANTS, Batch, Loss, Spec, Variant
 from bench.data import load
-from bench.dataset import Data
-from bench.errors import NotAvailable, Unsuitable
-from bench.evaluator import Evaluator
-from bench.grid import fresh
-from bench.measurement import BaselineScored, Metric, Score, Scored
-from bench.places import cache_dir
-from bench.protocol import Scoring, Training
-from bench.registry import OURS, default
-from bench.snapshot import seeded
+from bench.engine.evaluator import Evaluator
+from bench.engine.snapshot import seeded
+from bench.engine.trainer import train
+from bench.plugins.registry import OURS, default
+from bench.running.grid import fresh
 from bench.testing.kit import Check, Failed, Noted, Skipped, where
-from bench.trainer import train
-from bench.variant import VARIANTS, Batch, Loss, Spec, Variant
+from bench.util.errors import NotAvailable, Unsuitable
+from bench.util.places import cache_dir
 
 FEW = Scoring(samples=1000, codes=1000)
 CPU = torch.device("cpu")

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.abilities import Bound, ConditionalBound, Decodes, HasPosterior, HasPrior, Reconstructs, Weighs
+from bench.contracts.abilities import Bound, ConditionalBound, Decodes, HasPosterior, HasPrior, Reconstructs, Weighs
+from bench.contracts.variant import Variant
 from bench.testing.kit import Failed, Skipped
 from bench.testing.subject import Mean, N, Subject, Visit, batch_of, draws, has
-from bench.variant import Variant
 
 
 def _times(subject: Subject, value: float, reference: float) -> str:

@@ -13,8 +13,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bench import abilities
-from bench.abilities import (
+from bench.contracts import abilities
+from bench.contracts.abilities import (
     ABILITIES,
     Bound,
     ConditionalBound,
@@ -27,7 +27,7 @@ from bench.abilities import (
     Samples,
     Weighs,
 )  # fmt: skip
-from bench.snapshot import fill, seeded
+from bench.engine.snapshot import fill, seeded
 from bench.testing.kit import Failed, Noted, Skipped
 from bench.testing.subject import CPU, Mean, N, Subject, Visit, changed, draws, has, kept, listed, part, trains
 
@@ -61,19 +61,21 @@ def ask(call: Callable[[], Any], seed: int = 0) -> Tensor:
 
 
 def abilities_have_their_shapes(subject: Subject) -> None:
-    """Each ability gives shapes, types and ranges as `bench.abilities` says; what it `lacks` has a reason."""
+    """Each ability gives shapes, types and ranges as `bench.contracts.abilities` says; what it `lacks` has a reason."""
     model: Any = subject.trained
     x, y, shape = subject.batch.x, subject.batch.y, (N, *subject.spec.shape)
     for ability, reason in subject.cls.lacks.items():
         if ability not in ABILITIES:
-            raise Failed(f"{ability!r} in `lacks` is no ability", should="Its keys are protocols of bench.abilities.")
+            raise Failed(
+                f"{ability!r} in `lacks` is no ability", should="Its keys are protocols of bench.contracts.abilities."
+            )
         if not isinstance(reason, str) or not reason.strip():
             raise Failed(f"`lacks` gives no reason for {ability.__name__}", should="The reason is shown in the table.")
     if not any(has(model, a) for a in (Samples, Encodes, Reconstructs, Bound, ConditionalBound)):
         raise Failed(
             "nothing of it can be scored: it neither samples, nor encodes, nor has a likelihood or bound",
             subject.cls.__name__,
-            "Give it at least sample(y), encode(x, y) or elbo_terms(x, y): see bench.abilities.",
+            "Give it at least sample(y), encode(x, y) or elbo_terms(x, y): see bench.contracts.abilities.",
         )
 
     def expect(name: str, value: Any, *, shapes: tuple[tuple[int, ...], ...] = (), dims: int | None = None) -> None:

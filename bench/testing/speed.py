@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from bench.snapshot import seeded
+from bench.contracts.variant import Batch, Variant
+from bench.engine.snapshot import seeded
 from bench.testing.kit import Failed, Noted, where
 from bench.testing.scoring import calls
 from bench.testing.subject import CPU, Subject, Visit, batch_of, well_formed
-from bench.variant import Batch, Variant
 
 
 def compiles(subject: Subject) -> None:

@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import hyperparameters
-from bench.abilities import Bound, ConditionalBound, why_not
-from bench.errors import Unsuitable
-from bench.grid import fresh
-from bench.images import Images, to_float, to_uint8
-from bench.protocol import Training, seed_for
-from bench.snapshot import fill, seeded, state
+from bench.contracts.abilities import Bound, ConditionalBound, why_not
+from bench.contracts.images import Images, to_float, to_uint8
+from bench.contracts.protocol import Training, seed_for
+from bench.contracts.variant import Batch, Loss, Phase, Spec, Stage, Variant
+from bench.engine.snapshot import fill, seeded, state
+from bench.engine.trainer import stage_steps, train
+from bench.plugins import hyperparameters
+from bench.running.grid import fresh
 from bench.testing.kit import Skipped, where
-from bench.trainer import stage_steps, train
-from bench.variant import Batch, Loss, Phase, Spec, Stage, Variant
+from bench.util.errors import Unsuitable
 
 CPU = torch.device("cpu")
 N = 64  # images to train and to measure on

@@ -10,11 +10,12 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UsageError
-from bench.grid import fresh
-from bench.hyperparameters import Hyperparameter, hyperparameters, show
-from bench.protocol import Training
-from bench.snapshot import Snapshot, seeded, state
+from bench.contracts.protocol import Training
+from bench.contracts.variant import Loss, Stage, Variant
+from bench.engine.snapshot import Snapshot, seeded, state
+from bench.engine.trainer import train
+from bench.plugins.hyperparameters import Hyperparameter, hyperparameters, show
+from bench.running.grid import fresh
 from bench.testing.kit import Failed, Noted, Skipped, said, where
 from bench.testing.scoring import ask, calls
 from bench.testing.subject import (
@@ -37,8 +38,7 @@ from bench.testing.subject import (
     watched,
     well_formed,
 )  # fmt: skip
-from bench.trainer import train
-from bench.variant import Loss, Stage, Variant
+from bench.util.errors import UsageError
 
 
 def loss_is_one_finite_number(subject: Subject) -> None:

@@ -1,4 +1,4 @@
-"""The suite of a variant: what `bench.variant` and `bench.abilities` promise of it, one check each."""
+"""The suite of a variant: one check for each promise of `bench.contracts.variant` and `bench.contracts.abilities`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from bench.contracts.variant import Variant
 from bench.testing import building, nats, scoring, speed, training
 from bench.testing.kit import Check
 from bench.testing.subject import Subject
-from bench.variant import Variant
 
 CHECKS = (*building.CHECKS, *training.CHECKS, *nats.CHECKS, *scoring.CHECKS, *speed.CHECKS)
 

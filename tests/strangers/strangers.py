@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from bench import Batch, Loss, Score, Spec, Stage, Variant
+from bench.contracts.measurement import metric
 from bench.evidence import Terms, TestImages
-from bench.measurement import metric
 
 AT = 5  # the step in which things happen
 

@@ -1,0 +1,1 @@
+"""What plugins and rooms agree on: variants, datasets, metrics, loggers, executors, protocols, events, rows."""

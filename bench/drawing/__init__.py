@@ -1,0 +1,1 @@
+"""Sheets of images and vector figures."""

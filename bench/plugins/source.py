@@ -1,0 +1,209 @@
+"""The source that a plugin's behaviour depends on: its file, and what that imports from its own package.
+
+Imports are read from the text, so that nothing is executed. A digest of these files is part of a cell's identity:
+edited code is another variant, an edited comment is not.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from types import CellType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+OURS = Path(__file__).resolve().parents[1]  # the suite's own package
+
+
+def digest(files: Iterable[Path], text: str = "") -> str:
+    """Return 16 hexadecimal digits over the names of Python files, the code in them, and a text.
+
+    Comments, docstrings, layout, help texts in `Annotated` and the folder of a file do not count.
+    """
+    sha = hashlib.sha256(text.encode())
+    for file in files:
+        sha.update(file.name.encode() + b"\0" + _code(file.read_bytes()) + b"\0")
+    return sha.hexdigest()[:16]
+
+
+def _code(content: bytes) -> bytes:
+    """Return the syntax tree of `content` as text, the same under each Python version; `content` if it has none."""
+    try:
+        return repr(_skeleton(ast.parse(content))).encode()
+    except (SyntaxError, ValueError, RecursionError):
+        return content
+
+
+def _skeleton(node: Any) -> Any:
+    """Return nested lists of what a syntax tree says: no positions, no docstrings, no field that is empty."""
+    if isinstance(node, list):
+        return [_skeleton(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return node
+    values = dict(ast.iter_fields(node))
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        values["body"] = [item for item in node.body if not _is_text(item)]
+    elif isinstance(node, ast.Subscript) and getattr(node.value, "id", getattr(node.value, "attr", "")) == "Annotated":
+        first, *rest = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        values["slice"] = [first, *(item for item in rest if not _is_text(item))]
+    values = {name: value for name, value in values.items() if name not in ("ctx", "kind", "type_comment")}
+    return [type(node).__name__, *([name, _skeleton(v)] for name, v in values.items() if v is not None and v != [])]
+
+
+def _is_text(node: ast.AST) -> bool:
+    """Return whether a node is a plain string, alone: as a statement, it does nothing."""
+    value = node.value if isinstance(node, ast.Expr) else node
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
+def closure(file: Path) -> list[Path]:
+    """`file`, and all that it imports from its own package (or, for a script, from its own folder), and so on."""
+    found: dict[Path, None] = {}
+    todo = [file.resolve()]
+    top, inside = _home(todo[0])
+    while todo:
+        path = todo.pop()
+        if path not in found:
+            found[path] = None
+            around = [folder / "__init__.py" for folder in path.parents]
+            todo += [p for p in (*around, *_imports(path, top)) if p.is_relative_to(inside) and p.is_file()]
+    return [file.resolve(), *sorted(found.keys() - {file.resolve()})]
+
+
+def living(obj: object, module: str) -> str:
+    """What a class is made of that has no file to go by, as in a notebook: its code, and what that names, as text.
+
+    Functions of `module` by their bytecode, its classes by their members, constants by their values, users' files by
+    their contents, and so on for what they name: a helper or a number in another cell counts, white space doesn't.
+    """
+    told: dict[str, None] = {}
+    seen: set[int] = set()
+    todo: list[Any] = [obj]
+    while todo:
+        one = todo.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, type | FunctionType | ModuleType) and getattr(one, "__module__", "") != module:
+            told[_foreign(one)] = None
+        elif isinstance(one, type):
+            members = {k: v for k, v in vars(one).items() if k not in ("__dict__", "__weakref__", "__doc__")}
+            told[f"class {one.__qualname__} {sorted(members)}"] = None
+            todo += [*members.values(), *one.__bases__]
+        elif isinstance(one, FunctionType):
+            codes = _codes(one.__code__)
+            plain = [[c.co_code.hex(), c.co_names, c.co_varnames, *map(_constant, c.co_consts)] for c in codes]
+            told[f"{one.__qualname__} {plain} {one.__annotations__}"] = None
+            todo += [one.__defaults__, one.__kwdefaults__, *filter(None, map(_content, one.__closure__ or ()))]
+            todo += [one.__globals__[name] for c in codes for name in c.co_names if name in one.__globals__]
+        elif isinstance(one, staticmethod | classmethod):
+            todo.append(one.__func__)
+        elif isinstance(one, property):
+            todo.append(one.fget)
+        elif isinstance(one, Mapping):
+            todo += [*one.keys(), *one.values()]
+        elif hasattr(one, "detach") or hasattr(one, "tobytes"):  # a tensor, an array
+            array = one.detach().cpu().double().numpy() if hasattr(one, "detach") else one
+            told[hashlib.sha256(array.tobytes()).hexdigest()] = None
+        elif isinstance(one, tuple | list | set | frozenset):
+            told[f"{len(one)} things {_constant(tuple(one)) if isinstance(one, tuple | list) else ''}"] = None
+            todo += one
+        else:
+            told[_constant(one)] = None
+    return "\n".join(sorted(told))
+
+
+def _content(cell: CellType) -> tuple[Any, ...]:
+    """What a function closes over, in a tuple; () where it isn't bound yet."""
+    try:
+        return (cell.cell_contents,)
+    except ValueError:
+        return ()
+
+
+def _foreign(one: Any) -> str:
+    """Something of another module: a user's file counts with its content, what is installed doesn't."""
+    module = one if isinstance(one, ModuleType) else sys.modules.get(one.__module__)
+    file = Path(getattr(module, "__file__", None) or OURS)
+    theirs = file.suffix == ".py" and not installed(file) and not file.resolve().is_relative_to(OURS)
+    return digest(closure(file)) if theirs else ""
+
+
+def _constant(value: object) -> str:
+    if isinstance(value, tuple | set | frozenset):
+        return f"({' '.join(sorted(map(_constant, value)) if not isinstance(value, tuple) else map(_constant, value))})"
+    return repr(value) if value is None or isinstance(value, str | bytes | int | float | complex) else ""
+
+
+def _codes(code: CodeType) -> list[CodeType]:
+    """A function's code, and that of the functions in it."""
+    return [code, *(inner for const in code.co_consts if isinstance(const, CodeType) for inner in _codes(const))]
+
+
+def package(file: Path) -> tuple[Path, str]:
+    """The folder from which `file` can be imported, and its dotted name there."""
+    home = file.parent
+    while (home / "__init__.py").is_file():
+        home = home.parent
+    parts = file.relative_to(home).with_suffix("").parts
+    return home, ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def defined(file: Path) -> list[str]:
+    """The classes and functions at the top of a file, or none if it can't be read as Python."""
+    try:
+        body = ast.parse(file.read_bytes()).body
+    except (SyntaxError, ValueError, OSError):
+        return []
+    return [node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+
+
+def _home(file: Path) -> tuple[Path, Path]:
+    """Where absolute imports begin, and the folder (or file) outside of which code is somebody else's."""
+    top, name = package(file)
+    if file.is_relative_to(OURS):  # an installed suite holds its plugins in sub-packages
+        return top, file.parent
+    if "." in name or file.name == "__init__.py":
+        return top, top / name.split(".")[0]
+    return top, file if installed(file) else file.parent
+
+
+def installed(file: Path) -> bool:
+    """Whether a file belongs to the standard library, or to a distribution that isn't installed for editing."""
+    return bool({"site-packages", "dist-packages"} & set(file.parts)) or str(file.parent) in _standard()
+
+
+@cache
+def _standard() -> frozenset[str]:
+    return frozenset({str(Path(ast.__file__).resolve().parent), str(Path(sys.prefix).resolve())})
+
+
+def _imports(file: Path, top: Path) -> Iterator[Path]:
+    """The files that a file's import statements may mean, of those that there are."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError, OSError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _modules(top, alias.name.split("."))
+        elif isinstance(node, ast.ImportFrom):
+            base = top if node.level == 0 else file.parents[node.level - 1]
+            parts = node.module.split(".") if node.module else []
+            yield from _modules(base, parts)
+            for alias in node.names:
+                yield from _modules(base, [*parts, alias.name])
+
+
+def _modules(base: Path, parts: list[str]) -> Iterator[Path]:
+    """The module of these parts, and the packages that are imported on the way to it."""
+    for i in range(1, len(parts) + 1):
+        path = base.joinpath(*parts[:i])
+        candidates = (path / "__init__.py", path.with_name(f"{path.name}.py"))
+        if (file := next((c for c in candidates if c.is_file()), None)) is None:
+            return
+        yield file.resolve()

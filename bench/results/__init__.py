@@ -1,0 +1,1 @@
+"""Results on disk: a run's folder, who is at a cell, what dead attempts left."""

@@ -1,0 +1,1 @@
+"""From a request to rows: the grid, the plan, the cells' processes."""

@@ -1,0 +1,372 @@
+"""What people look at in a terminal: progress on stderr, tables on stdout, errors on one screen.
+
+Rich minds the terminal, its width and NO_COLOR. Nothing here imports torch or pandas before it is needed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby, pairwise
+from pathlib import Path
+from string import ascii_uppercase
+from typing import TYPE_CHECKING
+
+from rich import console as rich_console
+from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
+
+from bench.util.errors import BenchError
+from bench.util.text import plain
+
+if TYPE_CHECKING:
+    from bench.contracts.row import Row
+    from bench.running.planning import Plan, PlannedCell
+    from bench.tables.columns import Column
+    from bench.tables.compare import Comparison, Difference
+    from bench.tables.compare import Line as ComparedLine
+    from bench.tables.summary import Cell, Group, Line
+
+GAP = 2  # spaces between columns
+Entry = tuple[str, Sequence[Text]]
+"""A line of a grid: its label and its cells."""
+
+
+def out() -> rich_console.Console:
+    """The console for results."""
+    return rich_console.Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+
+
+def err() -> rich_console.Console:
+    """The console for everything that isn't a result."""
+    return rich_console.Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def print_error(error: BenchError, console: rich_console.Console | None = None) -> None:
+    """What happened, the usual cause, the way out."""
+    console = console or err()
+    console.print(Text.assemble(("error: ", "bold red"), error.what), soft_wrap=True)
+    for line in (error.cause, error.fix):
+        if line:
+            console.print(Text(line), soft_wrap=True)
+
+
+def summary(
+    rows: Iterable[Row],
+    folder: str = "",
+    console: rich_console.Console | None = None,
+    metrics: Sequence[str] = (),
+    tuning: Sequence[str] | None = None,
+) -> None:
+    """Print a table for each dataset, the reasons for what is missing, and where the results lie.
+
+    `metrics` and `tuning` are `bench.tables.summary.summary`'s; by default, of many columns the most important.
+    """
+    from bench.tables.summary import summary as summarise
+
+    console = console or out()
+    for group in summarise(rows, metrics, tuning).groups:
+        _print_group(group, console)
+    if folder:
+        console.print(Text.assemble(("results  ", "dim"), plain(folder)), soft_wrap=True)
+
+
+def _print_group(group: Group, console: rich_console.Console) -> None:
+    from bench.tables.render import notes, superscript
+
+    single = len(group.blocks) == 1
+    seeds = f"seed{'' if len(group.seeds) == 1 else 's'} {','.join(map(str, group.seeds))}"
+    title = [group.dataset, seeds, group.blocks[0].heading if single else ""]
+    console.print(Text(" · ".join(filter(None, title)), "bold"))
+    letters = "" if single else ascii_uppercase
+    lines = [(letters[i : i + 1], line) for i, block in enumerate(group.blocks) for line in block.lines]
+    several = any(line.count != "1" for line in group.lines)
+    lead = [_Head("steps", "", ""), *([_Head("seeds", "", "")] if several else [])]
+    heads = {c.name: _Head.of(c, superscript(group.column_notes[c.name])) for c in group.columns}
+    pads = {c.name: max(len(_suffix(line.cells[c.name])) for line in group.lines) for c in group.columns}
+
+    def grid(part: Sequence[Column], first: bool) -> _Grid:
+        entries: list[Entry] = []
+        for letter, line in lines:
+            counts = [Text(line.steps or "–"), *([Text(line.count)] if several else [])]
+            cells = [_cell(line.cells[c.name], pads[c.name]) for c in part]
+            entries.append((_label(letter, line), [*counts, *cells] if first else cells))
+        shown = [heads[c.name] for c in part]
+        return _Grid([*lead, *shown] if first else shown, entries, max(16, console.width * 3 // 10))
+
+    _print_parts(group.parts, grid, console)
+    below = [f"{letter} {block.heading}" for letter, block in zip(letters, group.blocks, strict=False)]
+    numbered = group.footnotes[: group.numbered]
+    below += [*group.sentences, *group.told, *(f"{superscript([i])} {text}" for i, text in enumerate(numbered, 1))]
+    if group.marked:
+        among = "" if single else " among the lines of its letter"
+        tie = ", ~ ties with it (no significant difference, paired by seed; Holm in each column)" if group.tied else ""
+        below.append(f"* best{among}{tie}; ↑ higher is better, ↓ lower; no arrow: a coordinate, never marked")
+    for text in [*below, *notes(group)]:
+        _print_note(text, console)
+    console.print()
+
+
+def _print_note(text: str, console: rich_console.Console) -> None:
+    """Dim text, wrapped with a hanging indent."""
+    for i, line in enumerate(Text(text, "dim").wrap(console, max(console.width - 2, 20))):
+        console.print(Text("  " if i else "").append_text(line))
+
+
+def _label(letter: str, line: Line) -> str:
+    from bench.tables.render import superscript
+
+    return (f"{letter}\u00a0" if letter else "") + line.label + superscript(line.notes)
+
+
+def _suffix(cell: Cell) -> str:
+    from bench.tables.render import superscript
+
+    return {"best": "*", "tie": "~", "": ""}[cell.mark] + superscript(cell.notes)
+
+
+def _cell(cell: Cell, pad: int) -> Text:
+    text = Text(cell.text, "dim" if cell.mean is None else "bold green" if cell.best else "")
+    text.append(f"±{cell.sd_text}" if cell.sd_text else "", "dim")
+    return text.append(_suffix(cell).ljust(pad), "bold green" if cell.best else "dim")
+
+
+def print_plan(plan: Plan, console: rich_console.Console | None = None) -> None:
+    """What a run would do: a line for each variant and dataset."""
+    console = console or out()
+    cells: dict[tuple[str, str], list[PlannedCell]] = {}
+    for cell in plan.cells:
+        cells.setdefault((cell.row.dataset, cell.row.label), []).append(cell)
+    table = _plain_table("dataset", "variant", "seeds", ">steps", ">parameters", "state")
+    for (dataset, label), members in cells.items():
+        first, states = members[0], Counter(cell.state for cell in members)
+        state = first.state if len(states) == 1 else ", ".join(f"{n} {name}" for name, n in states.items())
+        reasons = dict.fromkeys(cell.row.reason for cell in members if cell.row.reason)
+        table.add_row(
+            Text(dataset),
+            Text(label),
+            ",".join(str(cell.row.seed) for cell in members),
+            "+".join(f"{s:,}" for s in first.row.steps) or "–",
+            f"{first.parameters:,}" if first.parameters else "–",
+            Text(": ".join([state, *reasons])),
+        )
+    console.print(table)
+    new = [cell for cell in plan.cells if cell.state == "new"]
+    total = sum(sum(cell.row.steps) for cell in new)
+    count = f"{len(plan.cells)} cell{'' if len(plan.cells) == 1 else 's'}"
+    console.print(f"{count}, {len(new)} of them to train: {total:,} steps, into {plain(str(plan.folder))}")
+    for note in plan.notes:
+        _print_note(note, console)
+
+
+def print_data(names: Sequence[str], root: Path, console: rich_console.Console | None = None) -> None:
+    """What of the datasets `names` (all that have files) lies under `root`."""
+    from bench import data
+    from bench.contracts.dataset import DATASETS
+
+    console = console or out()
+    table = _plain_table("dataset", "state", ">size", "files")
+    for name in names or [n for n in DATASETS if DATASETS.load(n).files]:
+        found = data.status(data.parse(name), root)
+        there = sum(entry.state == "present" for entry in found.files)
+        wrong = [entry.file.path for entry in found.files if entry.state == "wrong size"]
+        files = f"{there} of {len(found.files)}" if found.files else "embedded, or your own"
+        size = f"{found.size / 1e6:,.1f} MB" if found.files else ""
+        state = Text("ready", "green") if found.ready else Text("missing", "yellow")
+        table.add_row(Text(name), state, size, Text(f"{files}{f'; wrong size: {wrong[0]}' if wrong else ''}"))
+    console.print(table)
+    console.print(Text.assemble(("under  ", "dim"), str(root)), soft_wrap=True)
+
+
+def _plain_table(*heads: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for head in heads:
+        table.add_column(head.lstrip(">"), justify="right" if head.startswith(">") else "left")
+    return table
+
+
+def comparison(found: Comparison, console: rich_console.Console | None = None) -> None:
+    """Print b - a for each metric and label, with what the seeds show of it; then what has no counterpart."""
+    console = console or out()
+    for group in found.groups:
+        console.print(Text.assemble((group.dataset, "bold"), plain(f" · a: {found.names[0]} · b: {found.names[1]}")))
+        cells = [(c, [(x, x.cells[c.name]) for x in group.lines if x.cells[c.name].n]) for c in group.columns]
+        if cells:
+            _print_differences(cells, console)
+        for text in group.notes:
+            _print_note(text, console)
+        console.print()
+    for text in [*found.notes, *_LEGEND]:
+        _print_note(text, console)
+
+
+_LEGEND = (
+    "+ b is better, - worse, ~ no significant difference (5 %, paired by seed, p corrected) or too few seeds to say, x "
+    "not comparable, ! new failure, * fixed; no mark: a coordinate that differs",
+    "detectable: the true difference that so many seeds find in 80 % of cases; SE over images: what other test images "
+    "and draws of z would change, apart from training's noise",
+)
+_COLOURS = {"+": "green", "-": "red", "~": "dim", "": ""}
+
+
+def _print_differences(
+    found: Sequence[tuple[Column, Sequence[tuple[ComparedLine, Difference]]]], console: rich_console.Console
+) -> None:
+    """One table; without the scores themselves where these would be too wide."""
+    from bench.tables.summary import printed
+
+    made: list[tuple[str, Callable[[Difference], str]]] = [
+        ("a", lambda d: "" if d.a is None else printed(d.a, d.places)),
+        ("b", lambda d: "" if d.b is None else printed(d.b, d.places)),
+        ("b\u00a0−\u00a0a", lambda d: d.text),
+        ("95\u00a0%\u00a0interval", lambda d: d.interval),
+        ("p", lambda d: d.p_text),
+        ("seeds", lambda d: str(d.n)),
+        ("detectable", lambda d: d.detectable),
+        ("SE over images", lambda d: d.se),
+    ]
+    every = [d for _, lines in found for _, d in lines]
+    told = [(head, text) for head, text in made if any(map(text, every))]
+
+    def grid(columns: Sequence[tuple[str, Callable[[Difference], str]]], widest: int) -> _Grid:
+        entries: list[Entry] = []
+        for column, lines in found:
+            entries.append((" ".join(filter(None, [column.name, column.arrow, column.unit])), ()))
+            for line, d in lines:
+                style = {"b\u00a0−\u00a0a": _COLOURS[d.mark]}
+                label = f"{d.mark or ' '}\u00a0{line.label}" + (f" {line.marks}" if line.marks else "")
+                entries.append((label, [Text(text(d), style.get(head, "")) for head, text in columns]))
+        return _Grid([_Head(head, "", "") for head, _ in columns], entries, widest)
+
+    widest = max(16, console.width * 3 // 10)
+    table = grid(told, widest)
+    if table.width > console.width:
+        told = [(head, text) for head, text in told if head not in ("a", "b")]
+        table = grid(told, widest)
+    if table.width > console.width:
+        table = grid(told, max(10, table.label - (table.width - console.width)))
+    table.print(console)
+
+
+class _Head:
+    """The head of a column: its name and its unit, broken to fit."""
+
+    def __init__(self, name: str, arrow: str, unit: str) -> None:
+        self.name, self.unit = f"{name}\u00a0{arrow}" if arrow else name, unit
+
+    @classmethod
+    def of(cls, column: Column, notes: str = "") -> _Head:
+        return cls(column.name, column.arrow + notes, column.unit)
+
+    def lines(self, width: int) -> list[tuple[str, str]]:
+        return [(t, "bold") for t in wrap(self.name, width)] + [(t, "dim") for t in wrap(self.unit, width)]
+
+    @property
+    def width(self) -> int:
+        """The least width at which no word breaks."""
+        return max((len(t) for t, _ in self.lines(1)), default=0)
+
+
+class _Grid:
+    """A table of a known width; labels wider than `widest` are wrapped. An entry without cells is a heading."""
+
+    def __init__(self, heads: Sequence[_Head], entries: Sequence[Entry], widest: int) -> None:
+        self.heads, self.entries = heads, entries
+        cells = [[cells[i].cell_len for _, cells in entries if cells] for i in range(len(heads))]
+        self.widths = [max(head.width, *lengths) for head, lengths in zip(heads, cells, strict=True)]
+        self.label = min(max((cell_len(label) for label, cells in entries if cells or not heads), default=0), widest)
+
+    @property
+    def width(self) -> int:
+        return self.label + sum(GAP + w for w in self.widths)
+
+    def print(self, console: rich_console.Console) -> None:
+        heads = [head.lines(width) for head, width in zip(self.heads, self.widths, strict=True)]
+        tall = max(map(len, heads), default=0)
+        padded = [[*lines, *[("", "")] * (tall - len(lines))] for lines in heads]
+        for row in zip(*padded, strict=True):
+            shown = [Text(t.rjust(width), style) for (t, style), width in zip(row, self.widths, strict=True)]
+            self._line(Text(), shown, console)
+        console.print(Text("─" * min(self.width, console.width), "dim"))
+        for label, cells in self.entries:
+            if self.heads and not cells:
+                console.print(Text(label, "bold"))
+                continue
+            pieces = wrap(label, self.label)
+            aligned = [_right(cell, width) for cell, width in zip(cells, self.widths, strict=True)]
+            for piece in pieces[:-1]:
+                console.print(Text(piece))
+            self._line(Text(pieces[-1]), aligned, console)
+
+    def _line(self, label: Text, cells: Iterable[Text], console: rich_console.Console) -> None:
+        line = label.copy()
+        line.pad_right(self.label - label.cell_len)
+        for cell in cells:
+            line.append(" " * GAP).append_text(cell)
+        line.rstrip()
+        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+
+
+def _right(text: Text, width: int) -> Text:
+    return Text(" " * (width - text.cell_len)).append_text(text)
+
+
+def _print_parts(
+    parts: Sequence[Sequence[Column]],
+    grid: Callable[[Sequence[Column], bool], _Grid],
+    console: rich_console.Console,
+) -> None:
+    """One table if it fits, else some for each part: broken between families, and evenly where one is too wide."""
+
+    def fits(pieces: Sequence[Sequence[Column]], first: bool) -> bool:
+        return all(grid(piece, first and i == 0).width <= console.width for i, piece in enumerate(pieces))
+
+    whole = [column for part in parts for column in part]
+    if fits([whole], True):
+        parts = [whole]
+    tables: list[Sequence[Column]] = []
+    for part in parts:
+        begun = len(tables)
+        for family in [list(members) for _, members in groupby(part, key=lambda c: c.family)]:
+            if len(tables) > begun and fits([[*tables[-1], *family]], len(tables) == 1):
+                tables[-1] = [*tables[-1], *family]
+                continue
+            counts = range(1, len(family) + 1)
+            first = not tables
+            tables += next((p for n in counts if fits(p := _even(family, n), first)), _even(family, len(family)))
+    tables = tables or [[]]
+    for i, piece in enumerate(tables):
+        if i:
+            console.print()
+        grid(piece, i == 0).print(console)
+
+
+def _even(columns: Sequence[Column], count: int) -> list[Sequence[Column]]:
+    """`columns` in `count` runs, as equal as can be, the shorter ones first."""
+    cuts = [len(columns) * i // count for i in range(count + 1)]
+    return [columns[a:b] for a, b in pairwise(cuts)]
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """`text`, broken behind '_', '/', ',', '[' and ' ' into lines of at most `width` where that can be."""
+    lines: list[str] = []
+    for word in re.findall(r"[^_/ ,[]+[_/ ,[]*|[_/ ,[]+", text):
+        if lines and len(lines[-1]) + len(word.rstrip(" ")) <= width:
+            lines[-1] += word
+        else:
+            lines.append(word)
+    return [line.rstrip(" ") for line in lines]
+
+
+__all__ = [
+    "comparison",
+    "err",
+    "out",
+    "print_data",
+    "print_error",
+    "print_plan",
+    "summary",
+    "wrap",
+]

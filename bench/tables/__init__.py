@@ -1,0 +1,1 @@
+"""Rows as tables: columns, summaries, statistics, comparisons, and their formats."""

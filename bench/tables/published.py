@@ -1,0 +1,114 @@
+"""Values that others have published on the datasets of a table: shown beside it, marked, and never ranked with it.
+
+The data are a plugin's: the TOML file that is registered in `bench.defaults` for the role `published`, as
+'package:file.toml'. What differs from a run of ours is part of every entry.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench.plugins.registry import default
+from bench.util.errors import PluginError
+from bench.util.text import escape_markdown
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+ROLE = "published"
+MARK = "published by others, never ranked with ours"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published value."""
+
+    dataset: str
+    metric: str
+    model: str  #: as its source calls it
+    value: float
+    text: str  #: '16.6 ± 0.4', with the digits of its source and a real minus sign
+    unit: str
+    direction: Literal["higher", "lower"]
+    source: str
+    link: str
+    differs: tuple[str, ...]  #: from a run of ours
+
+
+def published(datasets: Iterable[str]) -> list[Published]:
+    """What there is on these datasets, as users type them: by dataset, then in the order of the file.
+
+    A dataset's options are of no account: an entry says of itself what of the data differs.
+
+    Raises:
+        PluginError: the registered file can't be read.
+    """
+    known = _all()
+    wanted = dict.fromkeys(name.partition("[")[0].partition(":")[0] for name in datasets)
+    return [entry for name in wanted for entry in known if entry.dataset == name]
+
+
+@cache
+def _all() -> tuple[Published, ...]:
+    if (address := default(ROLE)) is None:
+        return ()
+    package, _, file = address.partition(":")
+    try:
+        document = tomllib.loads((files(package) / file).read_text(encoding="utf-8"))
+        return tuple(entry for table in document["table"] for entry in _entries(table))
+    except (OSError, ImportError, ValueError, KeyError, TypeError) as error:
+        raise PluginError(f"the published values of {address} can't be read", cause=f"{error!r}") from None
+
+
+def _entries(table: Mapping[str, Any]) -> list[Published]:
+    fields = {name: table[name] for name in ("metric", "unit", "direction", "source", "link")}
+    return [
+        Published(dataset, model=model, value=float(value), text=" ± ".join([value.replace("-", "−"), *sd]),
+                  differs=tuple(table["differs"]), **fields)
+        for dataset, values in table["datasets"].items()
+        for model, value, *sd in values
+    ]  # fmt: skip
+
+
+def _sources(entries: Iterable[Published]) -> list[tuple[str, str, list[Published]]]:
+    """By dataset and source: one table and its caveats."""
+    return [(dataset, source, list(of)) for (dataset, source), of in groupby(entries, lambda e: (e.dataset, e.source))]
+
+
+def as_markdown(entries: Iterable[Published]) -> str:
+    """A table for each dataset and source, below it what differs. '' where there are none."""
+    out = []
+    for dataset, source, of in _sources(entries):
+        out += [f"#### {escape_markdown(dataset)}: {escape_markdown(source)} ({MARK})", ""]
+        out += [f"| model | {_head(of[0], '<br>')} |", "| :-- | --: |"]
+        out += [f"| {escape_markdown(entry.model)} | {entry.text} |" for entry in of]
+        out += ["", *(f"- {escape_markdown(text)}" for text in of[0].differs), f"- <{of[0].link}>", ""]
+    return "\n".join(out)
+
+
+def as_renderables(entries: Iterable[Published]) -> list[RenderableType]:
+    """The same for a console: what rich prints, one after the other."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    made: list[RenderableType] = []
+    for dataset, source, of in _sources(entries):
+        table = Table(box=SIMPLE_HEAD)
+        table.add_column("model")
+        table.add_column(Text(_head(of[0], "\n")), justify="right")
+        for entry in of:
+            table.add_row(Text(entry.model), entry.text)
+        below = "\n".join([*(f"differs: {text}" for text in of[0].differs), of[0].link])
+        made += [Text(f"{dataset} · {source} · {MARK}"), table, Text(f"{below}\n", style="dim")]
+    return made
+
+
+def _head(entry: Published, end: str) -> str:
+    return f"{entry.metric} {'↓' if entry.direction == 'lower' else '↑'}{end}{entry.unit}"

@@ -1,0 +1,143 @@
+"""Runs joined into one: each cell by the store's own rule, who comes first wins.
+
+What should be equal and isn't is kept apart, and told. The runs that are joined are only read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.contracts.measurement import Score
+from bench.contracts.naming import own
+from bench.results.locate import opened
+from bench.results.store import Run, noted
+from bench.running.moved import twin
+from bench.tables import frames
+from bench.upkeep.verify import TOLERANCE, distance
+from bench.util.durable import writing
+from bench.util.errors import Damaged, NotAvailable, StoreError, UsageError
+from bench.util.lease import Lease
+
+
+@dataclass
+class Merged:
+    """What came of it: how many cells and scores are new, and what isn't as it should be, a line each."""
+
+    cells: int = 0
+    failures: int = 0
+    scores: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+def merge(out: Path | str, runs: Iterable[Path | str]) -> Merged:
+    """Join runs into the one at `out`, which may exist; joined once more, nothing changes.
+
+    Of two results with the same weights one is kept, with the scores of both; other weights are kept under
+    `different/`, without their scores. What isn't as it was written stays where it is. Failures are kept for cells
+    that have no result.
+
+    Raises:
+        StoreError: one of them is no run, or `out` can't be written.
+        UsageError: `out` is one of them.
+    """
+    store, sources, merged = Run(out), [opened(path) for path in runs], Merged()
+    if store.path.resolve() in {source.path.resolve() for source in sources}:
+        raise UsageError(f"{out} would be joined into itself", fix="The first folder is the one that is written.")
+    for source in sources:
+        source.rows()  # all can be read, or nothing is begun
+    for source in sources:
+        store.create(source.request())
+        known = store.by_identity()
+        places = {cell: _place(store, source, cell, known) for cell in source.names()}
+        for cell, to in places.items():
+            _join(store, source, cell, to, merged)
+        _call(store, source, places)
+    frames.write(store.path, store.rows())
+    return merged
+
+
+def _place(store: Run, source: Run, cell: str, known: Mapping[str, Sequence[str]]) -> str:
+    """Where a cell goes: to the same cell, if its images had another name there, else where it is."""
+    others = known.get(cell.rpartition("-")[2], ())
+    row = source.row(cell) if others and cell not in others else None
+    if row is None or not own(row.dataset):
+        return cell
+    return twin(store, others, row.data.get("test")) or cell
+
+
+def _call(store: Run, source: Run, places: Mapping[str, str]) -> None:
+    """Let the same images have one name: that which they have already."""
+    names, before = dict(source.called()), dict[str, None]()
+    for cell, to in places.items():
+        if cell != to and (theirs := source.row(cell)) is not None and (ours := store.row(to)) is not None:
+            names[noted(theirs.data)] = ours.dataset
+            before |= {} if theirs.dataset == ours.dataset else {theirs.dataset: None}
+    store.call(names | store.called(), before)
+
+
+def _join(store: Run, source: Run, cell: str, to: str, merged: Merged) -> None:
+    home = store.cells / to
+    store.refuse_links(to)
+    with writing(store.path):
+        lease = Lease.take(home / "lease.json")
+    if lease is None:
+        raise StoreError(
+            f"another process is at {to} in {store.path}",
+            fix="The same command goes on when it has ended.",
+        )
+    try:
+        if source.is_done(cell):
+            _result(store, source, cell, to, merged)
+        elif not store.is_done(to):
+            for failed in source.failures(cell):
+                merged.failures += store.adopt_failure(to, failed)
+    except Damaged as error:
+        merged.wrong.append(f"{error.what}: left out")
+    finally:
+        lease.release()
+        with suppress(OSError):
+            home.rmdir()  # if there was nothing to join
+
+
+def _result(store: Run, source: Run, cell: str, to: str, merged: Merged) -> None:
+    home = source.cells / cell
+    if damaged := source.damage(cell):
+        merged.wrong.append(f"{home} is damaged, and left out: {'; '.join(damaged)}")
+        return
+    new = not store.is_done(to)
+    same = store.adopt(to, home / "done")
+    merged.cells += new
+    for other in source.others(cell):
+        store.adopt(to, other)
+        if same:
+            merged.wrong.append(f"{home} has another result with other weights, in different/")
+    if not same:
+        merged.wrong.append(f"{home} has other weights than the result before it; kept in different/")
+        return
+    merged.wrong += [f"{source.path}/{flaw}: left out" for flaw in source.flawed_scores(cell).values()]
+    for path, way in source.scorings(cell).items():
+        ours, theirs = store.read_scores(to, way), source.read_scores(cell, way)
+        for name in ours.keys() & theirs.keys():
+            a, b = ours[name], theirs[name]
+            if isinstance(a, Score) and isinstance(b, Score) and min(distance(a, b), distance(b, a)) > TOLERANCE:
+                merged.wrong.append(f"{home}: {name} is {b.value:.9g}, and {a.value:.9g} in the result before it")
+        taken = {name: score for name, score in theirs.items() if _better(score, ours.get(name))}
+        target = store.cells / to / "scores" / path.name
+        written = [p.stat().st_mtime_ns for p in (path, target) if p.exists()]
+        if taken:
+            seconds = {name: s for name, s in source.seconds(cell, way).items() if name in taken}
+            store.write_scores(to, way, {**ours, **taken}, seconds)
+            os.utime(target, ns=(max(written), max(written)))  # the last way of scoring is the one that is shown
+            merged.scores += len(taken)
+
+
+def _better(score: Score | NotAvailable, known: Score | NotAvailable | None) -> bool:
+    if known is None:
+        return True
+    if isinstance(score, Score):
+        return isinstance(known, NotAvailable) or (known.se is None and score.se is not None)
+    return isinstance(known, NotAvailable) and known.retry and not score.retry
