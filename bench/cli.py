@@ -1,8 +1,8 @@
 """The command line: a group of verbs (`bench/verbs/`), exit codes, and errors on one screen.
 
 Exit codes: 0 all cells ok or skipped; 1 a mistake of ours; 2 a request that can't be carried out; 3 finished with
-cells that have no result; 4 a results folder, or a file in it, that can't be used; 5 results or plugins that aren't what
-they should be; 6 a --fail-if threshold; 130 interrupted, 143 terminated.
+cells that have no result; 4 a results folder, or a file in it, that can't be used; 5 results or plugins that aren't
+what they should be; 6 a --fail-if threshold; 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
