@@ -26,6 +26,7 @@ _LIMITS = {
     "": 1 << 20,  # SHA256SUMS
 }
 _OTHER = 1 << 30
+_SMALL = min(_LIMITS.values())
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _NO_FILE = (errno.ELOOP, errno.EMLINK, errno.ENXIO)  # what opening a link or a socket gives
 _COPIED = "Put what it names in its place: `cp -rL RUN COPY` copies a run so. A link is removed by `rm`."
@@ -50,7 +51,7 @@ def opened(path: Path | str) -> tuple[int, int]:
             raise no_file(path) from None
         raise
     found = os.fstat(descriptor)
-    if stat.S_ISREG(found.st_mode) and found.st_size <= limit(path):
+    if stat.S_ISREG(found.st_mode) and (found.st_size <= _SMALL or found.st_size <= limit(path)):
         return descriptor, found.st_size
     os.close(descriptor)
     if stat.S_ISREG(found.st_mode):
