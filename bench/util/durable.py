@@ -147,7 +147,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = _beside(path)
     try:
-        with open(temporary, "xb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
