@@ -350,7 +350,7 @@ def load(
         fetch(dataset, root, on_progress)
     dataset.on_progress = on_progress
     splits = dataset.load(root)
-    require_disjoint(text, splits.train, splits.test)
+    require_disjoint(text, splits)
     data = prepare(called(text), dataset, splits, limit=limit, validation=validation, split=split)
     odd = [(part, oddity(images)) for part, images in (("train", splits.train), ("test", splits.test))]
     return replace(data, notes=(*data.notes, *(f"{data.name}, {part}: {words}" for part, words in odd if words)))

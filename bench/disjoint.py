@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,13 +11,16 @@ from torch import Tensor
 from bench.errors import DataError
 from bench.images import Images
 
+if TYPE_CHECKING:
+    from bench.dataset import Splits
+
 SMALL = 2**29  # bytes of pixels up to which each test image is looked for among the training images
 FEW, PIXELS = 256, 64  # test images that are looked at first, and pixels of each
 BLOCK = 4096  # images at a time
 
 
-def require_disjoint(name: str, train: Images, test: Images) -> None:
-    """Go on only where some test image isn't among the training images.
+def require_disjoint(name: str, splits: Splits) -> None:
+    """Go on only where some test image, and some validation image, isn't among the training images.
 
     Sets that repeat themselves may: where half of the training images hold most of the other half, as all patterns of
     a few pixels do, the test images are no more familiar than others. Of more than 512 MB of pixels, only the same
@@ -26,22 +30,26 @@ def require_disjoint(name: str, train: Images, test: Images) -> None:
         name: the dataset, as the user typed it.
 
     Raises:
-        DataError: the test split is the training split, or lies wholly in it.
+        DataError: the test or the validation split is the training split, or lies wholly in it.
     """
-    if train.redrawn or test.redrawn or train.shape != test.shape or len(test) == 0:
-        return
-    what = ""
-    if len(train) == len(test) and _same(train, test):
-        what = "the test images are the training images"
-    elif (len(train) + len(test)) * math.prod(train.shape) <= SMALL and _within(train, test):
-        what = f"all {len(test):,} test images are training images too"
-    if what:
-        raise DataError(
-            f"{name!r} can't be used: {what}",
-            cause="A file or folder was copied under the other split's name, or the test split was added to training.",
-            fix="Give it a test split of its own. A folder without train/ and test/, and an array without a test "
-            "array beside it, are split by the suite: every tenth image is for the test.",
-        )
+    for kind, images in (("test", splits.test), ("validation", splits.validation)):
+        if images is not None and (how := _how(splits.train, images)):
+            raise DataError(
+                f"{name!r} can't be used: all {len(images):,} {kind} images {how}",
+                cause=f"Files were copied under the other split's name, or the {kind} split was added to training.",
+                fix=f"Give it a {kind} split of its own. Images that come without splits are split by the suite: every "
+                "tenth is for the test.",
+            )
+
+
+def _how(train: Images, images: Images) -> str:
+    """How all images are training images, in words; '' where they aren't."""
+    if train.redrawn or images.redrawn or train.shape != images.shape or len(images) < 2:
+        return ""
+    if len(train) == len(images) and _same(train, images):
+        return "are the training images, in the same order"
+    small = (len(train) + len(images)) * math.prod(train.shape) <= SMALL
+    return "are training images too" if small and _within(train, images) else ""
 
 
 def _same(train: Images, test: Images) -> bool:
@@ -59,7 +67,7 @@ def _within(train: Images, test: Images) -> bool:
     step = max(1, math.prod(train.shape) // PIXELS)
     some = torch.linspace(0, len(test) - 1, min(FEW, len(test))).long()
     known = _prints(train, torch.arange(len(train)), step)
-    if len(test) < 2 or not bool(torch.isin(_prints(test, some, step), known).all()):  # almost always, and in no time
+    if not bool(torch.isin(_prints(test, some, step), known).all()):  # almost always, and in no time
         return False
     known = _prints(train, torch.arange(len(train)))
     if not bool(torch.isin(_prints(test, torch.arange(len(test))), known).all()):

@@ -333,6 +333,8 @@ def plan(
     if len(request.seeds) == 1:
         notes.append("one seed shows no spread: a difference between two rows may be chance (--seeds 3 tells)")
     notes += [*renamed, *(note for data in loaded for note in data.notes)]
+    if not request.out and folder != default_folder(request):
+        notes.append(f"goes on in {folder}, which has results of these images under another name")
     notes += [f"the seeds of {kind} are trained one by one: {why}" for kind, why in found.items()]
     if request.precision == "bf16" and not computes_bf16(device):
         notes.append(f"no bf16 arithmetic on this {device.type}: it's emulated, several times slower than fp32")

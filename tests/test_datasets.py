@@ -592,6 +592,99 @@ def test_train_and_test_are_the_splits(random: Random, tmp_path: Path, classes: 
         assert found.test.labels().tolist() == [0, 0, 0, 1, 1, 1]
 
 
+SPLITS = [
+    ("Train", "Test"),
+    ("TRAIN", "test"),
+    ("training", "testing"),
+    ("trainA", "testA"),
+    ("train_B", "test_B"),
+    ("training_set", "test_set"),
+    ("train2017", "test2017"),
+    ("train-images", "test-images"),
+    ("shop_train", "shop_test"),
+]
+
+
+@pytest.mark.fault(41, "Train/ and Test/, training/ and testing/, trainA/ and testA/", "splits, not classes")
+@pytest.mark.parametrize("classes", [(), ("cat", "dog")])
+@pytest.mark.parametrize(("train", "test"), SPLITS)
+def test_usual_names_of_splits_are_splits(
+    random: Random, tmp_path: Path, train: str, test: str, classes: tuple[str, ...]
+) -> None:
+    made = {}
+    for split, count in ((train, 5), (test, 3)):
+        made[split] = [
+            picture(tmp_path / split / name / f"{i}.png", grey(random, 4, 4))
+            for name in (classes or ("",))
+            for i in range(count)
+        ]
+    found = folder(tmp_path)
+    assert same(found.train, np.stack(made[train])[:, None])
+    assert same(found.test, np.stack(made[test])[:, None])
+    assert found.train.classes == found.test.classes == classes
+    assert not found.own_validation
+
+
+@pytest.mark.parametrize("validation", ["val", "Valid", "validation", "dev", "eval"])
+def test_a_validation_folder_is_the_validation_split(random: Random, tmp_path: Path, validation: str) -> None:
+    made = {
+        split: np.stack([picture(tmp_path / split / f"{i}.png", grey(random, 4, 4)) for i in range(n)])[:, None]
+        for split, n in (("train", 9), ("test", 3), (validation, 4))
+    }
+    found = folder(tmp_path)
+    assert same(found.train, made["train"])
+    assert same(found.test, made["test"])
+    chosen = load(f"folder:{tmp_path}", Path("/nowhere"), split="validation")
+    assert chosen.train.digest == found.train.digest, "it gives no image away"
+    assert same(chosen.test, made[validation])
+
+
+def test_a_copy_of_a_large_folder_has_its_validation_split(
+    random: Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.folder.FEW", 2)
+    monkeypatch.setattr("datasets.folder.SMALL", 0)
+    made = {
+        split: np.stack([picture(tmp_path / split / f"{i}.png", grey(random, 4, 4)) for i in range(n)])[:, None]
+        for split, n in (("train", 9), ("test", 3), ("val", 4))
+    }
+    for _ in range(2):  # the second time from the copy
+        found = load(f"folder:{tmp_path}", Path("/nowhere"), split="validation")
+        assert found.test.digest == Images(made["val"]).digest
+        assert same(found.test, made["val"])
+
+
+@pytest.mark.parametrize(
+    ("folders", "says"),
+    [
+        (("trainA", "trainB", "testA", "testB"), ("trainA/ and trainB/", "folder of its own")),
+        (("Train", "train", "test"), ("two folders", "Train/ and train/")),
+        (("train", "test", "val", "dev"), ("two folders", "validation")),
+        (("training", "bus"), ("no test/", "rename it")),
+        (("train", "val"), ("no test/", "Rename val/ to test/")),
+        (("train2017", "val2017"), ("no test/", "Rename val2017/ to test/")),
+        (("test", "val"), ("no train/",)),
+        (("Validation", "bus"), ("no train/", "rename it")),
+    ],
+)
+def test_folders_that_may_be_splits_are_refused_with_the_way_out(
+    random: Random, tmp_path: Path, folders: tuple[str, ...], says: tuple[str, ...]
+) -> None:
+    for name in folders:
+        picture(tmp_path / name / "1.png", grey(random, 4, 4))
+    with pytest.raises(DataError) as refused:
+        folder(tmp_path)
+    assert all(text in screen(refused) for text in says)
+
+
+def test_classes_may_be_called_a_little_like_splits(random: Random, tmp_path: Path) -> None:
+    names = ("steam_train", "bus", "contest", "valley", "trainer", "evaluate")
+    for name in names:
+        for i in range(2):
+            picture(tmp_path / name / f"{i}.png", grey(random, 4, 4))
+    assert folder(tmp_path).train.classes == tuple(sorted(names))
+
+
 def test_image_size_crops_the_centre_and_makes_all_alike(tmp_path: Path) -> None:
     wide = np.zeros((10, 30), np.uint8)
     wide[:, 5:25] = 200

@@ -288,4 +288,4 @@ def test_every_cell_costs_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     content = durable._content
     monkeypatch.setattr(durable, "_content", lambda path: (read.append(path), content(path))[1])
     assert len(run.rows()) == 30
-    assert len(read) == 2 * 30 + 1
+    assert len(read) == 2 * 30 + 2, "and run.json and names.json once"
