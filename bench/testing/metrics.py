@@ -1,4 +1,4 @@
-"""The suite of a metric: one check for each promise of `bench.contracts.measurement`, on models trained for a moment."""
+"""The suite of a metric: one check for each promise of `bench.contracts.measurement`, on briefly trained models."""
 
 from __future__ import annotations
 
