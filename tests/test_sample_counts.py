@@ -146,7 +146,7 @@ def test_what_moves_with_the_number_has_real_images_of_that_number_beside_it() -
 
     for name in ("fd", "fd_train"):
         assert "340 other real images come to" in note(340, name)
-        assert re.search(r"360 other real images come to [\d.]+ \([\d.]+ of it by their number\)", note(718, name))
+        assert re.search(r"360 other real images come to [\d.]+, [\d.]+ expected of so few;", note(718, name))
     assert "100 real training images come to" in note(100, "sharpness_w1")
     assert f"expected {expected_divergence(10, 100):.2g}" in note(100, "class_kl")
 

@@ -46,12 +46,12 @@ def _enough(least: int, dim: int, **counts: int | None) -> None:
 def _floor(reference: Gaussian, other: Gaussian | None, n: int | None) -> str:
     """What a perfect sampler comes to, in words: other real images' distance, and how much of it is bias.
 
-    More other images than `n` samples are no measure for those; of fewer it's told what their number brings.
+    More other images than `n` samples are no measure for those; of fewer it's told what so few bring.
     """
     bias = f"finite samples alone bring {expected_bias(reference, n, reference.n):.3g}"
     if other is None or other.n is None or n is None or other.n > n:
         return bias
-    fewer = f" ({expected_bias(reference, other.n, reference.n):.3g} of it by their number)" if other.n < n else ""
+    fewer = f", {expected_bias(reference, other.n, reference.n):.3g} expected of so few" if other.n < n else ""
     return f"{other.n:,} other real images come to {frechet_distance(reference, other):.3g}{fewer}; {bias}"
 
 
