@@ -25,7 +25,7 @@ from bench.engine.evaluator import Evaluator
 from bench.engine.trainer import train
 from bench.running.grid import expand
 from bench.util.threads import limited
-from tests.mother import Mother, instead
+from tests.warm_process import Mother, instead
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,7 @@ Left out, because there is nothing here that could have them:
 - pythae 8 (RAE-GP penalises the gradient by the image) and 9 (the two-stage sampler's noise is trained away): neither
   model is here; the learned sigma that 9 comes down to is under `pythae_9`.
 - PyTorch-VAE 7, first half (FactorVAE permutes dimensions within a sample): no FactorVAE here. The kit's own, in
-  `tests/right.py`, draws a permutation for each dimension.
+  `tests/correct_variants.py`, draws a permutation for each dimension.
 - No importance weights over a mini-batch (pythae 12, disentangling-vae 2) are used: what takes their place is under
   `disentangling_vae_2`.
 """
@@ -37,7 +37,7 @@ from bench.metrics.weighing import weighed
 from bench.util.errors import NotAvailable
 from docs.examples.iwae import IWAE
 from tests.conftest import build, scored, trained
-from tests.right import VampPrior
+from tests.correct_variants import VampPrior
 
 
 def spec(shape: tuple[int, int, int] = (1, 8, 8), likelihood: str = "bernoulli") -> Spec:

@@ -30,7 +30,7 @@ def seed_for(purpose: str, *parts: Any) -> int:
 
 ENGINE = "1"
 """The version of the suite's own code that trained weights depend on: data order, initial weights, blocks, likelihoods,
-trainer. Raised with each change of numbers; tests/test_engine.py fails for one that forgets to."""
+trainer. Raised with each change of numbers; tests/engine/test_engine.py fails for one that forgets to."""
 
 PRECISIONS = ("fp32", "bf16")  #: of the products of matrices in training; all else is fp32
 
