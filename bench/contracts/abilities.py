@@ -6,7 +6,6 @@ if the model gives one, the ability's own sentence otherwise.
 
 from __future__ import annotations
 
-import re
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
@@ -119,34 +118,32 @@ class HasCodes(Protocol):
         ...
 
 
-ABILITIES: tuple[type, ...] = (
-    Samples, HoldsSamples, Encodes, Decodes, HasPosterior, HasPrior, Reconstructs, Bound, ConditionalBound, Weighs,
-    HasCodes,
-)  # fmt: skip
+ABILITIES: dict[type, str] = {
+    Samples: "it can't draw images",
+    HoldsSamples: "its samples aren't a fixed set of images",
+    Encodes: "it doesn't map an image to a code",
+    Decodes: "it doesn't map a code to an image",
+    HasPosterior: "it lacks an approximate posterior q(z|x)",
+    HasPrior: "it lacks a density p(z) over codes",
+    Reconstructs: "it doesn't assign an image a likelihood given the image's own code",
+    Bound: "it doesn't bound log p(x) from below",
+    ConditionalBound: "it doesn't bound log p(x|y) from below",
+    Weighs: "it lacks importance weights log p(x, z) - log q(z|x)",
+    HasCodes: "its codes aren't discrete",
+}
+"""The abilities, and the reason for n/a where a model lacks one and gives no reason of its own."""
 
 A = TypeVar("A")
 
-#: How the sentence of an ability begins, and how one that denies it does.
-_DENIALS = (
-    (r"It has ", "it lacks "),
-    (r"It can ", "it can't "),
-    (r"Its (.+?) (are|is) ", r"its \1 \2n't "),
-    (r"It (\w+)s ", r"it doesn't \1 "),
-)
-
 
 def why_not(model: Any, ability: type) -> str | None:
-    """None where `model` has the ability, else the reason why not."""
+    """Return None where `model` has the ability, else the reason for n/a."""
     lacks: dict[type, str] = getattr(model, "lacks", {})
     if ability in lacks:
         return lacks[ability]
     if isinstance(model, ability):
         return None
-    can = (ability.__doc__ or "").strip().partition("\n")[0].rstrip(".")
-    for pattern, denial in _DENIALS:
-        if re.match(pattern, can):
-            return re.sub(pattern, denial, can, count=1)
-    return f"it lacks the ability {ability.__name__}"
+    return ABILITIES.get(ability, f"it lacks the ability {ability.__name__}")
 
 
 def require(model: Any, ability: type[A]) -> A:

@@ -35,20 +35,9 @@ def test_the_reason_reads_as_it_should(ability: type, reason: str) -> None:
 
 
 @runtime_checkable
-class Foresees(Protocol):
-    """It foresees the next frame (B, C, H, W).
-
-    More about that.
-    """
-
-    def next(self) -> None: ...
-
-
-@runtime_checkable
 class Flies(Protocol):
     def fly(self) -> None: ...
 
 
 def test_a_strangers_ability_has_a_reason_too() -> None:
-    assert why_not(object(), Foresees) == "it doesn't foresee the next frame (B, C, H, W)"
     assert why_not(object(), Flies) == "it lacks the ability Flies"
