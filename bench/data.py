@@ -248,7 +248,8 @@ def _load(name: str, text: str) -> type[Dataset]:
         return DATASETS.load(name)
     except UnknownName:
         path = os.path.expanduser(text)
-        if not (_there(path) or os.sep in text or text.startswith(("~", "."))):
+        bare = name == text and (os.sep in text or text.startswith(("~", ".")))
+        if not (_there(path) or bare):
             raise
         suited = []
         for known in DATASETS:

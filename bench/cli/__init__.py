@@ -139,7 +139,7 @@ def _report(error: Exception) -> int:
     print_error(
         BenchError(
             f"unexpected {type(error).__name__}: {first}",
-            cause="That is a mistake in the suite or in a plugin. Finished cells are safe.",
+            cause="That is a mistake in the suite or in a plugin.",
             fix="bench --debug ... shows where; a cell's own log is in its folder.",
         )
     )

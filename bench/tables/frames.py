@@ -21,7 +21,7 @@ from bench.tables.render import Format, render, safe
 from bench.tables.summary import Summary, steps, summary
 from bench.util.durable import write_bytes
 from bench.util.errors import StoreError
-from bench.util.text import escape_markdown
+from bench.util.text import escape_markdown, inert
 from bench.util.wording import natural
 
 RowKey = tuple[str, str, int]
@@ -108,7 +108,7 @@ def read(path: Path) -> list[Row]:
         StoreError: it can't be read, or holds something else.
     """
     try:
-        documents = json.loads(path.read_bytes())  # which knows UTF-16 from UTF-8
+        documents = inert(json.loads(path.read_bytes()))  # which knows UTF-16 from UTF-8
         if not isinstance(documents, list):
             raise TypeError("it isn't a list of rows")
         if not documents:

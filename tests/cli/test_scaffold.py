@@ -135,7 +135,7 @@ def test_a_new_objective_takes_at_most_15_lines_and_two_of_toml() -> None:
     iwae = (ROOT / "docs" / "examples" / "iwae.py").read_text()
     assert code_lines(tutorial) <= 15
     assert code_lines(iwae) <= 15
-    toml = (ROOT / "bench" / "templates" / "all" / "pyproject.toml.in").read_text()
+    toml = (ROOT / "bench" / "cli" / "templates" / "all" / "pyproject.toml.in").read_text()
     assert len(re.search(r"\[project.entry-points(.|\n)*?\n\n", toml)[0].strip().splitlines()) == 2  # type: ignore[index]
 
 

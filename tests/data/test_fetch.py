@@ -298,7 +298,7 @@ def test_load_downloads_what_is_missing_and_not_when_told_so(
         ("digits:8", UsageError, "nothing behind a colon"),
         ("digits[", UsageError, "isn't a dataset"),
         ("", UnknownName, "no dataset"),
-        ("../digits", UnknownName, "no dataset"),
+        ("../digits", UsageError, "folder:../digits"),
     ],
 )
 def test_a_request_that_makes_no_sense_is_answered(text: str, error: type[Exception], message: str) -> None:

@@ -152,7 +152,7 @@ def test_a_stranger_sets_no_default(distribute: Distribute, tmp_path: Path) -> N
     text = "[bench.defaults]\ndataset = mine\nbaseline = mine\n"
     (tmp_path / "site" / "aaa-2.5.dist-info" / "entry_points.txt").write_text(text)
     installed.cache_clear()
-    assert public.registry.default("dataset") == "digits"
+    assert public.plugins.registry.default("dataset") == "digits"
 
 
 # what `bench list` knows

@@ -111,7 +111,7 @@ def test_a_failure_says_what_was_measured_where_and_how_it_should_be(
     with pytest.raises(Failed) as failure:
         the(wrong, name)()
     assert says in failure.value.wrong
-    assert "(wrong.py:" in failure.value.look
+    assert "(faulty_variants.py:" in failure.value.look
     assert failure.value.should
     assert len(str(failure.value).splitlines()) == 3
 
@@ -151,7 +151,7 @@ class Narrow(GaussianVAE):
         (NoSuper, "in __init__: self.image = nn.Linear(1, 1)", "Call super().__init__(spec) first in __init__."),
         (SuperWithoutSpec, "in __init__: super().__init__()", "Call super().__init__(spec) first in __init__."),
         (OnlySquares, "in __init__: torch.zeros", "Take the sizes from spec.shape"),
-        (LossOfTwo, "LossOfTwo.loss (wrong.py:", "It's called as loss(batch)."),
+        (LossOfTwo, "LossOfTwo.loss (faulty_variants.py:", "It's called as loss(batch)."),
         (Confused, "in loss: raise KeyError", ""),
         (Narrow, "in loss: return (batch.x", "Take the sizes from spec.shape"),
         (Asked, "in sample: return", "It's called as sample(y, temperature=1.0)"),
@@ -195,7 +195,7 @@ def test_hidden_layers_are_counted() -> None:
 def test_hidden_state_is_named_and_so_is_the_plugins_own_loss() -> None:
     with pytest.raises(Failed, match="`calls` of the model") as failure:
         the(HiddenCounter, "training_resumes_exactly")()
-    assert failure.value.look.startswith("HiddenCounter.loss (wrong.py:")
+    assert failure.value.look.startswith("HiddenCounter.loss (faulty_variants.py:")
 
 
 class Penalised(GaussianVAE):

@@ -185,7 +185,7 @@ def test_an_explanation_is_read_on_one_screen(run: Run, bench: Bench) -> None:
 @pytest.fixture
 def otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another engine and another version of the plugins than the one that made what is on disk."""
-    for module in ("grid", "identity", "explain"):
+    for module in ("running.grid", "running.identity", "upkeep.explain"):
         monkeypatch.setattr(f"bench.{module}.ENGINE", "cd34")
         monkeypatch.setattr(
             f"bench.{module}.plugin_of", lambda _: {"distribution": "vaebench", "version": "9", "source": "ef56"}
