@@ -262,20 +262,23 @@ _ROLES = {
 }
 _WORDS = {word: split for split, words in _ROLES.items() for word in words}
 _BEHIND = r"(?:[ _-]?(?:set|split|data|images?|imgs?|[ab]|\d+))*"
-_LIKE = re.compile(rf"(?:.*[ _-])?({'|'.join(_WORDS)}){_BEHIND}", re.IGNORECASE | re.DOTALL)
+_LIKE = re.compile(rf"(?P<before>.*[ _-])?(?P<word>{'|'.join(_WORDS)}){_BEHIND}", re.IGNORECASE | re.DOTALL)
 
 
 def _splits(path: Path, names: Sequence[str]) -> dict[str, str]:
     """The sub-folder of each split, by the split's name, training first; {} where the folder has no splits.
 
-    Names such as 'trainA' or 'test_set' are splits only where both training and other images have one.
+    Names such as 'trainA' or 'test_set' are splits only where both training and other images have one, or where all
+    sub-folders begin so: 'freight train' and 'passenger train' are classes, 'trainA' and 'trainB' aren't.
 
     Raises:
         DataError: two are of one split, or the training or the test split is missing.
     """
     sure = {name: _WORDS[name.lower()] for name in names if name.lower() in _WORDS}
-    like = {name: _WORDS[found[1].lower()] for name in names if (found := _LIKE.fullmatch(name))}
-    roles = like if "train" in like.values() and len(set(like.values())) > 1 else sure
+    found_like = {name: found for name in names if (found := _LIKE.fullmatch(name))}
+    like = {name: _WORDS[found["word"].lower()] for name, found in found_like.items()}
+    all_begin_so = len(like) == len(names) > 1 and not any(found["before"] for found in found_like.values())
+    roles = like if all_begin_so or ("train" in like.values() and len(set(like.values())) > 1) else sure
     named = {split: [name for name, of in roles.items() if of == split] for split in _ROLES}
     there = {split: found for split, found in named.items() if found}
     if any(len(found) > 1 for found in there.values()):

@@ -432,12 +432,15 @@ class Run:
         """
         if self._names is None:
             path = self.path / NAMES
-            content = _content(str(path))
-            if content is not None and not own_sum_fits(content):
-                raise Damaged(path, CHANGED, "Delete it: data have their old names then.")
-            found = parsed(path, content).get("names", {}) if content is not None else {}
-            if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
-                raise StoreError(f"{path} isn't a list of names", fix="Delete it: data have their old names then.")
+            try:
+                content = _content(str(path))
+                if content is not None and not own_sum_fits(content):
+                    raise Damaged(path, CHANGED)
+                found = parsed(path, content).get("names", {}) if content is not None else {}
+                if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+                    raise Damaged(path, "isn't a list of names")
+            except Damaged as error:
+                raise Damaged(path, error.why, "Delete it: data have their old names then.") from None
             self._names = found
         return self._names
 
@@ -493,7 +496,11 @@ class Run:
         """The row, without scores, in 'done' or 'failed/<n>' of a cell's folder; None where there is no such part.
 
         `damaged` where it isn't what was written.
+
+        Raises:
+            StoreError: the run's list of names is damaged. That's no fault of the cell, which stays where it is.
         """
+        self.called()
         document: dict[str, Any] = {}
         about: dict[str, Any] = {"cell": plain(cell), "unsummed": ()}
         try:

@@ -463,6 +463,32 @@ def test_names_of_a_run_that_are_damaged_are_named(run: Callable[..., list[Row]]
         assert "names.json" in err
 
 
+@pytest.mark.parametrize("kind", ["edited", "link", "FIFO"])
+def test_no_cell_is_put_aside_for_damaged_names(
+    run: Callable[..., list[Row]], tmp_path: Path, bench: Bench, kind: str
+) -> None:
+    pictures(tmp_path / "a", X)
+    (row,) = run("folder:a", "--out", "out")
+    names = tmp_path / "out" / "names.json"
+    match kind:
+        case "edited":
+            names.write_text('{"schema": 3, "names": {}}')
+        case "link":
+            names.symlink_to("/dev/zero")
+        case _:
+            os.mkfifo(names)
+    requested = ("run", "--config", "out/run.json", "--out", "out", "--quiet")
+    for command in (("table", "out"), ("verify", "out", "--only-sums"), requested):
+        code, out, err = bench(*command)
+        assert code == 4, command
+        assert "out/names.json" in err
+        assert "Delete it" in err
+        assert "damaged" not in out
+    assert sorted(path.name for path in (tmp_path / "out" / "cells" / row.cell).iterdir()) == ["done", "scores"]
+    names.unlink()
+    assert bench("table", "out")[0] == 0
+
+
 def test_a_given_name_names_the_results(tmp_path: Path) -> None:
     request = RunRequest(datasets=(f"folder:{tmp_path}/x as faces",))
     assert default_folder(request) == Path("results/faces")

@@ -658,6 +658,8 @@ def test_a_copy_of_a_large_folder_has_its_validation_split(
     ("folders", "says"),
     [
         (("trainA", "trainB", "testA", "testB"), ("trainA/ and trainB/", "folder of its own")),
+        (("trainA", "trainB"), ("trainA/ and trainB/", "folder of its own")),
+        (("test_1", "test_2"), ("test_1/ and test_2/", "rename those that are classes")),
         (("Train", "train", "test"), ("two folders", "Train/ and train/")),
         (("train", "test", "val", "dev"), ("two folders", "validation")),
         (("training", "bus"), ("no test/", "rename it")),
