@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from bench.results.store import Run
@@ -36,8 +37,9 @@ def cells(path: Path | str) -> tuple[Run, list[str]]:
     path = Path(path)
     if path.name in ("", ".."):
         path = path.resolve()
-    if (path / "run.json").is_file():
-        return Run(path), Run(path).names()
+    if os.path.lexists(path / "run.json"):
+        run = opened(path)
+        return run, run.names()
     if path.is_symlink() and path.parent.name != "cells":  # somebody's own name for a cell
         path = path.resolve()
     if path.name == "done":

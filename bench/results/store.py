@@ -98,6 +98,8 @@ class Run:
             StoreError: it isn't.
         """
         if not self.exists():
+            if os.path.lexists(self.path / "run.json"):
+                raise inside.no_file(self.path / "run.json")
             kept = self.path / "table.json"
             fix = f"Rows of a table lie in it: {kept}" if kept.is_file() else "`ls results` shows yours."
             raise StoreError(f"{self.path} isn't a run", cause="It has no run.json.", fix=fix)

@@ -48,9 +48,9 @@ def load(cell: str | Path, plugins: Iterable[str] = ()) -> Variant:
     )  # fmt: skip
     given = check(name, VARIANTS.load(name), {k: v for k, v in row.hyperparameters.items() if v is not None})
     if row.plugin.get("source") not in (None, plugin_of(name)["source"]):
-        warnings.warn(f"the source of {name} isn't the one that {folder.name} was trained with", stacklevel=2)
+        warnings.warn(f"the source of {name} isn't the one that {folder.name} was trained with", stacklevel=3)
     if row.engine not in ("", ENGINE):
-        warnings.warn(f"the suite's engine isn't the one that {folder.name} was trained with", stacklevel=2)
+        warnings.warn(f"the suite's engine isn't the one that {folder.name} was trained with", stacklevel=3)
     model = Config(name, tuple(sorted(given.items()))).build(spec)
     try:
         model.load_state_dict(load_file(inside.file(done / "weights.safetensors")))

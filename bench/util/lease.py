@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -97,7 +98,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def held(path: Path) -> bool:
     """Whether a living owner has the lease at `path`."""
-    return path.exists() and _alive(path)
+    return _alive(path)
 
 
 def signature() -> str:
@@ -128,6 +129,12 @@ def _tag() -> str:
 
 
 def _alive(path: Path) -> bool:
+    """Return whether a living owner has the lease at `path`; a link, a FIFO or a device there is nobody's lease."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return False
+    except FileNotFoundError:
+        return False
     owner = _read(path)
     if owner is not None and (owner.get("host"), owner.get("boot")) == _host():
         pid = owner.get("pid")

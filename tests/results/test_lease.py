@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,16 @@ def test_many_at_once_have_one_winner(path: Path) -> None:
     for racer in racers:
         racer.communicate("")
     assert sorted(won) == ["0"] * 5 + ["1"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)], ids=["FIFO", "link"])
+def test_what_is_no_file_is_nobodys_lease(make: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "cell" / "lease.json"
+    path.parent.mkdir()
+    make(path)
+    assert not lease.held(path)
+    taken = Lease.take(path)
+    assert taken is not None
+    assert path.is_file()
+    taken.release()
+    assert not os.path.lexists(path)

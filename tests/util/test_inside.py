@@ -513,3 +513,11 @@ def test_a_forger_who_makes_sums_anew_is_found_by_scoring_again(run: Run, bench:
     assert bench("table", run.path)[0] == 0
     assert bench("verify", run.path, "--only-sums")[0] == 0
     assert bench("verify", run.path)[0] == 5
+
+
+@pytest.mark.parametrize("verb", ["table", "gc", "explain", "report"])
+def test_a_request_that_is_no_file_is_named(verb: str, small: Run, bench: Bench) -> None:
+    (small.path / "run.json").unlink()
+    os.mkfifo(small.path / "run.json")
+    code, _, err = bench(verb, small.path)
+    assert (code, "run.json is a FIFO" in err) == (4, True)

@@ -74,7 +74,7 @@ def verify(paths: tuple[str, ...], only_sums: bool, retrain: bool, tolerance: fl
     if wrong := sum(bool(finding.wrong) for finding in found):
         raise IntegrityError(
             f"{wrong} of {len(found)} cell{'' if len(found) == 1 else 's'} aren't what they should be",
-            fix="A damaged cell is made anew by `bench run --force`; `bench explain` shows what a cell is made of.",
+            fix="The same `bench run` makes anew what is damaged; `bench explain` shows what a cell is made of.",
         )
     return UNFINISHED if any(finding.unchecked for finding in found) else 0
 
