@@ -39,7 +39,7 @@ Say = Callable[[str, int, int], None]  # what is being done, bytes so far, bytes
 
 
 class Form(NamedTuple):
-    """What all images have in common once they are decoded."""
+    """The form that all images have once they are decoded."""
 
     shape: tuple[int, int, int]  #: (C, H, W)
     scale: tuple[float, float] | None = None  #: the numbers that are black and white; None: as their files have it

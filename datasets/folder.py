@@ -133,7 +133,7 @@ class _Pictures:
                 raise
 
     def form(self) -> Form:
-        """What they are decoded to; C = 3 as soon as one image has colour.
+        """Return the form that images are decoded to; C = 3 as soon as one image has colour.
 
         Raises:
             DataError: one can't be read, they differ in size or colour and no `image_size` makes them equal, or all are
@@ -160,7 +160,7 @@ class _Pictures:
         return None if found == (0, seen[0].white) else found
 
     def _dark(self, part: int) -> SeenPixels:
-        """What some of the images hold, up to the first that is bright."""
+        """Return the range of numbers in the images, up to the first bright image."""
         found: SeenPixels | None = None
         for path in self.paths[part * SEEN : (part + 1) * SEEN]:
             if (one := self._seen(path)).bright:
@@ -170,7 +170,7 @@ class _Pictures:
         return found
 
     def _seen(self, path: str) -> SeenPixels:
-        """What numbers an image holds; a white background makes it bright."""
+        """Return the range of numbers in an image; a white background makes it bright."""
         with picture(path, GOOD_COPY) as stored:
             numbers, alpha, white = _numbers(stored, known=False)
             if alpha is None or alpha.all():

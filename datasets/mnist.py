@@ -49,7 +49,7 @@ def _called(cls: type[MNIST], part: int) -> str:
 
 
 def _known() -> dict[str, str]:
-    """What the splits of this file's sets are called, by the digests that are known."""
+    """The names of known splits by the digest of their images."""
     sets = (MNIST, FashionMNIST, KMNIST, EMNIST)
     return {split.digest: _called(c, i) for c in sets for i, split in enumerate(c.published or ()) if split.digest}
 

@@ -1,1 +1,1 @@
-"""What plugins and rooms agree on: variants, datasets, metrics, loggers, executors, protocols, events, rows."""
+"""The contracts between plugins and rooms: variants, datasets, metrics, loggers, executors, protocols, events, rows."""

@@ -67,7 +67,7 @@ class Dataset(ABC):
 
     @classmethod
     def suits(cls, path: Path) -> bool:
-        """Whether it reads what lies at `path`, where it takes one: then a bare path is told to be asked for so."""
+        """Return whether this dataset reads what lies at `path`: an error about a bare path then suggests it."""
         return False
 
     def say(self, what: str, done: int = 0, total: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Whether a dataset's test images are its training images: no score of such a split says anything of new images."""
+"""Refusing a dataset whose test images are its training images: its scores would say nothing about new images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def require_disjoint(name: str, splits: Splits) -> None:
 
 
 def _how(train: Images, images: Images) -> str:
-    """How all images are training images, in words; '' where they aren't."""
+    """Return in words how all images of a split are training images; '' where some are not."""
     if train.redrawn or images.redrawn or train.shape != images.shape or len(images) < 2:
         return ""
     if len(train) == len(images) and _same(train, images):
@@ -53,7 +53,7 @@ def _how(train: Images, images: Images) -> str:
 
 
 def _same(train: Images, test: Images) -> bool:
-    """Whether both are the same images in the same order, and not one image again and again."""
+    """Return whether two splits hold the same images in the same order, and not one image again and again."""
     some = torch.linspace(0, len(test) - 1, min(FEW, len(test))).long()
     ours, theirs = train.take(some, "cpu"), test.take(some, "cpu")
     if not torch.equal(ours, theirs) or bool((ours == ours[:1]).all()):
@@ -63,7 +63,7 @@ def _same(train: Images, test: Images) -> bool:
 
 
 def _within(train: Images, test: Images) -> bool:
-    """Whether all test images are training images, and these aren't mostly repetitions of each other."""
+    """Return whether all test images are training images, and these are not mostly repetitions of each other."""
     step = max(1, math.prod(train.shape) // PIXELS)
     some = torch.linspace(0, len(test) - 1, min(FEW, len(test))).long()
     known = _prints(train, torch.arange(len(train)), step)

@@ -10,7 +10,7 @@ from bench.util.text import settle
 
 
 class _Said:
-    """What comes of a job's process, or of a plugin, is plain text from here on; a path stays one."""
+    """Make the text of a job's process or of a plugin plain; a path stays a path."""
 
     def __post_init__(self) -> None:
         settle(self, but="folder")

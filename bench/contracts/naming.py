@@ -1,4 +1,4 @@
-"""What data are called: by where they lie, or by a name that somebody gave them; and one name for one data.
+"""Names of datasets: the path that was asked for or a name that the user gave, and one name for the same images.
 
 called, asked    'folder:PATH as faces' is called faces, and asks for folder:PATH
 own              whether a name stands for somebody's own images, which lie elsewhere on another machine
@@ -24,7 +24,7 @@ _GIVEN = re.compile(rf"(?P<asked>.*\S)\s+as\s+(?P<name>{_NAME})\s*", re.DOTALL)
 
 
 def _split(text: str) -> tuple[str, str]:
-    """What `text` asks for, and the name that it gives it, or ''. A path that is there is taken as it stands."""
+    """Split 'folder:PATH as NAME' into dataset and NAME ('' without one). A path that exists is taken as it stands."""
     found = _GIVEN.fullmatch(text)
     if found is None or _there(text.partition(":")[2]):
         return text, ""
@@ -39,12 +39,12 @@ def _there(path: str) -> bool:
 
 
 def asked(text: str) -> str:
-    """What `text` asks for, without the name that it gives it."""
+    """Return the dataset that `text` asks for, without the name that `text` gives it."""
     return _split(text)[0]
 
 
 def called(text: str) -> str:
-    """What the data are called that `text` asks for: 'faces' for 'folder:PATH as faces', else `text` itself."""
+    """Return the name of the data that `text` asks for: 'faces' for 'folder:PATH as faces', else `text` itself."""
     return _split(text)[1] or text
 
 
@@ -69,7 +69,7 @@ def require_fit(text: str, name: str, *, own: bool) -> None:
 
 @cache
 def own(name: str) -> bool:
-    """Whether a row's dataset is somebody's own images: asked for by their place, or by a name that was given.
+    """Return whether a row's dataset is a user's own images: asked for by their path, or by a name that was given.
 
     Those that are asked for with options besides the size are apart: what else there is in them isn't in a row.
     """
@@ -104,7 +104,7 @@ def read(text: str) -> tuple[str, dict[str, str], str | None]:
 
 
 def texts(name: str, datasets: Sequence[str]) -> list[str]:
-    """What asks for the data called `name`: those of `datasets` that do, the last one first; else `name` itself."""
+    """Return the texts that ask for the data called `name`: those of `datasets`, the last one first; else `name`."""
     return [text for text in reversed(datasets) if called(text) == name] or [name]
 
 

@@ -94,7 +94,7 @@ DEEPEST = 16  #: levels of objects and lists inside a row
 
 
 class _Kind:
-    """What a value may be, as JSON has it: of these types, finite, and within what a table's column can hold."""
+    """A check of a value read from JSON: of these types, finite, and within the range of a table's column."""
 
     def __init__(self, words: str, *types: type) -> None:
         self.words, self.types = words, frozenset(types)

@@ -25,7 +25,7 @@ BLOCK = 4096  # images at a time
 
 
 class SeenPixels(NamedTuple):
-    """What numbers some pixels hold, before anybody said what they mean."""
+    """The range of numbers in some pixels, before their scale is known."""
 
     type: str  #: as numpy calls it
     low: float
@@ -54,7 +54,7 @@ class SeenPixels(NamedTuple):
 
     @property
     def bright(self) -> bool:
-        """Whether they get as far as pixels of their range do."""
+        """Return whether the largest number reaches a tenth of the range."""
         return self.high >= DARK * self.white
 
     def fits(self) -> bool:

@@ -125,7 +125,7 @@ class Evaluator(Context):
         return score, time.perf_counter() - began
 
     def _few(self, metric: Metric) -> str:
-        """What the number of samples behind a metric's evidence has to say; '' where it's of no account.
+        """Return the caveat about the number of samples behind a metric; '' where that number does not matter.
 
         Raises:
             NotAvailable: there are fewer than the metric needs.
@@ -146,7 +146,7 @@ class Evaluator(Context):
         return f"{of}: {moves}"
 
     def _samples(self, metric: Metric) -> int | None:
-        """How many samples a metric's evidence, now resolved, is made of; None where it's made of none."""
+        """Return the number of samples behind a metric's resolved evidence; None where it needs no samples."""
         found, ahead = set[Request[Any]](), list(metric.needs)
         while ahead:
             if (request := ahead.pop()) not in found:

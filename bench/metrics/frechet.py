@@ -44,7 +44,7 @@ def _enough(least: int, dim: int, **counts: int | None) -> None:
 
 
 def _floor(reference: Gaussian, other: Gaussian | None, n: int | None) -> str:
-    """What a perfect sampler comes to, in words: other real images' distance, and how much of it is bias.
+    """Return in words the distance of a perfect sampler: that of other real images, and how much of it is bias.
 
     More other images than `n` samples are no measure for those; of fewer it's told what so few bring.
     """

@@ -1,1 +1,1 @@
-"""How plugins are found: entry points, files, notebooks; their hyperparameters, their source, their failures."""
+"""Finding plugins: entry points, files, notebooks; their hyperparameters, their source, their failures."""

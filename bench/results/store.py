@@ -131,7 +131,7 @@ class Run:
     # one cell
 
     def is_done(self, cell: str) -> bool:
-        """Whether it has a result, whole or not."""
+        """Return whether a cell has a result, whole or not."""
         try:
             os.lstat(self.cells / cell / "done")
         except (FileNotFoundError, NotADirectoryError):
@@ -141,7 +141,7 @@ class Run:
         return True
 
     def is_sound(self, cell: str) -> bool:
-        """Whether it has a result whose row is what was written; its scores may not be, nor its weights."""
+        """Return whether a cell has a result with an unchanged row; scores and weights are not checked."""
         return self.is_done(cell) and not self.flaw(cell)
 
     def has_ended(self, cell: str) -> bool:
@@ -241,12 +241,12 @@ class Run:
         return _numbers(Path(self._home(cell), "different"))
 
     def flaw(self, cell: str) -> str:
-        """What of a done cell's row isn't what was written; '' where nothing is."""
+        """Return in words how a done cell's row differs from what was written; '' where it does not."""
         row = self._row(cell, "done")
         return row.reason if row is not None and row.status == "damaged" else ""
 
     def damage(self, cell: str) -> list[str]:
-        """What of a done cell isn't as it was made, its scores apart, a line each."""
+        """Return a line for each file of a done cell, scores apart, that differs from what was written."""
         row, done = self._row(cell, "done"), self.cells / cell / "done"
         if row is None:
             return []
@@ -347,11 +347,11 @@ class Run:
         return {Path(path): dict(scored.scoring) for path, scored in self._scorings(cell).items() if not scored.flaw}
 
     def read_scores(self, cell: str, scoring: Mapping[str, Any]) -> dict[str, Score | NotAvailable]:
-        """What is already scored in this way; nothing where the file isn't what was written."""
+        """Return the scores that are filed under this way of scoring; none where the file has changed since."""
         return dict(self._filed(cell, scoring).scores)
 
     def seconds(self, cell: str, scoring: Mapping[str, Any]) -> dict[str, float]:
-        """What each of these scores took."""
+        """Return the seconds that each of these scores took."""
         return dict(self._filed(cell, scoring).seconds)
 
     def write_scores(
@@ -427,7 +427,7 @@ class Run:
         return found
 
     def called(self) -> dict[str, str]:
-        """What data are called now, by their digests, where that isn't what they were called when cells were made.
+        """Return the present names of data by their digests, where cells were made under another name.
 
         Raises:
             StoreError: the file that says so is damaged.
@@ -464,7 +464,7 @@ class Run:
         self._names = joined
 
     def request(self) -> RunRequest:
-        """What was asked for last, joined with what was before.
+        """Return the last request, joined with the earlier ones.
 
         Raises:
             StoreError: its file can't be read, or isn't what was written.
@@ -544,7 +544,7 @@ class Run:
         return f"cells{str(error.path).removeprefix(self._cells)} {error.why}"
 
     def _scorings(self, cell: str) -> dict[str, _Scored]:
-        """What is in the files of a cell's scores, the one written last at the end."""
+        """Return the content of a cell's files of scores, the one written last at the end."""
         try:
             folder = f"{self._home(cell)}/scores"
             if not inside.is_folder(folder):
@@ -558,7 +558,7 @@ class Run:
         return {path: scored for path, scored in found.items() if scored is not None}
 
     def _scored(self, path: str) -> _Scored | None:
-        """What is in one of these files; None where it isn't there."""
+        """Return the content of one of these files; None where there is no such file."""
         try:
             if (content := _content(path)) is None:
                 return None
@@ -572,7 +572,7 @@ class Run:
             return _Scored(flaw=f"{self._told(Damaged(path, 'holds no scores'))}: {error}")
 
     def _filed(self, cell: str, scoring: Mapping[str, Any]) -> _Scored:
-        """What is scored in this way; nothing where the file isn't there, or isn't what was written."""
+        """Return the scores of this way of scoring; none where the file is missing or has changed."""
         found = self._scorings(cell).get(str(self._scores(cell, scoring)))
         return _Scored() if found is None or found.flaw else found
 
@@ -590,7 +590,7 @@ class Run:
 
 @dataclass(frozen=True)
 class _Scored:
-    """What is in a file of scores; `flaw` says what of it isn't what was written, and then there's nothing else."""
+    """The content of a file of scores. `flaw` tells how the file differs from what was written, without the rest."""
 
     scoring: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Score | NotAvailable] = field(default_factory=dict)

@@ -337,7 +337,7 @@ def cell(config: Config, data: Data, seed: int, request: RunRequest) -> Cell:
 
 
 def spec_of(data: Data, request: RunRequest) -> Spec:
-    """What variants are built for on a dataset."""
+    """Return the spec that variants are built for on a dataset."""
     return Spec(data.train.shape, data.classes, len(data.train), data.latent_dim, request.likelihood or data.likelihood)
 
 

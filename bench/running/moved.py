@@ -32,7 +32,7 @@ def distinct(loaded: Sequence[Data]) -> tuple[list[Data], list[str]]:
 
 
 def _same(a: Data, b: Data) -> bool:
-    """Whether two are the same in all that a run can see."""
+    """Return whether two datasets are the same in all that a run can see."""
     plain = ("latent_dim", "steps", "likelihood")
     if a.train.digest != b.train.digest or a.test.digest != b.test.digest or a.train.classes != b.train.classes:
         return False

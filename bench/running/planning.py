@@ -178,7 +178,7 @@ def _shared(request: RunRequest) -> RunRequest:
 
 
 def _folder(request: RunRequest, loaded: Sequence[Data], configs: Sequence[Config]) -> Path:
-    """Where results lie: beside those of the same images, made when they were called otherwise, if nobody says."""
+    """Return the run's folder: without --out, one that holds results of the same images under another name, if any."""
     folder = Path(request.out) if request.out else default_folder(request)
     if request.out or folder.exists() or not any(own(data.name) for data in loaded):
         return folder
@@ -204,7 +204,7 @@ def _firsts(request: RunRequest, loaded: Sequence[Data], configs: Sequence[Confi
 
 
 def validate(request: RunRequest) -> None:
-    """What can be wrong with the numbers of a request, and with letters in it.
+    """Check the numbers of a request, and the letters in its names.
 
     Raises:
         UsageError

@@ -1,4 +1,4 @@
-"""What a job's process does: `python -m bench.running.worker JOB.json [PARENT]`, or forked with the same function.
+"""The process of a job: `python -m bench.running.worker JOB.json [PARENT]`, or forked with the same function.
 
 Exit codes: 0 whatever came of the cell is on disk; 4 the folder can't be written (why: error.txt); 143 stopped by
 SIGTERM, with a checkpoint. A plugin may end the process with any of them: only a job that came to its end leaves a file

@@ -1,1 +1,1 @@
-"""What people look at: the terminal, pictures of a trained model, notebooks, the report."""
+"""Output for people: the terminal, pictures of a trained model, notebooks, the report."""

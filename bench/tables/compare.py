@@ -231,7 +231,7 @@ def compare(
 
 
 def _other_names(before: Iterable[Sequence[Row]], now: Iterable[Sequence[Row]]) -> dict[str, list[str]]:
-    """What else a dataset is called in the runs, by the name that stands for all."""
+    """Return the other names of each dataset in the runs, by the name that stands for all."""
     found: dict[str, dict[str, None]] = {}
     for which, old, new in zip("ab", before, now, strict=True):
         for row, renamed in zip(old, new, strict=True):

@@ -277,7 +277,7 @@ def _unsaid(ranks: Iterable[Mapping[str, _Rank]], seeds: int) -> list[str]:
 
 
 def _unsummed(rows: Sequence[Row]) -> list[str]:
-    """What of the rows has no sums, by which a change in a file would show."""
+    """Return the remark on rows whose files have no checksums, so that an edit would not be noticed."""
     counts = Counter(what for row in rows for what in row.unsummed)
     if not counts:
         return []

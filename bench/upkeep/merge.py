@@ -61,7 +61,7 @@ def merge(out: Path | str, runs: Iterable[Path | str]) -> Merged:
 
 
 def _place(store: Run, source: Run, cell: str, known: Mapping[str, Sequence[str]]) -> str:
-    """Where a cell goes: to the same cell, if its images had another name there, else where it is."""
+    """Return the folder that a cell is merged into: that of the same cell, if its images had another name there."""
     others = known.get(cell.rpartition("-")[2], ())
     row = source.row(cell) if others and cell not in others else None
     if row is None or not own(row.dataset):

@@ -93,7 +93,7 @@ _BLANK = " \t\n\r"
 
 
 def parsed(path: Path | str, content: bytes) -> dict[str, Any]:
-    """What the file at `path` says, given its content.
+    """Return the document in the file at `path`, given its content.
 
     Raises:
         Damaged, StoreError: as `read_json`.
@@ -218,7 +218,7 @@ _SUM = re.compile(rb'"sum": "([0-9a-f]{64})"')
 
 
 def own_sum_fits(content: bytes) -> bool:
-    """Whether a document's own sum is that of its content, the sum itself taken for ''."""
+    """Return whether a document's own checksum fits its content, with the checksum itself left empty."""
     found = _SUM.search(content, 0, 256)
     if found is None:
         return False
@@ -312,7 +312,7 @@ def damage(folder: Path) -> list[str]:
 
 
 def _changed(path: Path, digest: str) -> str:
-    """What of a file isn't as it was; '' where all is."""
+    """Return in words how a file differs from its checksum; '' where it does not."""
     try:
         return "has changed" if sha256(path) != digest else ""
     except Damaged as error:

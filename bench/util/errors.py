@@ -47,7 +47,7 @@ class BenchError(Exception):
 
     @property
     def brief(self) -> str:
-        """What happened, for a place with room for no more."""
+        """Return what happened, for a place with room for one line."""
         return self.what
 
 
@@ -106,7 +106,7 @@ class StoreError(BenchError):
 
 
 class Damaged(StoreError):
-    """What lies at `path` in a run's folder isn't what was written there; `why` goes on from the path: "is a link"."""
+    """A file in a run's folder is not what was written there; `why` goes on from the path: "is a link"."""
 
     def __init__(self, path: Path | str, why: str, fix: str = "") -> None:
         super().__init__(f"{path} {why}", fix=fix)

@@ -1,4 +1,4 @@
-"""What lies in a run's folder, read without leaving it: a run may come from anybody.
+"""Reading the files of a run without leaving its folder: a run may come from anybody.
 
 Refused by name: a link, a FIFO or a device where a file or a folder belongs, and a file larger than its kind ever is.
 The run's own folder and those above it may be links: whoever names a run says where it lies.
@@ -33,7 +33,7 @@ _COPIED = "Put what it names in its place: `cp -rL RUN COPY` copies a run so. A 
 
 
 def limit(path: Path | str) -> int:
-    """How many bytes a file of this name may have."""
+    """Return the most bytes that a file of this name may have."""
     return _LIMITS.get(os.path.splitext(path)[1], _OTHER)
 
 
@@ -60,7 +60,7 @@ def opened(path: Path | str) -> tuple[int, int]:
 
 
 def no_file(path: Path | str, wanted: str = "file") -> Damaged:
-    """What lies at `path` in the place of a file, or of a folder."""
+    """Return the error that names what lies at `path` in the place of a file or a folder."""
     kinds = {stat.S_ISLNK: "a link", stat.S_ISDIR: "a folder", stat.S_ISREG: "a file", stat.S_ISFIFO: "a FIFO"}
     try:
         mode = os.lstat(path).st_mode
@@ -129,7 +129,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def is_folder(path: Path | str) -> bool:
-    """Whether a folder lies at `path`; False where nothing does.
+    """Return whether a folder lies at `path`; False where nothing does.
 
     Raises:
         Damaged: something else does, such as a link to a folder.
@@ -144,7 +144,7 @@ def is_folder(path: Path | str) -> bool:
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, by name; nothing where there is none.
+    """Return the entries of a folder by name; none where there is no folder.
 
     Raises:
         Damaged: something else than a folder lies there, such as a link to one.

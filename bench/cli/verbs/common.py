@@ -1,4 +1,4 @@
-"""What several verbs share: exit codes, options, and how rows and JSON are printed."""
+"""Exit codes, options and printing that several commands share."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Exhibit:
 
     @property
     def split(self) -> str:
-        """What it was scored on: 'test', or 'validation'."""
+        """Return the split that the row was scored on: 'test' or 'validation'."""
         return str(self.row.scoring.get("split", "test"))
 
     @cached_property
