@@ -55,7 +55,8 @@ def score(
     """Score samples of your own model.
 
     SAMPLES is an .npz file with `samples`, uint8 or floats from 0 to 1 of shape (N, H, W), (N, H, W, C) or
-    (N, C, H, W), or a folder of .png files. 10,000 are scored, as of every variant. Nothing is unpickled.
+    (N, C, H, W), or a folder of .png files. At most 10,000 are scored, as of every variant; of fewer, metrics that need
+    more are n/a with the number that they need. Nothing is unpickled.
     """
     from bench import data
     from bench.plugins.unpublished import hand_over
