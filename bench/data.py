@@ -29,7 +29,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from bench.contracts.dataset import DATASETS, Data, Dataset, File, Progress, prepare
 from bench.contracts.disjoint import require_disjoint
-from bench.contracts.naming import asked, called, read, require_fit
+from bench.contracts.naming import asked, called, is_there, read, require_fit
 from bench.contracts.scale import oddity
 from bench.plugins.hyperparameters import check, hyperparameters
 from bench.plugins.hyperparameters import split as split_at_commas
@@ -230,16 +230,9 @@ def separate(text: str) -> list[str]:
     if text[end : end + 1] not in (":", ",", ""):
         return split_at_commas(text)
     commas = [i for i in range(end, len(text)) if text[i] == ","] + [len(text)]
-    paths = (i for i in reversed(commas) if text[end : end + 1] == ":" and _there(asked(text[:i])[end + 1 :]))
+    paths = (i for i in reversed(commas) if text[end : end + 1] == ":" and is_there(asked(text[:i])[end + 1 :]))
     at = next(paths, commas[0])
     return [part for part in (text[:at].strip(), *(separate(text[at + 1 :]) if at < len(text) else ())) if part]
-
-
-def _there(path: str) -> bool:
-    try:
-        return bool(path) and Path(os.path.expanduser(path)).exists()
-    except (OSError, ValueError):  # too long, or of no path's letters
-        return False
 
 
 def _load(name: str, text: str) -> type[Dataset]:
@@ -249,7 +242,7 @@ def _load(name: str, text: str) -> type[Dataset]:
     except UnknownName:
         path = os.path.expanduser(text)
         bare = name == text and (os.sep in text or text.startswith(("~", ".")))
-        if not (_there(path) or bare):
+        if not (is_there(path) or bare):
             raise
         suited = []
         for known in DATASETS:

@@ -26,12 +26,13 @@ _GIVEN = re.compile(rf"(?P<asked>.*\S)\s+as\s+(?P<name>{_NAME})\s*", re.DOTALL)
 def _split(text: str) -> tuple[str, str]:
     """Split 'folder:PATH as NAME' into dataset and NAME ('' without one). A path that exists is taken as it stands."""
     found = _GIVEN.fullmatch(text)
-    if found is None or _there(text.partition(":")[2]):
+    if found is None or is_there(text.partition(":")[2]):
         return text, ""
     return found["asked"], found["name"]
 
 
-def _there(path: str) -> bool:
+def is_there(path: str) -> bool:
+    """Return whether something lies at `path`, whose ~ is the user's home; False for what can be no path."""
     try:
         return os.path.exists(os.path.expanduser(path))
     except ValueError:  # no path has a null byte

@@ -17,7 +17,7 @@ from PIL import Image
 from bench.contracts.dataset import DATASETS, Data, Splits
 from bench.contracts.disjoint import require_disjoint
 from bench.contracts.images import Images
-from bench.contracts.naming import alike, asked, called, own, texts
+from bench.contracts.naming import alike, asked, called, is_there, own, texts
 from bench.contracts.protocol import RunRequest
 from bench.contracts.row import Row
 from bench.data import load
@@ -503,3 +503,9 @@ def test_installed_sets_have_the_cells_that_they_had(digits: Data) -> None:
     assert c.name.startswith("vae-digits-s0-")
     assert c.todo.at == ""
     assert c.row.data["train"] == digits.train.digest
+
+
+def test_what_can_be_no_path_is_not_there(tmp_path: Path) -> None:
+    assert is_there(str(tmp_path))
+    assert is_there("~")
+    assert not any(map(is_there, ("", "a\0b", "~a\0b", "x" * 9_000)))
