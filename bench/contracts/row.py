@@ -61,6 +61,23 @@ class Row:
         settle(self)
 
     @property
+    def steps_text(self) -> str:
+        """The steps of each stage: '4690+4690'."""
+        return "+".join(map(str, self.steps))
+
+    @property
+    def validation_images(self) -> int:
+        """The number of training images that were held out, for choices."""
+        return int(self.training.get("validation") or 0)
+
+    @property
+    def scored_images(self) -> int | None:
+        """The number of images that the scores are of; None if the row does not say: scored on other test images."""
+        if self.scoring.get("split") == "validation" and self.validation_images:
+            return self.validation_images
+        return self.data.get("test_images") if self.scoring.get("test") in (None, self.data.get("test")) else None
+
+    @property
     def conflict(self) -> bool:
         """Whether another attempt at this cell gave another result."""
         return self.status == "ok" and bool(self.reason)

@@ -23,8 +23,8 @@ from bench.contracts.protocol import canonical, differences
 from bench.contracts.row import Row
 from bench.plugins.hyperparameters import show
 from bench.tables.columns import Column, Scores, chosen, columns, reading_order, scores
+from bench.tables.numbers import decimals, printed
 from bench.tables.statistics import LEAST, OverImages, Paired, paired, paired_over_images, verdicts
-from bench.tables.summary import decimals, printed
 from bench.util.errors import IncomparableRows, UnknownName, UsageError
 from bench.util.wording import listed, seeds_in_words
 
@@ -448,7 +448,8 @@ def _group(
         for label, made in zip(labels, _spaced(drafts), strict=True):
             cells[label][column.name] = made
     scored = [c for c in found if any(by_name[c.name].n for by_name in cells.values())]
-    shown = tuple(chosen(scored, metrics, found))
+    wanted = chosen(found, metrics, lambda column: column in scored)
+    shown = tuple(column for column in wanted if column in scored)
     lines = tuple(
         Line(label, marks[label], _count(len(like[label]), len(of[label])), cells[label], _anchor(of[label].values()))
         for label in labels
@@ -459,7 +460,7 @@ def _group(
     notes += [_failure(pair) for pair in pairs.values() if _standing(pair) in ("!", "*")]
     notes += [*_lacking(lines, shown), *_redrawn(lines, shown)]
     named = set(metrics) - {"all"}
-    notes += _unscored(lines, [c.name for c in (chosen(found, metrics) if named else found) if c not in scored])
+    notes += _unscored(lines, [c.name for c in (wanted if named else found) if c not in scored])
     if more := 0 if named else len(scored) - len(shown):
         notes.append(f"{more} more metric{'' if more == 1 else 's'}: --all, or --metrics NAMES")
     return Group(dataset, shown, lines, tuple(notes))

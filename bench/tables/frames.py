@@ -18,7 +18,7 @@ from bench.plugins.hyperparameters import show
 from bench.tables.columns import Scores, columns, scores
 from bench.tables.methods import methods
 from bench.tables.render import Format, render, safe
-from bench.tables.summary import Summary, steps, summary
+from bench.tables.summary import summary
 from bench.util.durable import write_bytes
 from bench.util.errors import StoreError
 from bench.util.text import escape_markdown, inert
@@ -87,9 +87,9 @@ def records(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """
     rows = list(rows)
     marks = {
-        id(row): {name: cell.mark for name, cell in line.cells.items() if cell.mark}
-        for group in summary(rows).groups
-        for line in group.lines
+        id(row): {name: value.mark for name, value in line.values.items() if value.mark}
+        for table in summary(rows, ("all",))
+        for line in table.lines
         for row in line.rows
     }
     made = []
@@ -167,7 +167,7 @@ def _identity(row: Row) -> dict[str, Any]:
         "hyperparameters": " ".join(f"{name}={show(value)}" for name, value in sorted(h.items())),
         "backbone": row.networks,
         "latent_dim": size if isinstance(size := h.get("latent_dim"), int) else None,
-        "steps": steps(row),
+        "steps": row.steps_text,
         "stacked": " ".join(map(str, row.stacked)),
         "limit": row.data.get("limit", row.training.get("limit")),
         "training": _hash(row.training),
@@ -220,4 +220,4 @@ def _replace(path: Path, content: bytes) -> None:
         ) from None
 
 
-__all__ = ["Format", "Summary", "costs", "frame", "reasons", "records", "render", "summary", "write"]
+__all__ = ["Format", "costs", "frame", "reasons", "records", "render", "summary", "write"]

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.contracts.row import Row
-from bench.tables.summary import steps
 from bench.util.wording import counted, listed, natural, seeds_in_words
 
 if TYPE_CHECKING:
@@ -53,30 +52,24 @@ def _cells(rows: Sequence[Row]) -> str:
 def _data(rows: Sequence[Row]) -> str:
     images = _each(rows, _of("data", "train_images"), lambda n: f"{n:,}")
     shape = _each(rows, lambda r: tuple(r.data.get("shape", ())), lambda s: " x ".join(map(str, s)))
-    tested = _each(rows, scored_images, lambda n: f"{n:,}")
+    tested = _each(rows, lambda r: r.scored_images, lambda n: f"{n:,}")
     split = _each(rows, _of("scoring", "split"), str)
     digests = _each(rows, _of("data", "train"), lambda d: f"sha256 {d[:12]}")
-    held = _each(rows, _held, lambda n: f"{n:,} more held out for validation" if n else "none held out")
-    beside = f", {held}" if any(map(_held, rows)) else ""
+    held = _each(
+        rows, lambda r: r.validation_images, lambda n: f"{n:,} more held out for validation" if n else "none held out"
+    )
+    beside = f", {held}" if any(r.validation_images for r in rows) else ""
     scored = f"; scored on {tested} of the {split or 'test'} split" if tested else ""
     return f"Trained on {images} images ({_joined(shape, digests)}){beside}{scored}." if images else ""
 
 
-def _held(row: Row) -> int:
-    """Images of the training split that it wasn't trained on, for the sake of choices."""
-    return int(row.training.get("validation") or 0)
-
-
-def scored_images(row: Row) -> int | None:
-    """How many images a row's scores are of; None where it doesn't say: it may be scored on others than it notes."""
-    if row.scoring.get("split") == "validation" and (held := _held(row)):
-        return held
-    return row.data.get("test_images") if row.scoring.get("test") in (None, row.data.get("test")) else None
+def _held_out(n: int) -> str:
+    return f"{n:,} more held out for validation" if n else "none held out"
 
 
 def _training(rows: Sequence[Row]) -> str:
     t = [
-        _each(rows, steps, lambda text: f"{text} steps"),
+        _each(rows, lambda r: r.steps_text, lambda text: f"{text} steps"),
         _each(rows, _of("training", "batch_size"), lambda n: f"batches of {n}"),
         _each(rows, _of("training", "optimizer"), str.capitalize),
         _each(rows, _of("training", "lr"), lambda lr: f"learning rate {lr:g}"),
@@ -116,7 +109,7 @@ def _scoring(rows: Sequence[Row]) -> str:
 def _weighed(row: Row) -> tuple[int, int] | None:
     """Importance samples, and the images that they're drawn for."""
     k, n = row.scoring.get("nll_samples"), row.scoring.get("nll_images")
-    there = scored_images(row)
+    there = row.scored_images
     return (k, n if there is None else min(n, there)) if k and n else None
 
 
@@ -178,6 +171,3 @@ def _of(part: str, key: str) -> Callable[[Row], Any]:
 
 def _joined(*parts: str) -> str:
     return ", ".join(filter(None, parts))
-
-
-__all__ = ["methods", "scored_images"]
