@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bench.plugins.registry import Registry
-from bench.util.errors import NotAvailable
+from bench.util.errors import NotAvailable, NotScored
 from bench.util.text import plain
 
 if TYPE_CHECKING:
@@ -216,10 +216,10 @@ class Metric:
             scores = baseline if of_baseline else row
             if scores is None:
                 raise NotAvailable("no baseline in this run")
-            found = scores.get(need.name, NotAvailable("not scored"))
+            found = scores.get(need.name, NotScored("not scored"))
             if isinstance(found, NotAvailable):
                 whose = "the baseline's " if of_baseline else ""
-                raise NotAvailable(f"{whose}{need.name}: {found.reason}")
+                raise type(found)(f"{whose}{need.name}: {found.reason}")
             evidence.append(found)
         return self.function(*evidence)
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from bench.contracts.row import Row
     from bench.running.planning import Plan, PlannedCell
     from bench.tables.columns import Column
-    from bench.tables.compare import Comparison, Difference
-    from bench.tables.compare import Line as ComparedLine
+    from bench.tables.compare import ComparedLine, Comparison
+    from bench.tables.difference import Difference
     from bench.tables.summary import DatasetTable, Value
 
 GAP = 2  # spaces between columns
@@ -220,9 +220,9 @@ def _plain_table(*heads: str) -> Table:
 def comparison(found: Comparison, console: rich_console.Console | None = None) -> None:
     """Print b - a for each metric and label, with what the seeds show of it; then what has no counterpart."""
     console = console or out()
-    for group in found.groups:
+    for group in found.datasets:
         console.print(Text.assemble((group.dataset, "bold"), plain(f" · a: {found.names[0]} · b: {found.names[1]}")))
-        cells = [(c, [(x, x.cells[c.name]) for x in group.lines if x.cells[c.name].n]) for c in group.columns]
+        cells = [(c, [(x, x.values[c.name]) for x in group.lines if x.values[c.name].n]) for c in group.columns]
         if cells:
             _print_differences(cells, console)
         for text in group.notes:

@@ -17,7 +17,7 @@ from bench.contracts.measurement import METRICS, Direction, Metric, Score
 from bench.contracts.protocol import canonical
 from bench.contracts.row import Row
 from bench.plugins.registry import default
-from bench.util.errors import NotAvailable, PluginError, UnknownName
+from bench.util.errors import NotAvailable, NotScored, PluginError, UnknownName
 
 Scores = dict[str, Score | NotAvailable]
 ROLE = "columns"
@@ -182,7 +182,7 @@ def _stored(row: Row, known: Sequence[Column]) -> Scores:
     if row.status != "ok":
         return dict.fromkeys((c.name for c in known), NotAvailable(": ".join(filter(None, (row.status, row.reason)))))
     costs = {c.name: _cost(row, c) for c in known if c.cost}
-    missing = {c.name: NotAvailable(c.problem or "not scored") for c in known}
+    missing = {c.name: NotAvailable(c.problem) if c.problem else NotScored("not scored") for c in known}
     return missing | costs | {c.name: row.scores[c.name] for c in known if c.name in row.scores}
 
 

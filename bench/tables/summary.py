@@ -147,7 +147,7 @@ def _table(
     shown = [column for column in wanted if scored(column)]
     places = {c.name: _places(drafts, c) for c in shown}
     blocks = _blocks(_sorted(drafts, shown, sort))
-    rankings = {key: {c.name: _ranking(members, c, places[c.name]) for c in shown} for key, members in blocks.items()}
+    rankings = {key: {c.name: _ranking(members, drafts, c) for c in shown} for key, members in blocks.items()}
     headings = _headings(blocks)
     made = tuple(
         Block(headings[key], tuple(_line(draft, i, shown, places, rankings[key]) for i, draft in enumerate(members)))
@@ -221,7 +221,8 @@ def _places(drafts: Sequence[_Draft], column: Column) -> int:
     return certain(decimals(lines), [stdev(values) for values in lines if len(values) > 1])
 
 
-def _ranking(drafts: Sequence[_Draft], column: Column, places: int) -> Ranking:
+def _ranking(drafts: Sequence[_Draft], every: Sequence[_Draft], column: Column) -> Ranking:
+    places = decimals([draft.values(column.name) for draft in every])
     lines = {i: d.by_seed(column.name) for i, d in enumerate(drafts) if d.values(column.name) and not d.row.anchor}
     return rank(lines, {i: d.row.label for i, d in enumerate(drafts)}, column.direction, places)
 
