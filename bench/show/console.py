@@ -1,6 +1,6 @@
-"""What people look at in a terminal: progress on stderr, tables on stdout, errors on one screen.
+"""Output for a terminal: tables on stdout, errors on stderr and on one screen.
 
-Rich minds the terminal, its width and NO_COLOR. Nothing here imports torch or pandas before it is needed.
+Rich handles the terminal, its width and NO_COLOR. Nothing here imports torch or pandas before it is needed.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ Entry = tuple[str, Sequence[Text]]
 
 
 def out() -> rich_console.Console:
-    """The console for results."""
+    """Return the console for results."""
     return rich_console.Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 def err() -> rich_console.Console:
-    """The console for everything that isn't a result."""
+    """Return the console for everything that is not a result."""
     return rich_console.Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_error(error: BenchError, console: rich_console.Console | None = None) -> None:
-    """What happened, the usual cause, the way out."""
+    """Print what happened, the usual cause, and the way out."""
     console = console or err()
     console.print(Text.assemble(("error: ", "bold red"), error.what), soft_wrap=True)
     for line in (error.cause, error.fix):
@@ -158,13 +158,13 @@ def _value(value: Value, pad: int) -> Text:
 
 
 def _print_note(text: str, console: rich_console.Console) -> None:
-    """Dim text, wrapped with a hanging indent."""
+    """Print dim text, wrapped with a hanging indent."""
     for i, line in enumerate(Text(text, "dim").wrap(console, max(console.width - 2, 20))):
         console.print(Text("  " if i else "").append_text(line))
 
 
 def print_plan(plan: Plan, console: rich_console.Console | None = None) -> None:
-    """What a run would do: a line for each variant and dataset."""
+    """Print what a run would do: a line for each variant and dataset."""
     console = console or out()
     cells: dict[tuple[str, str], list[PlannedCell]] = {}
     for cell in plan.cells:
@@ -186,13 +186,13 @@ def print_plan(plan: Plan, console: rich_console.Console | None = None) -> None:
     new = [cell for cell in plan.cells if cell.state == "new"]
     total = sum(sum(cell.row.steps) for cell in new)
     count = f"{len(plan.cells)} cell{'' if len(plan.cells) == 1 else 's'}"
-    console.print(f"{count}, {len(new)} of them to train: {total:,} steps, into {plain(str(plan.folder))}")
+    console.print(f"{count}, {len(new)} to train ({total:,} steps), in {plain(str(plan.folder))}")
     for note in plan.notes:
         _print_note(note, console)
 
 
 def print_data(names: Sequence[str], root: Path, console: rich_console.Console | None = None) -> None:
-    """What of the datasets `names` (all that have files) lies under `root`."""
+    """Print which files of the datasets `names` lie under `root`; without names, of all that have files."""
     from bench import data
     from bench.contracts.dataset import DATASETS
 
@@ -218,7 +218,7 @@ def _plain_table(*heads: str) -> Table:
 
 
 def comparison(found: Comparison, console: rich_console.Console | None = None) -> None:
-    """Print b - a for each metric and label, with what the seeds show of it; then what has no counterpart."""
+    """Print b - a for each metric and label, with its test over seeds; then rows without a counterpart."""
     console = console or out()
     for group in found.datasets:
         console.print(Text.assemble((group.dataset, "bold"), plain(f" · a: {found.names[0]} · b: {found.names[1]}")))
@@ -233,10 +233,10 @@ def comparison(found: Comparison, console: rich_console.Console | None = None) -
 
 
 _LEGEND = (
-    "+ b is better, - worse, ~ no significant difference (5 %, paired by seed, p corrected) or too few seeds to say, x "
-    "not comparable, ! new failure, * fixed; no mark: a coordinate that differs",
-    "detectable: the true difference that so many seeds find in 80 % of cases; SE over images: what other test images "
-    "and draws of z would change, apart from training's noise",
+    "+ b is better, - b is worse, ~ no significant difference at 5 % (paired by seed) or too few seeds, x not comparable, "
+    "! new failure, * fixed; no mark: a significant difference of a metric without a direction",
+    "detectable: the true difference that this many seeds find in 80 % of cases; SE over images: over test images and "
+    "draws of z, without the noise of training",
 )
 _COLOURS = {"+": "green", "-": "red", "~": "dim", "": ""}
 
@@ -244,10 +244,10 @@ _COLOURS = {"+": "green", "-": "red", "~": "dim", "": ""}
 def _print_differences(
     found: Sequence[tuple[Column, Sequence[tuple[ComparedLine, Difference]]]], console: rich_console.Console
 ) -> None:
-    """One table; without the scores themselves where these would be too wide."""
+    """Print one table, without the scores of a and b where they would make it too wide."""
     from bench.tables.numbers import printed
 
-    made: list[tuple[str, Callable[[Difference], str]]] = [
+    fields: list[tuple[str, Callable[[Difference], str]]] = [
         ("a", lambda d: "" if d.a is None else printed(d.a, d.places)),
         ("b", lambda d: "" if d.b is None else printed(d.b, d.places)),
         ("b\u00a0−\u00a0a", lambda d: d.text),
@@ -258,7 +258,7 @@ def _print_differences(
         ("SE over images", lambda d: d.se),
     ]
     every = [d for _, lines in found for _, d in lines]
-    told = [(head, text) for head, text in made if any(map(text, every))]
+    shown = [(head, text) for head, text in fields if any(map(text, every))]
 
     def grid(columns: Sequence[tuple[str, Callable[[Difference], str]]], widest: int) -> _Grid:
         entries: list[Entry] = []
@@ -271,12 +271,12 @@ def _print_differences(
         return _Grid([_Head(head, "", "") for head, _ in columns], entries, widest)
 
     widest = max(16, console.width * 3 // 10)
-    table = grid(told, widest)
+    table = grid(shown, widest)
     if table.width > console.width:
-        told = [(head, text) for head, text in told if head not in ("a", "b")]
-        table = grid(told, widest)
+        shown = [(head, text) for head, text in shown if head not in ("a", "b")]
+        table = grid(shown, widest)
     if table.width > console.width:
-        table = grid(told, max(10, table.label - (table.width - console.width)))
+        table = grid(shown, max(10, table.label - (table.width - console.width)))
     table.print(console)
 
 
@@ -340,7 +340,7 @@ def _right(text: Text, width: int) -> Text:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """`text`, broken behind '_', '/', ',', '[' and ' ' into lines of at most `width` where that can be."""
+    """Return `text`, broken behind '_', '/', ',', '[' and ' ' into lines of at most `width` letters where possible."""
     lines: list[str] = []
     for word in re.findall(r"[^_/ ,[]+[_/ ,[]*|[_/ ,[]+", text):
         if lines and len(lines[-1]) + len(word.rstrip(" ")) <= width:
