@@ -36,7 +36,7 @@ from torch import Tensor
 from bench.contracts.measurement import Score
 from bench.contracts.naming import alike, called
 from bench.contracts.protocol import HOW, RunRequest, digest
-from bench.contracts.row import Row, damaged, row_of, score_document, scored_of, with_values
+from bench.contracts.row import Row, damaged, row_of, score_document, scored_of
 from bench.util import inside
 from bench.util.durable import (
     SUMS,
@@ -399,7 +399,7 @@ class Run:
             more["costs"] = {**row.costs, "score_seconds": sum(scored.seconds.values())}
             if not scored.summed:
                 more["unsummed"] = (*row.unsummed, "scores")
-        return with_values(row, more)
+        return replace(row, **more)
 
     def names(self) -> list[str]:
         """The folders of all cells."""
@@ -517,12 +517,12 @@ class Run:
                     document = parsed(path, content)
                 raise Damaged(path, CHANGED)
             document = self._renamed(parsed(path, content))
-            return with_values(row_of(document, {}), about)
+            return replace(row_of(document, {}), **about)
         except Damaged as error:
             reason = self._told(error)
         except ValueError as error:
             reason = f"{self._told(Damaged(path, 'says no row'))}: {error}"
-        return with_values(damaged(document, cell, reason), about)
+        return replace(damaged(document, cell, reason), **about)
 
     def _failure(self, cell: str) -> Row | None:
         """The row of a cell's last failure."""
@@ -533,7 +533,7 @@ class Run:
         row = self._row(cell, f"failed/{found[-1].name}") if found else None
         if row is not None and row.status == "ok":
             reason = f"cells/{cell}/failed/{found[-1].name}/cell.json says that it came out ok"
-            return with_values(row, {"status": "damaged", "reason": reason})
+            return replace(row, status="damaged", reason=reason)
         return row
 
     def _told(self, error: Damaged) -> str:

@@ -233,8 +233,8 @@ def comparison(found: Comparison, console: rich_console.Console | None = None) -
 
 
 _LEGEND = (
-    "+ b is better, - b is worse, ~ no significant difference at 5 % (paired by seed) or too few seeds, x not comparable, "
-    "! new failure, * fixed; no mark: a significant difference of a metric without a direction",
+    "+ b is better, - b is worse, ~ no significant difference at 5 % (paired by seed) or too few seeds, x not "
+    "comparable, ! new failure, * fixed; no mark: a significant difference of a metric without a direction",
     "detectable: the true difference that this many seeds find in 80 % of cases; SE over images: over test images and "
     "draws of z, without the noise of training",
 )

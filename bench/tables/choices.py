@@ -48,7 +48,5 @@ class Choice:
         """The choice in sentences, and the settings that could not be chosen."""
         where = f"{self.variant} on {self.dataset}"
         chosen = f"{self.winner.label}, {self.words}" if self.winner else f"no winner of {len(self.settings)}"
-        lost = [
-            f"{s.label} cannot be chosen: {s.why}" for s in self.settings if s.mean is None and s is not self.winner
-        ]
+        lost = [s for s in self.settings if s.mean is None and s is not self.winner]
         return [] if self.fixed else [f"{where}: {chosen}", *(f"{s.label} cannot be chosen: {s.why}" for s in lost)]

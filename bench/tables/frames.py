@@ -13,7 +13,7 @@ import pandas as pd
 
 from bench.contracts.measurement import Score
 from bench.contracts.protocol import digest
-from bench.contracts.row import Row, row_of, score_document, scores_of, with_values
+from bench.contracts.row import Row, row_of, score_document, scores_of
 from bench.plugins.hyperparameters import show
 from bench.tables.columns import Scores, columns, scores
 from bench.tables.methods import methods
@@ -127,8 +127,7 @@ def _row_from(document: Any) -> Row:
     """The row of one of `records`."""
     if not isinstance(document, dict):
         raise TypeError("a row isn't an object")
-    row = row_of(document, {})
-    return with_values(row, {"scores": scores_of(document.get("scores"))})
+    return row_of(document, scores_of(document.get("scores")))
 
 
 def write(folder: Path, rows: Iterable[Row]) -> None:
