@@ -6,17 +6,15 @@ the role `columns`, as 'package:file.toml'.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from bench.contracts.measurement import METRICS, Direction, Metric, Score
 from bench.contracts.protocol import canonical
 from bench.contracts.row import Row
-from bench.plugins.registry import default
+from bench.plugins.registry import default, registered_document
 from bench.util.errors import NotAvailable, NotScored, PluginError, UnknownName
 
 Scores = dict[str, Score | NotAvailable]
@@ -77,11 +75,9 @@ def layout() -> Layout:
     Raises:
         PluginError: the registered file cannot be read.
     """
-    if (address := default(ROLE)) is None:
+    if (declared := registered_document(ROLE)) is None:
         return Layout()
-    package, _, file = address.partition(":")
     try:
-        declared = tomllib.loads((files(package) / file).read_text(encoding="utf-8"))
         return Layout(
             tuple(tuple(entry.split("|")) for entry in declared["default"]),
             tuple(declared["narrow"]),
@@ -89,8 +85,8 @@ def layout() -> Layout:
             dict(declared["costs"]),
             {name: family for family, names in declared["families"].items() for name in names},
         )
-    except (OSError, ImportError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PluginError(f"the columns declared in {address} cannot be read", cause=f"{error!r}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PluginError(f"the declared columns ({default(ROLE)}) cannot be read", cause=f"{error!r}") from None
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
