@@ -240,7 +240,7 @@ def test_planes_hold_what_was_scored_on_the_same_images() -> None:
     assert [[p.label for p in plane.points] for plane in found] == [["a"], ["b"]]
     assert ["80 test images" in plane.heading for plane in found] == [True, False]
     rows = [made("a", baseline=True), made("a", 1)]
-    assert {planes([(None, order)])[0][0].points[0].anchor for order in (rows, rows[::-1])} == {False}
+    assert {planes([(None, order)])[0][0].points[0].reference for order in (rows, rows[::-1])} == {False}
 
 
 def test_why_a_label_is_in_no_plane_is_every_seeds_reason() -> None:
