@@ -1,6 +1,7 @@
 """Pictures that need a trained model: samples, reconstructions, interpolations, traversals, and codes in a plane.
 
-Each view asks the model for abilities, never for a name; a model that lacks one raises an error with the reason.
+Each view asks the model for abilities, never for a name. It raises UsageError, with the reason, if the model lacks an
+ability or a setting doesn't fit, and DataError if this machine doesn't have the dataset.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from bench.results.locate import cells
 from bench.results.store import Run, in_order
 from bench.running.identity import data_of
 from bench.running.loading import load
+from bench.show.plane import code_plane
 from bench.util.errors import DataError, IntegrityError, PluginError, StoreError, UnknownName, UsageError
 from bench.util.wording import counted
 
@@ -194,11 +196,7 @@ def _rows(text: str, variant: str | None) -> tuple[Run, list[Row], str | None]:
 
 
 def samples(cell: TrainedCell, n: int | None = None, seed: int = 0, classes: Sequence[str] = ()) -> Sheet:
-    """Return images that the model draws (decoder means); for a conditional model a row for each class.
-
-    Raises:
-        UsageError: the model draws no samples, doesn't draw by class, or `n` is too large.
-    """
+    """Return images that the model draws (decoder means); for a conditional model a row for each class."""
     title = f"{cell.name} · samples, seed {seed}"
     if isinstance(cell.model, HoldsSamples):
         held = cell.model.held_samples()
@@ -237,11 +235,7 @@ def _refuse_classes(cell: TrainedCell, classes: Sequence[str]) -> None:
 
 
 def reconstructions(cell: TrainedCell, n: int | None = None, seed: int = 0, classes: Sequence[str] = ()) -> Sheet:
-    """Return test images, the decoded images of their codes, and the difference.
-
-    Raises:
-        UsageError, DataError
-    """
+    """Return test images, the decoded images of their codes, and the difference."""
     encoder, decoder = cell.able(Encodes, "reconstructions"), cell.able(Decodes, "reconstructions")
     count = _at_most(n, MOST // 3 // ACROSS * ACROSS, "reconstructions", 2 * ACROSS)
     index = _positions(cell, count, seed, classes, fewer=n is None)
@@ -258,9 +252,6 @@ def interpolations(cell: TrainedCell, n: int | None = None, seed: int = 0, class
     """Return decoded straight lines between the codes of two test images, of two classes if there are several.
 
     A conditional decoder is given the label of the nearer image.
-
-    Raises:
-        UsageError, DataError
     """
     _refuse_discrete(cell, "interpolations")
     encoder, decoder = cell.able(Encodes, "interpolations"), cell.able(Decodes, "interpolations")
@@ -307,9 +298,6 @@ def traversals(cell: TrainedCell, n: int | None = None, seed: int = 0, classes: 
     """Return decoded images of a test image's code with one unit at a time moved, the most active units first.
 
     The activity of a unit is the variance of its code over images (Burda et al. 2016).
-
-    Raises:
-        UsageError, DataError
     """
     _refuse_discrete(cell, "traversals")
     encoder, decoder = cell.able(Encodes, "traversals"), cell.able(Decodes, "traversals")
@@ -342,41 +330,14 @@ def plane(cell: TrainedCell, n: int | None = None, seed: int = 0, classes: Seque
     """Return the codes of test images in two dimensions, coloured by class.
 
     Codes of one dimension are in a band for each class; of more than two, principal components are shown.
-
-    Raises:
-        UsageError, DataError
     """
     cell.able(Encodes, "codes")
     index = _positions(cell, 2_000 if n is None else n, seed, classes, fewer=n is None)
     with torch.inference_mode(), seeded(seed, torch.device("cpu")):
         codes = _codes(cell, cell.data.test, index)
-    labels = cell.data.test.labels(index, "cpu")
+    found = code_plane(codes, cell.data.test.labels(index, "cpu"))
     title = f"{cell.name} · codes of {len(index):,} test images"
-    if codes.shape[1] == 1:
-        rank = torch.unique(labels, return_inverse=True)[1].float()
-        jitter = 0.7 * torch.rand(len(rank), generator=torch.Generator().manual_seed(seed)) - 0.35
-        points = torch.stack([codes[:, 0], rank + jitter], 1)
-        return Scatter(title, points, labels, cell.classes, ("z[0]", ""), bands=True)
-    if codes.shape[1] == 2:
-        return Scatter(title, codes, labels, cell.classes, ("z[0]", "z[1]"))
-    if len(codes) < 3:
-        raise UsageError(f"{counted(len(codes), 'code')} can't span a plane", fix="Ask for more images with --n.")
-    centre, basis, shares = principal_directions(codes.double())
-    names = [f"principal component {i} ({100 * share:.0f} % of the variance)" for i, share in enumerate(shares, 1)]
-    return Scatter(title, ((codes - centre) @ basis.T).float(), labels, cell.classes, (names[0], names[1]))
-
-
-def principal_directions(codes: Tensor) -> tuple[Tensor, Tensor, tuple[float, float]]:
-    """Return the mean of codes (N, d), their first two principal directions (2, d), and the shares of variance.
-
-    The largest component of each direction is positive, since a principal direction has no sign of its own.
-    """
-    centre = codes.mean(0)
-    _, s, basis = torch.linalg.svd(codes - centre, full_matrices=False)
-    basis = torch.cat([basis, basis.new_zeros(2, codes.shape[1])])[:2]  # a single code has no second direction
-    sign = basis.gather(1, basis.abs().argmax(1, keepdim=True)).sign()
-    shares = [*(s.square() / s.square().sum().clamp(min=1e-30)).tolist(), 0.0, 0.0]
-    return centre, basis * sign.where(sign != 0, torch.ones_like(sign)), (shares[0], shares[1])
+    return Scatter(title, found.at, found.labels, cell.classes, found.axes, bands=found.flat)
 
 
 @dataclass(frozen=True)
@@ -394,11 +355,7 @@ class Encoded:
 def encode(
     cell: TrainedCell, n: int | None = None, seed: int = 0, classes: Sequence[str] = (), split: str = "test"
 ) -> Encoded:
-    """Return the codes of all images of a split, or of `n` images drawn by `seed`, in the order of the split.
-
-    Raises:
-        UsageError, DataError
-    """
+    """Return the codes of all images of a split, or of `n` images drawn by `seed`, in the order of the split."""
     discrete = isinstance(cell.model, HasCodes)
     cell.able(HasCodes if discrete else Encodes, "codes")
     images = cell.data.train if split == "train" else cell.data.test

@@ -26,10 +26,11 @@ from bench.contracts.protocol import RunRequest
 from bench.contracts.row import Row
 from bench.drawing.figures import CLASSES, Scale
 from bench.results.store import Run
+from bench.show.plane import code_plane
 from bench.show.report import curves, provenance, sharpness, sheet
 from bench.show.report.curves import spread_out
 from bench.show.report.page import REPORT, write
-from bench.show.report.plane import plane, scatter
+from bench.show.report.plane import scatter
 from bench.tables.summary import summary
 from bench.util.errors import NotAvailable
 from tests.conftest import Bench, once
@@ -745,7 +746,7 @@ def test_a_logarithm_has_its_decades_where_they_belong() -> None:
 
 def test_two_dimensions_are_their_own_axes() -> None:
     z = torch.tensor([[0.0, 1.0], [2.0, -1.0], [1.0, 0.0]])
-    found = plane(z, torch.zeros(3))
+    found = code_plane(z, torch.zeros(3))
     assert torch.equal(found.at, z)
     assert found.axes == ("z[0]", "z[1]")  # as traversals and bars call them
     lattice, rows = found.lattice(5)
@@ -759,7 +760,7 @@ def test_more_dimensions_are_principal_components() -> None:
 
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(300, 6, generator=generator) * torch.tensor([3.0, 0.1, 2.0, 0.5, 0.3, 0.2]) + 5
-    found, reference = plane(z, torch.zeros(300)), PCA(2).fit(z.double().numpy())
+    found, reference = code_plane(z, torch.zeros(300)), PCA(2).fit(z.double().numpy())
     theirs = torch.from_numpy(reference.transform(z.double().numpy())).float()
     signs = (found.at * theirs).sum(0).sign()
     assert torch.allclose(found.at, theirs * signs, atol=1e-4)
@@ -773,7 +774,7 @@ def test_more_dimensions_are_principal_components() -> None:
 
 def test_one_dimension_is_a_line() -> None:
     z = torch.linspace(-2, 2, 50)[:, None]
-    found = plane(z, torch.arange(50) % 5)
+    found = code_plane(z, torch.arange(50) % 5)
     lattice, rows = found.lattice(20)
     assert (found.flat, rows, tuple(lattice.shape)) == (True, 1, (20, 1))
     assert bool((lattice[1:] > lattice[:-1]).all())
@@ -782,15 +783,15 @@ def test_one_dimension_is_a_line() -> None:
 
 @pytest.mark.parametrize("z", [torch.zeros(1, 4), torch.ones(9, 3), torch.zeros(5, 2)])
 def test_codes_without_spread_have_a_plane(z: Tensor) -> None:
-    found = plane(z, torch.zeros(len(z)))
+    found = code_plane(z, torch.zeros(len(z)))
     assert bool(found.lattice(4)[0].isfinite().all())
-    assert scatter(found, torch.zeros(len(z), dtype=torch.long), "").count('class="dots') == 1
+    assert scatter(found, "").count('class="dots') == 1
 
 
 def test_discrete_and_broken_codes_have_none() -> None:
     for z in (torch.zeros(3, 4, dtype=torch.long), torch.full((3, 2), torch.nan)):
         with pytest.raises(NotAvailable):
-            plane(z, torch.zeros(3))
+            code_plane(z, torch.zeros(3))
 
 
 def test_bars_are_called_as_axes_and_traversals_are(short_page: Page) -> None:

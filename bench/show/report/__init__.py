@@ -2,7 +2,7 @@
 
 exhibit.py      the cell that stands for each label, and the reason of a figure that is missing
 sheet.py        images as one picture in the page
-curves.py, sharpness.py, tradeoff.py, plane.py, codebook.py     one figure each
+curves.py, sharpness.py, tradeoff.py, plane.py     one kind of figure each
 studio.py       pictures of a trained model
 chapter.py      one dataset
 failures.py     cells without a result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,9 +19,9 @@ from bench.contracts.variant import Variant
 from bench.drawing.pictures import Sheet
 from bench.engine.snapshot import seeded
 from bench.show import views
-from bench.show.report import plane as planes
-from bench.show.report.codebook import Codebook, codebook
+from bench.show.plane import CodePlane, code_plane
 from bench.show.report.exhibit import Exhibit, Shown, attempt
+from bench.show.report.plane import bars, scatter
 from bench.show.report.sheet import Picture, sheet
 from bench.show.views import TrainedCell
 from bench.util.errors import NotAvailable
@@ -39,13 +40,20 @@ T = TypeVar("T")
 class Explorer:
     """Codes in a plane, and the images that the plane decodes to."""
 
+    plane: CodePlane
     scatter: str
-    axes: tuple[str, str]
-    u: tuple[float, float]
-    v: tuple[float, float]
-    flat: bool
     tiles: Shown[Picture]
     given: str  #: the class that a conditional model decodes; '' for other models
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """The use of a codebook on test images."""
+
+    size: int
+    used: int
+    perplexity: float
+    use: str  #: an SVG: the share of each code, the commonest first
 
 
 @dataclass(frozen=True)
@@ -104,13 +112,10 @@ def studio(exhibit: Exhibit, data: Data | None, names: Sequence[str], loaded: Sh
             return attempt(make, cell, *arguments)
 
     def explorer() -> Explorer:
-        codes, labels = _codes(exhibit, cell)
-        plane = planes.plane(codes, labels)
-        finite = labels[codes.isfinite().all(1)]
-        title = f"{len(finite):,} codes of {exhibit.split} images by {exhibit.label}, coloured by class"
+        plane = code_plane(*_codes(exhibit, cell))
+        title = f"{len(plane.at):,} codes of {exhibit.split} images by {exhibit.label}, coloured by class"
         given = (names[0] if names else "class 0") if exhibit.row.uses_labels else ""
-        tiles = ask(_tiles, exhibit, plane)
-        return Explorer(planes.scatter(plane, finite, title), plane.axes, plane.u, plane.v, plane.flat, tiles, given)
+        return Explorer(plane, scatter(plane, title), ask(_tiles, exhibit, plane), given)
 
     def of_data(make: Callable[..., T]) -> Shown[T]:
         return Shown(missing=why) if data is None else ask(make)
@@ -155,10 +160,19 @@ def _codes(exhibit: Exhibit, cell: TrainedCell | None) -> tuple[Tensor, Tensor]:
 
 
 def _codebook(cell: TrainedCell, exhibit: Exhibit) -> Codebook:
-    return codebook(cell.model, exhibit)
+    size = require(cell.model, abilities.HasCodes).codebook_size
+    codes = exhibit.evidence.get("codes")
+    if codes is None or codes.is_floating_point():
+        raise NotAvailable("the cell keeps no discrete codes")
+    counts = torch.bincount(codes.long().flatten().clamp(0, size - 1), minlength=size).double()
+    share = counts / counts.sum()
+    live = share[share > 0]
+    perplexity = math.exp(-(live * live.log()).sum().item())
+    title = f"Share of each of {size} codes of {exhibit.label}, the commonest first"
+    return Codebook(size, len(live), perplexity, bars(share, title, "code {}", most=256))
 
 
-def _tiles(cell: TrainedCell, exhibit: Exhibit, plane: planes.CodePlane) -> Picture:
+def _tiles(cell: TrainedCell, exhibit: Exhibit, plane: CodePlane) -> Picture:
     side = LATTICE if max(cell.model.spec.shape[1:]) <= 40 else COARSE
     z, rows = plane.lattice(side)
     images = decoded(cell.model, z, torch.zeros(len(z), dtype=torch.long))
@@ -169,7 +183,7 @@ def _kl(cell: TrainedCell, exhibit: Exhibit) -> str:
     if (kl := exhibit.evidence.get("kl_per_dimension")) is None or not len(kl):
         require(cell.model, abilities.HasPosterior)
         raise NotAvailable("the cell keeps no KL by dimension")
-    return planes.bars(kl, f"KL of each of {len(kl)} latent dimensions of {exhibit.label}, the largest first, in nats")
+    return bars(kl, f"KL of each of {len(kl)} latent dimensions of {exhibit.label}, the largest first, in nats")
 
 
 def _traversals(cell: TrainedCell) -> Strips:
