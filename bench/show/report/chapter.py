@@ -21,10 +21,9 @@ from bench.show.views import TrainedCell
 from bench.tables import costs as costing
 from bench.tables import ratedistortion as rd
 from bench.tables.columns import Column
-from bench.tables.methods import methods, scored_images
+from bench.tables.methods import methods
 from bench.tables.summary import Group
 from bench.util.errors import NotAvailable
-from bench.util.wording import counted
 
 PICTURED = 24  #: labels with pictures of their own, so that the file stays small enough for a mail
 COMPARED = 10  #: test images whose reconstructions are shown
@@ -49,8 +48,7 @@ class Chapter:
 
     key: str
     dataset: str
-    protocol: str  #: in one line
-    methods: str  #: the paragraph
+    methods: str  #: the paragraph for a paper
     split: str  #: of the images that are shown: 'test', or 'validation'
     group: Group  #: the columns that a screen shows
     full: Group  #: all columns
@@ -93,55 +91,27 @@ def chapter(
     rows_of = {id(run): (run, [r for r in rows if whence[id(r)] is run]) for run in whence.values()}
     planes, without = _planes([pair for pair in rows_of.values() if pair[1]], every)
     ridges, axis = _ridges(shown, real)
+    none = Shown[Picture](missing=why)
     return Chapter(
-        key,
-        group.dataset,
-        _protocol(rows),
-        methods(rows),
-        split,
-        group,
-        full,
-        tuple(data.test.classes if data is not None else _numbers(shown)),
-        Shown(missing=why) if real is None else attempt(square, real, f"Images of the {split} split"),
-        Shown(missing=why) if real is None else attempt(_originals, real, f"{split.capitalize()} images"),
-        tuple(portraits),
-        len(every) - len(shown),
-        tuple(ridges),
-        axis,
-        tuple(attempt(curves.panels, shown, whence).figure or ()),
-        planes,
-        without,
-        tuple(attempt(tradeoff.tradeoffs, every, group.columns).figure or ()),
-        tuple(costing.costs(rows)),
+        key=key,
+        dataset=group.dataset,
+        methods=methods(rows),
+        split=split,
+        group=group,
+        full=full,
+        classes=tuple(data.test.classes if data is not None else _numbers(shown)),
+        real=none if real is None else attempt(square, real, f"Images of the {split} split"),
+        originals=none if real is None else attempt(_originals, real, f"{split.capitalize()} images"),
+        portraits=tuple(portraits),
+        unpictured=len(every) - len(shown),
+        ridges=tuple(ridges),
+        ridge_axis=axis,
+        panels=tuple(attempt(curves.panels, shown, whence).figure or ()),
+        planes=planes,
+        without=without,
+        tradeoffs=tuple(attempt(tradeoff.tradeoffs, every, group.columns).figure or ()),
+        costs=tuple(costing.costs(rows)),
     )
-
-
-def _protocol(rows: Sequence[Row]) -> str:
-    """Return in one line how the rows were trained and scored; settings that differ between rows are left out."""
-    trained = [row for row in rows if row.status == "ok" and row.training and not row.sanity]
-    formats = {
-        "steps": "{:,} steps a stage",
-        "batch_size": "batches of {}",
-        "optimizer": "{}",
-        "lr": "learning rate {:g}",
-        "precision": "{}",
-        "limit": "{:,} training images",
-    }
-    words = []
-    for key, text in formats.items():
-        values = {row.training.get(key) for row in trained}
-        if len(values) == 1 and (value := values.pop()) is not None:
-            words.append(text.format(value))
-    seeds: dict[str, set[int]] = {}
-    for row in rows:
-        if not row.sanity:
-            seeds.setdefault(row.label, set()).add(row.seed)
-    if numbers := [len(of) for of in seeds.values()]:
-        least, most = min(numbers), max(numbers)
-        words.append(counted(most, "seed") if least == most else f"{least} to {most} seeds")
-    scored = {scored_images(row) for row in trained}
-    words += [f"scored on {n:,} images" for n in scored if n and len(scored) == 1]
-    return " · ".join(words)
 
 
 def _split(shown: Sequence[Exhibit]) -> str:
