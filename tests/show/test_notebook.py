@@ -72,7 +72,7 @@ def test_results_are_a_frame_that_shows_means_over_seeds(monkeypatch: pytest.Mon
     at = page.cells.index("vae")
     assert page.cells[at : at + 2] == ["vae", "2.0* ± 1.0"]
     assert "<b>2.0</b>* ± 1.0" in made._repr_html_()
-    assert "~" not in page.cells[at + 3]
+    assert page.cells[page.cells.index("beta") + 1] == "1.0 ± 0.0~"
     assert "± sd over 3 seeds" in page.text
     assert page.images == []
 
