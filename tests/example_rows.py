@@ -10,6 +10,7 @@ import pytest
 
 from bench.contracts.measurement import BaselineScored, Metric, Score, Scored, metric
 from bench.contracts.row import Row
+from bench.tables.columns import Layout
 from bench.util.errors import NotAvailable, PluginError, UnknownName
 
 TRAINING = {"steps": 4690, "batch_size": 128, "optimizer": "adam", "lr": 1e-3, "limit": None, "validation": 0}
@@ -31,7 +32,7 @@ def loss() -> Score:
 
 @metric(unit="nats/image")
 def rate() -> Score:
-    """A coordinate."""
+    """A metric without a direction."""
     raise AssertionError
 
 
@@ -63,9 +64,17 @@ class FakeRegistry:
 
 
 def register(monkeypatch: pytest.MonkeyPatch, *broken: str, **metrics: Metric) -> None:
-    """Make `metrics` the only ones there are, and 'gan' the baseline."""
+    """Make `metrics` the only ones there are, and 'gan' the baseline; no columns are declared."""
     monkeypatch.setattr("bench.tables.columns.METRICS", FakeRegistry(metrics, set(broken)))
-    monkeypatch.setattr("bench.tables.columns.default", lambda role: "gan" if role == "baseline" else None)
+    declare(monkeypatch, Layout())
+
+
+def declare(monkeypatch: pytest.MonkeyPatch, layout: Layout, **roles: str) -> None:
+    """Make `layout` the registered one, 'gan' the baseline, and other roles those given."""
+    names = {"baseline": "gan", "columns": "tests", **roles}
+    for module in ("columns", "below"):
+        monkeypatch.setattr(f"bench.tables.{module}.default", names.get)
+    monkeypatch.setattr("bench.tables.columns._declared", lambda _: layout)
 
 
 def row(label: str = "vae", seed: int = 0, dataset: str = "fashion", **changes: Any) -> Row:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import console as rich_console
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
 
@@ -86,6 +86,8 @@ def summary(
 
 
 def _print_table(table: DatasetTable, console: rich_console.Console, notes: bool) -> None:
+    from bench.tables.columns import layout
+
     console.print(Text(table.caption, "bold"))
     console.print()
     widest = max(12, console.width * 4 // 10)
@@ -94,7 +96,7 @@ def _print_table(table: DatasetTable, console: rich_console.Console, notes: bool
         parts = _parts(table, widest, console.width)
     else:
         fitting = list(table.columns)
-        for name in layout_narrow():
+        for name in layout().narrow:
             if len(fitting) > 1 and _grid_of(table, fitting, widest).width > console.width:
                 left_out += [c.name for c in fitting if c.name == name]
                 fitting = [c for c in fitting if c.name != name]
@@ -111,12 +113,6 @@ def _print_table(table: DatasetTable, console: rich_console.Console, notes: bool
         _print_note(text, console)
 
 
-def layout_narrow() -> Sequence[str]:
-    from bench.tables.columns import layout
-
-    return layout().narrow
-
-
 def _grid_of(table: DatasetTable, columns: Sequence[Column], widest: int) -> _Grid:
     marks = {c.name: max((len(MARKS[line.values[c.name].mark]) for line in table.lines), default=0) for c in columns}
     entries: list[Entry] = []
@@ -129,11 +125,12 @@ def _grid_of(table: DatasetTable, columns: Sequence[Column], widest: int) -> _Gr
 
 
 def _cut(label: str, width: int) -> str:
-    """Return a label of at most `width` letters, the middle of a longer one left out."""
-    if len(label) <= width:
+    """Return a label of at most `width` columns of text, the middle of a longer one left out."""
+    if cell_len(label) <= width:
         return label
-    kept = (width - 1) // 2
-    return f"{label[: width - 1 - kept]}…{label[len(label) - kept :]}"
+    end = (width - 1) // 2
+    first, last = set_cell_size(label, width - 1 - end), set_cell_size(label[::-1], end)[::-1]
+    return f"{first.rstrip()}…{last.lstrip()}"
 
 
 def _parts(
@@ -160,6 +157,7 @@ def _value(value: Value, pad: int) -> Text:
 def _print_note(text: str, console: rich_console.Console) -> None:
     """Print dim text, wrapped with a hanging indent."""
     for i, line in enumerate(Text(text, "dim").wrap(console, max(console.width - 2, 20))):
+        line.rstrip()
         console.print(Text("  " if i else "").append_text(line))
 
 

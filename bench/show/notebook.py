@@ -46,9 +46,11 @@ _RESULTS = _html.from_string("""\
 {% endfor %}
 </tbody></table></div>
 {% for line in below %}<div><small>{{ line }}</small></div>{% endfor %}
+{% if notes %}
 <details><summary><small>notes</small></summary>
 {% for subject, text in notes %}<div><small>{{ subject }}: {{ text }}</small></div>{% endfor %}
 </details>
+{% endif %}
 {% endfor %}
 {% for title, address in pictures %}<img alt="{{ title }}" src="{{ address }}" style="max-width:100%">{% endfor %}
 """)

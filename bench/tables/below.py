@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from bench.contracts.measurement import Note, Score, number
+from bench.contracts.protocol import canonical
 from bench.contracts.row import Row
 from bench.plugins.registry import default, registered_document
 from bench.tables.columns import Column, Scores, layout
@@ -105,22 +106,25 @@ def warnings(lines: Sequence[Scored], columns: Sequence[Column]) -> list[str]:
     for line in lines:
         for text in [*_failures(line), *_misleading(line, columns)]:
             grouped.add(text, line.label)
-    for text, label in _no_better(lines):
+    for text, label in _no_better(lines, columns):
         grouped.add(text, label)
     broken = _Grouped()
     for line in lines:
         for column in columns:
             for score in line.scores(column.name) if line.ok else ():
                 if isinstance(score, NotAvailable) and score.retry:
-                    broken.add(f"{column.name} could not be computed ({_one_line(score)})", line.label)
+                    broken.add(f"{column.name} could not be computed ({one_line(score)})", line.label)
     rows = [row for line in lines for row, _ in (*line.ok, *line.others)]
     return [*grouped.lines(own), *broken.lines(own), *_several_on_test(rows), *_without_checksums(rows)]
 
 
 def _failures(line: Scored) -> list[str]:
-    reasons = Counter(": ".join(filter(None, (row.status, row.reason))) for row, _ in line.others)
-    total = len({row.seed for row, _ in (*line.ok, *line.others)})
-    return [text if n == total else f"{n} of {total} seeds {text}" for text, n in reasons.items()]
+    """Return why seeds have no result; the seeds are named if others have one, or another reason."""
+    seeds: dict[str, set[int]] = {}
+    for row, _ in line.others:
+        seeds.setdefault(": ".join(filter(None, (row.status, row.reason))), set()).add(row.seed)
+    every = {row.seed for row, _ in (*line.ok, *line.others)}
+    return [text if of == every else f"{seeds_in_words(sorted(of))} {text}" for text, of in seeds.items()]
 
 
 def _misleading(line: Scored, columns: Sequence[Column]) -> list[str]:
@@ -133,16 +137,28 @@ def _notes(by_name: Scores, columns: Sequence[Column]) -> list[Note]:
     return [note for score in scored if isinstance(score, Score) for note in score.notes]
 
 
-def _no_better(lines: Sequence[Scored]) -> list[tuple[str, str]]:
-    """Return the lines whose headline score is no better than that of the mean image, which no model is needed for."""
-    headline, trivial = default("headline"), default("sanity-mean")
-    reference = next((line for line in lines if line.reference and line.ok and line.ok[0][0].variant == trivial), None)
-    if headline is None or reference is None or headline not in reference.ok[0][1]:
-        return []
-    floor = reference.mean(headline)
-    text = f"{headline} no better than the mean image's"
-    means = [(line.label, line.mean(headline)) for line in lines if not line.reference]
-    return [(text, label) for label, mean in means if mean is not None and floor is not None and mean <= floor]
+def _no_better(lines: Sequence[Scored], columns: Sequence[Column]) -> Iterator[tuple[str, str]]:
+    """Yield (sentence, label) of lines whose headline score is no better than that of the mean image on the same data.
+
+    No model is needed for the mean image.
+    """
+    trivial = default("sanity-mean")
+    headline = next((c for c in columns if c.name == default("headline") and c.direction is not None), None)
+    references = [line for line in lines if line.reference and line.ok and line.ok[0][0].variant == trivial]
+    if headline is None:
+        return
+    sign = 1 if headline.direction == "higher" else -1
+    for line in lines:
+        mean = None if line.reference else line.mean(headline.name)
+        alike = [ref.mean(headline.name) for ref in references if line.ok and _same_images(ref, line)]
+        if mean is not None and any(floor is not None and sign * mean <= sign * floor for floor in alike):
+            yield f"{headline.name} no better than the mean image's", line.label
+
+
+def _same_images(a: Scored, b: Scored) -> bool:
+    """Return whether two lines' scores are likelihoods of the same kind, of the same images."""
+    parts = [canonical([dict(r.scoring), dict(r.data), r.likelihood]) for r in (a.ok[0][0], b.ok[0][0])]
+    return parts[0] == parts[1]
 
 
 def _several_on_test(rows: Iterable[Row]) -> list[str]:
@@ -161,15 +177,20 @@ def _without_checksums(rows: Sequence[Row]) -> list[str]:
 # legend
 
 
-def legend(marks: set[str], seeds: int, *, several_blocks: bool, missing: bool) -> list[str]:
-    """Return what the marks of a table mean, and what its number of seeds can show."""
+def legend(marks: set[str], seeds: set[int], *, several_blocks: bool, missing: bool) -> list[str]:
+    """Return what the marks of a table mean, and what its numbers of seeds can show.
+
+    Args:
+        seeds: the numbers of seeds with a score, of lines that are not for reference.
+    """
     scope = " of its block" if several_blocks else ""
     words = [f"* best{scope}"] if "best" in marks else []
     words += ["~ ties with it"] if "tie" in marks else []
-    words += [f"± sd over {seeds} seeds"] if seeds > 1 else []
+    several = sorted(n for n in seeds if n > 1)
+    words += [f"± sd over {' to '.join(map(str, dict.fromkeys((several[0], several[-1]))))} seeds"] if several else []
     words += ["– n/a (see notes)"] if missing else []
     few = {1: "one seed: differences may be chance (--seeds 3)", 2: "two seeds show no significance (--seeds 3 does)"}
-    return [text for text in (" · ".join(words), few.get(seeds, "")) if text]
+    return [text for text in (" · ".join(words), few.get(max(seeds, default=0), "")) if text]
 
 
 def overall_best(best: Mapping[str, Sequence[str]]) -> list[str]:
@@ -180,11 +201,9 @@ def overall_best(best: Mapping[str, Sequence[str]]) -> list[str]:
 
 def instead(shown: Iterable[Column]) -> list[str]:
     """Return the declared sentence of each column that is shown in place of another one."""
-    return [text for column in shown if (text := layout().instead.get(column.name)) and _is_alternative(column.name)]
-
-
-def _is_alternative(name: str) -> bool:
-    return any(name in alternatives[1:] for alternatives in layout().default)
+    names, sentences = {column.name for column in shown}, layout().instead
+    missing = [others for first, *others in layout().default if first not in names]
+    return [sentences[name] for others in missing for name in others if name in names and name in sentences]
 
 
 # notes
@@ -192,23 +211,25 @@ def _is_alternative(name: str) -> bool:
 
 def column_notes(lines: Sequence[Scored], columns: Sequence[Column]) -> Iterator[tuple[str, str]]:
     """Yield the caveats of a table's scores, and why scores are missing: (column, sentence with its labels)."""
+    lines = [line for line in lines if line.ok]  # why the others have no result is a warning
     for column in columns:
-        grouped, labels = _Grouped(), []
+        caveats, missing = _Grouped(), _Grouped()
+        scored = {line.label for line in lines if line.mean(column.name) is not None}
         for line in lines:
             scores = line.scores(column.name)
-            if any(isinstance(score, Score) for score in scores):
-                labels.append(line.label)
             for text in merged([score.notes if isinstance(score, Score) else () for score in scores]):
-                grouped.add(text, line.label)
-            missing = Counter(_one_line(score) for score in scores if not isinstance(score, Score))
-            for reason, n in missing.items():
+                caveats.add(text, line.label)
+            reasons = Counter(one_line(score) for score in scores if not isinstance(score, Score))
+            for reason, n in reasons.items():
                 some = "" if n == len(scores) else f" for {n} of {len(scores)} seeds"
-                grouped.add(f"n/a{some} ({reason})", line.label)
-        for text, of in grouped.labels.items():
-            yield column.name, text if set(of) >= set(labels) and len(of) > 1 else f"{text}: {', '.join(of)}"
+                missing.add(f"n/a{some} ({reason})", line.label)
+        for grouped, every in ((caveats, scored), (missing, {line.label for line in lines})):
+            for text, of in grouped.labels.items():
+                yield column.name, text if len(of) > 1 and set(of) >= every else f"{text}: {', '.join(of)}"
 
 
-def _one_line(reason: NotAvailable) -> str:
+def one_line(reason: NotAvailable) -> str:
+    """Return why there is no score, without line breaks."""
     return " ".join(str(reason).split())
 
 
@@ -232,16 +253,39 @@ def _in_words(column: Column, mean: float) -> str:
 def seeds_notes(
     lines: Sequence[Scored], few: Mapping[str, Sequence[str]], apart: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """Return which lines have other seeds than the table, and which have too few to be compared."""
+    """Return which lines have other seeds than the table, or too few to be compared, or seeds trained together.
+
+    Args:
+        few: labels with fewer seeds than a test needs, by column.
+        apart: labels with too few seeds that the best has too, by column.
+    """
     every = sorted({row.seed for line in lines for row, _ in (*line.ok, *line.others)})
     said = []
     for line in lines:
         own = sorted({row.seed for row, _ in (*line.ok, *line.others)})
         if own != every and not line.reference:
             said.append(f"{line.label} has only {seeds_in_words(own)}")
-    said += [f"fewer than {LEAST} seeds, so not compared: {listed(labels)} ({c})" for c, labels in few.items()]
-    common = f"fewer than {LEAST} seeds in common with the best, so not tested"
-    return said + [f"{common}: {listed(labels)} ({column})" for column, labels in apart.items()]
+    said += _by_labels(f"fewer than {LEAST} seeds, so not compared", few)
+    said += _by_labels(f"fewer than {LEAST} seeds in common with the best, so not tested", apart)
+    return said + _trained_together([line for line in lines if line.ok])
+
+
+def _by_labels(text: str, by_column: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a sentence for each list of labels, with its columns."""
+    columns: dict[str, list[str]] = {}
+    for column, labels in by_column.items():
+        columns.setdefault(listed(labels), []).append(column)
+    return [f"{text}: {labels} ({', '.join(names)})" for labels, names in columns.items()]
+
+
+def _trained_together(lines: Sequence[Scored]) -> list[str]:
+    """Return which lines have seeds that were trained in one pass, unless all rows were: headings say that."""
+    stacked = [(line, sorted({row.seed for row, _ in line.ok if row.stacked})) for line in lines]
+    own = [(line.label, seeds, len(seeds) == len(line.ok)) for line, seeds in stacked if seeds]
+    if len(own) == len(lines) and all(whole for *_, whole in own):
+        return []
+    texts = [label if whole else f"{label} ({seeds_in_words(seeds)})" for label, seeds, whole in own]
+    return [f"seeds trained together: {', '.join(texts)}"] if texts else []
 
 
 def chosen_settings(rows: Iterable[Row]) -> list[tuple[str, str]]:
@@ -252,6 +296,10 @@ def chosen_settings(rows: Iterable[Row]) -> list[tuple[str, str]]:
 
 
 def untuned(rows: Sequence[Row]) -> list[str]:
-    """Return the sentence that no hyperparameter was tuned, where each variant has a single setting."""
-    own = {(row.variant, row.label) for row in rows if not row.anchor and row.training}
-    return [UNTUNED] if own and len({variant for variant, _ in own}) == len(own) else []
+    """Return the sentence that no hyperparameter was tuned, where each variant has a single setting.
+
+    Nothing is known of samples from a file, which have no training.
+    """
+    own = {(row.variant, row.label) for row in rows if not row.anchor}
+    known = all(row.training for row in rows if not row.anchor)
+    return [UNTUNED] if own and known and len({variant for variant, _ in own}) == len(own) else []

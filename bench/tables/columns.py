@@ -68,15 +68,19 @@ class Layout:
     families: Mapping[str, str] = field(default_factory=dict)  #: by column, in reading order
 
 
-@cache
 def layout() -> Layout:
     """Return the registered layout; an empty one if none is registered.
 
     Raises:
         PluginError: the registered file cannot be read.
     """
-    if (declared := registered_document(ROLE)) is None:
-        return Layout()
+    address = default(ROLE)
+    return Layout() if address is None else _declared(address)
+
+
+@cache
+def _declared(address: str) -> Layout:
+    declared = registered_document(ROLE) or {}
     try:
         return Layout(
             tuple(tuple(entry.split("|")) for entry in declared["default"]),
@@ -184,7 +188,9 @@ def _stored(row: Row, known: Sequence[Column]) -> Scores:
 
 def _cost(row: Row, column: Column) -> Score | NotAvailable:
     seconds = row.costs.get(column.cost)
-    return Score(seconds, 1) if seconds is not None and any(row.steps) else NotAvailable("it is not trained")
+    if not any(row.steps):
+        return NotAvailable("it is not trained")
+    return NotAvailable("its time was not recorded") if seconds is None else Score(seconds, 1)
 
 
 def _score(column: Column, row: Row, stored: Scores, baseline: Scores | None) -> Score | NotAvailable:

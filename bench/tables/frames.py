@@ -15,7 +15,7 @@ from bench.contracts.measurement import Score
 from bench.contracts.protocol import digest
 from bench.contracts.row import Row, row_of, score_document, scores_of
 from bench.plugins.hyperparameters import show
-from bench.tables.columns import Scores, columns, scores
+from bench.tables.columns import Scores, columns, cost_columns, scores
 from bench.tables.methods import methods
 from bench.tables.render import Format, render, safe
 from bench.tables.summary import summary
@@ -140,13 +140,14 @@ def write(folder: Path, rows: Iterable[Row]) -> None:
     """
     ordered = sorted(rows, key=lambda r: (natural(r.dataset), r.sanity, r.baseline, natural(r.label), r.seed))
     table, parquet = frame(ordered), BytesIO()
+    without_costs = [f"-{column.name}" for column in cost_columns()]
     about = "\n\n".join(map(escape_markdown, methods(ordered).split("\n\n")))
     table.to_parquet(parquet, index=False)
     files = {
         "table.csv": _csv(table),
         "costs.csv": _csv(costs(ordered)),
         "table.parquet": parquet.getvalue(),
-        "table.md": f"{render(ordered, 'md')}\n### How it was made\n\n{about}\n".encode(),
+        "table.md": f"{render(ordered, 'md', without_costs)}\n### How it was made\n\n{about}\n".encode(),
     }
     for name, content in files.items():
         _replace(folder / name, content)

@@ -31,7 +31,7 @@ def printed(value: float, places: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time in the largest unit of which there is more than one: '12 s', '4 min', '1.5 h'."""
-    if seconds < 60:
+    """Return a length of time: '12 s', from 90 s on '4 min', from 90 min on '1.5 h'."""
+    if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -37,7 +37,8 @@ def rank(lines: Mapping[int, BySeed], labels: Mapping[int, str], direction: Dire
         lines: the values of each line by seed, by the line's position.
         labels: the label of each line.
         direction: of the column.
-        places: decimals with which means are printed; lines with the same printed mean share the first place.
+        places: decimals with which means are printed; lines with the same printed mean share the first place, but for
+            those that the test tells from the best.
     """
     if direction is None or len({labels[i] for i in lines}) < 2:
         return NOTHING
@@ -46,19 +47,27 @@ def rank(lines: Mapping[int, BySeed], labels: Mapping[int, str], direction: Dire
     few = tuple(i for i in lines if i not in rivals)
     means = {i: fmean(values.values()) for i, values in rivals.items()}
     texts = {i: printed(mean, places) for i, mean in means.items()}
-    if len({labels[i] for i in rivals}) < 2 or len(set(texts.values())) < 2:
+    if len({labels[i] for i in rivals}) < 2:
         return Ranking({}, few)
     first = (max if direction == "higher" else min)(means, key=means.__getitem__)
     common = {i: sorted(rivals[i].keys() & rivals[first].keys()) for i in rivals if i != first}
     tested = [i for i, seeds in common.items() if len(seeds) >= LEAST]
     pairs = [[[rivals[j][seed] for seed in common[i]] for j in (first, i)] for i in tested]
     found = verdicts([(paired(best, other), direction) for best, other in pairs])
-    marks: dict[int, Mark] = {i: "tie" for i, verdict in zip(tested, found, strict=True) if verdict.mark != "-"}
-    marks |= {i: "best" for i in rivals if texts[i] == texts[first]}
+    worse = {i for i, verdict in zip(tested, found, strict=True) if verdict.mark == "-"}
+    best = {i for i in rivals if texts[i] == texts[first]} - worse
+    if best == rivals.keys():
+        return Ranking({}, few)
+    marks: dict[int, Mark] = {i: "best" if i in best else "tie" for i in {*best, *tested} - worse}
     return Ranking(marks, few, tuple(i for i in common if i not in tested) if enough else ())
 
 
-def overall(means: Mapping[str, float], direction: Direction, places: int) -> list[str]:
-    """Return the labels with the best printed mean, of lines that need not be comparable."""
-    best = (max if direction == "higher" else min)(means.values())
-    return [label for label, mean in means.items() if printed(mean, places) == printed(best, places)]
+def overall(lines: Sequence[tuple[str, BySeed]], direction: Direction, places: int) -> list[str]:
+    """Return the labels with the best printed mean, of (label, values by seed) that need not be comparable.
+
+    As in `rank`, lines with too few seeds are left out where others have enough.
+    """
+    enough = [(label, values) for label, values in lines if len(values) >= LEAST] or lines
+    means = [(label, fmean(values.values())) for label, values in enough]
+    best = (max if direction == "higher" else min)(mean for _, mean in means)
+    return list(dict.fromkeys(label for label, mean in means if printed(mean, places) == printed(best, places)))

@@ -29,7 +29,7 @@ def render(
     `names`, `tuning` and `sort` are those of `bench.tables.summary.summary`. CSV has every column by default.
 
     Args:
-        notes: whether all notes stand below, or warnings and the legend alone. CSV has a column of notes.
+        notes: whether all notes stand below, or warnings and the legend alone. CSV has why scores are missing instead.
     """
     tables = summary(rows, names or (("all",) if format == "csv" else ()), tuning, sort)
     if format == "csv":
@@ -72,14 +72,16 @@ def _csv(tables: Sequence[DatasetTable]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     heads = [head for name in names for head in (name, f"{name}_sd", f"{name}_n", f"{name}_mark")]
-    writer.writerow(["dataset", "block", "label", "steps", "seeds", "seeds_requested", *map(safe, heads)])
+    first = ["dataset", "block", "label", "steps", "seeds", "seeds_requested"]
+    writer.writerow([*first, *map(safe, heads), "not_available"])
     for table in tables:
         for block in table.blocks:
             for line in block.lines:
                 first = [*map(safe, (table.dataset, block.heading, line.label)), line.steps]
                 values = [line.values.get(name, Value()) for name in names]
                 numbers = [x for v in values for x in (_full(v.mean), _full(v.sd), v.n, v.mark)]
-                writer.writerow([*first, len(line.rows), line.seeds_requested, *numbers])
+                missing = "; ".join(f"{name}: {v.reason}" for name, v in zip(names, values, strict=True) if v.reason)
+                writer.writerow([*first, len(line.rows), line.seeds_requested, *numbers, safe(missing)])
     return out.getvalue()
 
 

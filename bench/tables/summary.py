@@ -17,11 +17,12 @@ from bench.tables.below import Below, Scored
 from bench.tables.columns import Column, Scores, chosen, columns, cost_columns, layout, reading_order, scores
 from bench.tables.numbers import certain, decimals, duration, printed
 from bench.tables.ranking import Mark, Ranking, overall, rank
-from bench.util.errors import UsageError
+from bench.util.errors import NotAvailable, UsageError
 from bench.util.wording import ranged
 
 NOT_RANKED = "for reference (not ranked)"
 NO_RESULT = "no result"
+RANKED = "ranked"
 MISSING = "–"
 MOST = 4  #: columns whose best of all blocks is said in a line
 
@@ -36,6 +37,7 @@ class Value:
     text: str = MISSING
     sd_text: str = ""
     mark: Mark = ""  #: best of its block, or no significant difference from the best
+    reason: str = ""  #: why no seed has a score
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def summary(
 
     Raises:
         UnknownName: there is no such column.
-        UsageError: `sort` names a column that the table does not show.
+        UsageError: `sort` names a column that is not chosen.
     """
     rows = list(rows)
     known = [*reading_order(columns(rows)), *cost_columns()]
@@ -127,7 +129,7 @@ class _Draft:
         return list(self.by_seed(column).values())
 
 
-_Blocks = dict[Hashable, list[_Draft]]
+_Blocks = dict[tuple[str, Hashable], list[_Draft]]
 
 
 def _table(
@@ -146,7 +148,7 @@ def _table(
     wanted = chosen(known, names, scored)
     shown = [column for column in wanted if scored(column)]
     places = {c.name: _places(drafts, c) for c in shown}
-    blocks = _blocks(_sorted(drafts, shown, sort))
+    blocks = _blocks(_sorted(drafts, wanted, sort))
     rankings = {key: {c.name: _ranking(members, drafts, c) for c in shown} for key, members in blocks.items()}
     headings = _headings(blocks)
     made = tuple(
@@ -189,16 +191,20 @@ def _trained_alike(a: Row, b: Row) -> bool:
 
 
 def _comparable(row: Row) -> Hashable:
-    """Return what two rows must have in common to stand in one block."""
-    return (*row.block, canonical([dict(row.training), dict(row.scoring), dict(row.data)]))
+    """Return what two rows must have in common to be ranked in one block."""
+    return (*row.block, _protocols(row))
 
 
-def _sorted(drafts: Sequence[_Draft], shown: Sequence[Column], sort: str) -> list[_Draft]:
+def _protocols(row: Row) -> str:
+    return canonical([dict(row.training), dict(row.scoring), dict(row.data)])
+
+
+def _sorted(drafts: Sequence[_Draft], wanted: Sequence[Column], sort: str) -> list[_Draft]:
     if not sort:
         return list(drafts)
-    column = next((c for c in shown if c.name == sort), None)
+    column = next((c for c in wanted if c.name == sort), None)
     if column is None:
-        names = ", ".join(c.name for c in shown)
+        names = ", ".join(c.name for c in wanted)
         raise UsageError(f"the table has no column {sort!r} to sort by", cause=f"It shows {names}.")
     sign = -1 if column.direction == "higher" else 1
     means = {id(d): sign * fmean(values) for d in drafts if (values := d.values(sort))}
@@ -206,13 +212,15 @@ def _sorted(drafts: Sequence[_Draft], shown: Sequence[Column], sort: str) -> lis
 
 
 def _blocks(drafts: Iterable[_Draft]) -> _Blocks:
-    """Return the lines by block: comparable ones first, then reference lines, then those without a result."""
+    """Return the lines by block: comparable ones first, then reference lines, then those without a result.
+
+    The key of a block tells its kind first: NOT_RANKED, NO_RESULT, or RANKED.
+    """
     blocks: _Blocks = {}
     for draft in sorted(drafts, key=lambda d: (not d.ok, d.row.sanity, d.row.baseline)):
-        key = NO_RESULT if not draft.ok else NOT_RANKED if draft.row.anchor else _comparable(draft.row)
-        blocks.setdefault(key, []).append(draft)
-    if NOT_RANKED in blocks:
-        blocks[NOT_RANKED].sort(key=lambda d: not d.row.baseline)
+        kind = NO_RESULT if not draft.ok else NOT_RANKED if draft.row.anchor else RANKED
+        alike = {NO_RESULT: None, NOT_RANKED: _protocols(draft.row), RANKED: _comparable(draft.row)}[kind]
+        blocks.setdefault((kind, alike), []).append(draft)
     return blocks
 
 
@@ -245,7 +253,9 @@ def _line(
 def _value(draft: _Draft, column: Column, places: int, mark: Mark) -> Value:
     values = draft.values(column.name)
     if not values:
-        return Value()
+        missing = (by_name[column.name] for _, by_name in draft.ok or draft.others)
+        reasons = dict.fromkeys(below.one_line(score) for score in missing if isinstance(score, NotAvailable))
+        return Value(reason="; ".join(reasons))
     mean, sd = fmean(values), stdev(values) if len(values) > 1 else None
     if column.cost:
         return Value(len(values), mean, sd, duration(mean))
@@ -260,45 +270,58 @@ def _caption(dataset: str, drafts: Sequence[_Draft]) -> str:
     rows = [row for draft in drafts for row in draft.rows]
     seeds = sorted({row.seed for draft in drafts for row, _ in (*draft.ok, *draft.others)})
     words = [dataset, f"seed{'' if len(seeds) == 1 else 's'} {ranged(seeds)}"]
-    trained = {d.row.label: _thousands(d.row) for d in drafts if d.ok and any(d.row.steps)}
+    trained = [(d.row.label, _thousands(d.row)) for d in drafts if d.ok and any(d.row.steps)]
     if trained:
-        common = Counter(trained.values()).most_common(1)[0][0]
-        others = [f"{label} {text}" for label, text in trained.items() if text != common]
+        counts = Counter(text for _, text in trained)
+        common = max(counts, key=lambda text: (counts[text], text))
+        others = [f"{label} {text}" for label, text in trained if text != common]
         apart = f" ({', '.join(others) if len(others) <= 3 else f'{len(others)} variants differ'})" if others else ""
         words.append(f"{common} steps{apart}")
-    words += _common({f"first {row.training['limit']:,} training images" for row in rows if row.training.get("limit")})
-    split = {"test": "test images", "validation": "validation images"}
-    scored = {f"{n:,} {split.get(str(row.scoring.get('split')), 'images')}" for row in rows if (n := row.scored_images)}
-    return " · ".join([*words, *_common(scored)])
+    words += _common(_limited(row) for row in rows if row.training)
+    words += _common(map(_scored, rows))
+    return " · ".join(words)
 
 
 def _thousands(row: Row) -> str:
     return "+".join(f"{n:,}" for n in row.steps)
 
 
-def _common(texts: set[str]) -> list[str]:
-    return list(texts) if len(texts) == 1 else []
+def _limited(row: Row) -> str:
+    return f"first {limit:,} training images" if (limit := row.training.get("limit")) else ""
+
+
+def _scored(row: Row) -> str:
+    split = {"test": "test images", "validation": "validation images"}.get(str(row.scoring.get("split")), "images")
+    return f"{row.scored_images:,} {split}" if row.scored_images else ""
+
+
+def _common(texts: Iterable[str]) -> list[str]:
+    """Return the text that holds for all rows; none if they differ."""
+    different = set(texts)
+    return [text for text in different if text and len(different) == 1]
 
 
 def _headings(blocks: _Blocks) -> dict[Hashable, str]:
     """Return a heading for each block: backbone and latent size, and whatever else the blocks differ in."""
-    named = {key: members[0].rows for key, members in blocks.items() if key not in (NOT_RANKED, NO_RESULT)}
-    firsts = {key: rows[0] for key, rows in named.items()}
+    firsts = {key: members[0].row for key, members in blocks.items() if key[0] != NO_RESULT}
     varied = _varied(list(firsts.values()))
-    likelihoods = {row.likelihood for row in firsts.values()}
-    headings: dict[Hashable, str] = {key: str(key) for key in (NOT_RANKED, NO_RESULT)}
+    likelihoods = {row.likelihood for (kind, _), row in firsts.items() if kind == RANKED}
+    headings: dict[Hashable, str] = {key: key[0] for key in blocks}
     for key, row in firsts.items():
-        rows = [r for draft in blocks[key] for r in draft.rows]
-        words = [row.networks or "own networks"] if row.training else [_from_file(row)]
-        if (size := row.hyperparameters.get("latent_dim")) is not None:
-            words.append(f"{size} latent")
-        words += [row.likelihood] if len(likelihoods) > 1 and row.likelihood else []
-        words += ["uses labels"] if row.uses_labels else []
-        words += ["seeds trained together"] if all(r.stacked for r in rows) else []
+        words = [NOT_RANKED] if key[0] == NOT_RANKED else _common_to_block(row, blocks[key], len(likelihoods) > 1)
         parts = [(getattr(row, part), name) for part, name in varied if getattr(row, part)]
         words += [f"{name} {_short(values.get(name))}" for values, name in parts]
         headings[key] = " · ".join(words)
     return headings
+
+
+def _common_to_block(row: Row, members: Sequence[_Draft], likelihoods_differ: bool) -> list[str]:
+    words = [row.networks or "own networks"] if row.training else [_from_file(row)]
+    if (size := row.hyperparameters.get("latent_dim")) is not None:
+        words.append(f"{size} latent")
+    words += [row.likelihood] if likelihoods_differ and row.likelihood else []
+    words += ["uses labels"] if row.uses_labels else []
+    return words + (["seeds trained together"] if all(r.stacked for draft in members for r in draft.rows) else [])
 
 
 def _from_file(row: Row) -> str:
@@ -309,12 +332,9 @@ def _from_file(row: Row) -> str:
 def _varied(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Return the fields of protocols and data in which rows differ: (part, field)."""
     rows = [row for row in rows if row.training and row.scoring]  # nothing is known of samples from a file
-    fields = [(part, key) for part in ("training", "scoring", "data") for row in rows for key in getattr(row, part)]
-    return [
-        (part, key)
-        for part, key in dict.fromkeys(fields)
-        if len({canonical(getattr(row, part).get(key)) for row in rows}) > 1
-    ]
+    parts = ("training", "scoring", "data")
+    fields = [(part, key) for part in parts for key in sorted({key for row in rows for key in getattr(row, part)})]
+    return [(part, key) for part, key in fields if len({canonical(getattr(row, part).get(key)) for row in rows}) > 1]
 
 
 def _short(value: Any) -> str:
@@ -340,13 +360,13 @@ def _below(
 ) -> Below:
     lines = [Scored(d.row.label, d.row.anchor, d.ok, d.others) for d in drafts]
     rows = [row for draft in drafts for row in draft.rows]
-    ranked = {key: members for key, members in blocks.items() if key not in (NOT_RANKED, NO_RESULT)}
+    ranked = {key: members for key, members in blocks.items() if key[0] == RANKED}
     values = [(line, line.values[c.name]) for block in made for line in block.lines for c in shown]
     best = _overall(ranked, shown, places) if len(ranked) > 1 else {}
     legend = below.overall_best(best) if len(best) <= MOST else []
     legend += below.legend(
         {value.mark for _, value in values},
-        max((value.n for line, value in values if not line.reference), default=0),
+        {value.n for line, value in values if value.n and not line.reference},
         several_blocks=len(ranked) > 1,
         missing=any(value.mean is None for _, value in values),
     )
@@ -368,15 +388,16 @@ def _first_choice(column: Column, shown: Sequence[Column]) -> bool:
 
 
 def _overall(ranked: _Blocks, shown: Sequence[Column], places: Mapping[str, int]) -> dict[str, list[str]]:
-    """Return the best labels of all blocks in each column with a direction; none if scoring or data differ."""
+    """Return the best labels of all blocks by column; none if blocks differ in scoring, data or likelihood."""
     drafts = [draft for members in ranked.values() for draft in members]
-    if len({canonical([dict(d.row.scoring), dict(d.row.data)]) for d in drafts}) > 1:
+    likelihoods = {d.row.likelihood for d in drafts if d.row.likelihood}
+    if len({canonical([dict(d.row.scoring), dict(d.row.data)]) for d in drafts}) > 1 or len(likelihoods) > 1:
         return {}
     best = {}
     for c in shown:
-        means = {d.row.label: fmean(values) for d in drafts if (values := d.values(c.name))}
-        if c.direction is not None and len(means) > 1:
-            best[c.name] = overall(means, c.direction, places[c.name])
+        lines = [(d.row.label, values) for d in drafts if (values := d.by_seed(c.name))]
+        if c.direction is not None and len({label for label, _ in lines}) > 1:
+            best[c.name] = overall(lines, c.direction, places[c.name])
     return best
 
 

@@ -319,8 +319,8 @@ def test_a_limit_is_no_other_data() -> None:
 def test_tables_of_several_runs_have_one_caption_for_one_data() -> None:
     a, b = alike([on("folder:/a"), on("folder:/z", train="dddd")], [on("faces", 1), on("fashion", train="eeee")])
     assert [r.dataset for r in (*a, *b)] == ["faces", "folder:/z", "faces", "fashion"]
-    first = summary([*a, *b]).groups[0]
-    assert (first.dataset, first.seeds) == ("faces", (0, 1))
+    first, *_ = summary([*a, *b])
+    assert (first.dataset, first.lines[0].seeds) == ("faces", (0, 1))
 
 
 @pytest.mark.usefixtures("metrics")

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console as RichConsole
 from scipy import stats
 
 from bench.contracts.events import CellEnded, CellStarted, Event, RunEnded, RunStarted, Scoring, Step, Stopping
 from bench.show import console, progress
+from bench.tables.columns import layout
 from bench.tables.compare import compare
+from bench.tables.summary import NOT_RANKED
 from bench.util.errors import UsageError
+from tests import golden
 from tests.example_rows import bound, failed, loss, many, rate, register, row
 
 
@@ -33,56 +39,90 @@ def text(made: RichConsole) -> str:
     return made.file.getvalue()
 
 
-def shown(rows: list, width: int = 100, **options: Any) -> str:
+def shown(
+    rows: list,
+    width: int = 100,
+    runs: Sequence[str] = ("results/x",),
+    names: Sequence[str] = (),
+    *,
+    notes: bool = False,
+    **options: Any,
+) -> str:
     made = screen(width, **options)
-    console.summary(rows, "results/x", made)
+    console.summary(rows, runs, made, names, notes=notes)
     return text(made)
 
 
-@pytest.mark.parametrize("width", [80, 100, 200])
+def rows_of(out: str) -> list[str]:
+    """The printed lines between the caption and the blank line below the table."""
+    return out.split("\n\n")[1].splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_nine_variants_and_twenty_metrics_fit(width: int, seeds: int) -> None:
+@pytest.mark.parametrize("names", [(), ("all",), ("+mmd", "-fd")])
+def test_nine_variants_and_twenty_metrics_fit(width: int, seeds: int, names: tuple[str, ...]) -> None:
     made = screen(width)
-    console.summary(many(seeds), "results/x", made, ("all",))
+    console.summary(many(seeds), [], made, names, notes=True)
     out = text(made)
     assert max(map(len, out.splitlines())) <= width
     squeezed = "".join(out.split())
-    for name in ("elbo↑", "sharpness", "perplexity", "only cvae: elbo_given_y", "beta[beta=10,"):
-        assert "".join(name.split()) in squeezed
-    assert "results/x" in out
+    for name in ("elbo\u00a0↑", "vqvae", "cvae") + (("sharpness_gmm", "perplexity") if names == ("all",) else ()):
+        assert "".join(name.split()) in squeezed.replace("\u00a0", "")
 
 
-@pytest.mark.parametrize("width", [80, 140])
-def test_of_many_columns_a_screen_shows_a_merit_of_each_family_and_the_headlines(width: int) -> None:
-    out = shown(many(4), width)
-    heads = set(out.replace("\u00a0", " ").split())
-    assert {"elbo", "fd", "modes", "bce", "kl"} <= heads
-    assert not heads & {"fd_train", "fd_gmm", "mmd"}
-    assert "more columns: `bench table` with --all" in out
-    assert max(map(len, out.splitlines())) <= width
+def test_a_narrow_terminal_leaves_columns_out_in_the_declared_order_and_says_so() -> None:
+    assert layout().narrow[:2] == ("train", "blur")
+    heads = {width: shown(many(2), width, runs=[]) for width in (48, 60, 72, 120)}
+    for width, out in heads.items():
+        unwrapped = out.replace("\n  ", " ").splitlines()
+        left_out = [line for line in unwrapped if line.startswith(f"not shown in {width} columns")]
+        names = left_out[0].partition(": ")[2].split(", ") if left_out else []
+        there = [name for name in layout().narrow if name in ("train", "bce", "kl")]  # the others have no scores
+        assert names == there[: len(names)]
+        assert not set(names) & set("\n".join(rows_of(out)).replace("\u00a0", " ").split())
+        assert max(map(len, out.splitlines())) <= width
+    lengths = [heads[width].count("─") for width in (48, 60, 72, 120)]
+    assert lengths == sorted(lengths)
+    assert "not shown" not in heads[120]
+    assert "not shown" in heads[48]
+
+
+def test_named_columns_are_never_left_out() -> None:
+    out = shown(many(2), 48, names=("elbo", "bce", "kl", "fd", "train"))
+    assert "not shown" not in out
+    assert {"elbo", "bce", "kl", "fd", "train"} <= set(out.replace("\u00a0", " ").split())
+    assert sum(set(line) == {"─"} for line in out.splitlines()) > 1
+
+
+def test_a_label_that_is_too_long_is_cut_in_the_middle() -> None:
+    label = "beta[beta=10,latent_dim=20,warmup=0.25,hidden=512]"
+    (line,) = [line for line in shown([row(label, scores={"elbo": 1.5})], 60).splitlines() if "…" in line]
+    assert line.startswith("  beta[")
+    assert "512]" in line
+    assert cell_len(line.partition("…")[0]) < 24
+    for wide in ("漢字" * 40, "e\u0301" * 60):
+        rows = [row(wide, scores={"elbo": 1.5}), row("b", scores={"elbo": 2.5})]
+        for width in (40, 60, 80):
+            assert max(cell_len(line) for line in rows_of(shown(rows, width))) <= width
+    assert label in shown([row(label, scores={"elbo": 1.5})], 200)
 
 
 def test_families_stay_together_where_a_table_is_broken() -> None:
     made = screen(100)
-    console.summary(many(2), "", made, ("all",))
-    tables = [line for line in text(made).splitlines() if "fd_train" in line or "modes" in line]
-    assert any("fd_train" in line and "fd_gmm" in line for line in tables)
-    (line,) = [line for line in text(made).splitlines() if "distortion" in line]
-    assert {"distortion", "bce", "bce_excess", "kl"} <= set(line.split())
+    console.summary(many(2), [], made, ("all",))
+    heads = text(made).replace("\u00a0", " ").split("─")[0::1]
+    order = [name for part in heads for name in part.split() if name in layout().families]
+    place = list(layout().families)
+    assert [place.index(name) for name in dict.fromkeys(order)] == sorted(place.index(name) for name in set(order))
 
 
 def test_ties_are_marked_and_explained() -> None:
     of = {"a": (1.0, 2.3, 1.6), "b": (0.9, 2.4, 1.3)}
     rows = [row(label, s, scores={"elbo": v}) for label, values in of.items() for s, v in enumerate(values)]
-    out = shown(rows)
-    assert any(line.endswith("*") for line in out.splitlines() if line.startswith("a"))
-    assert "~ ties with it (no significant difference, paired by seed; Holm in each column)" in " ".join(out.split())
-    assert any(line.split()[-1].endswith("~") for line in out.splitlines() if line.startswith("b"))
-
-
-def test_failed_seeds_stand_beside_the_means() -> None:
-    out = shown([row(seed=0, scores={"elbo": 1.5}), row(seed=1, scores={"elbo": 1.7}), failed(seed=2)])
-    assert "2 of 3" in out
+    found = [line.split()[1][-1] for line in rows_of(shown(rows)) if line.startswith(("  a ", "  b "))]
+    assert found == ["*", "~"]
+    assert "~ ties with it" in shown(rows)
 
 
 def test_a_label_with_brackets_is_no_markup() -> None:
@@ -90,50 +130,73 @@ def test_a_label_with_brackets_is_no_markup() -> None:
 
 
 def test_wide_tables_are_stacked_and_each_has_every_line() -> None:
-    out = shown(many(2), 80).splitlines()
+    out = shown(many(2), 80, names=("all",)).splitlines()
     tables = sum(set(line) == {"─"} for line in out)
     assert tables > 1
-    assert sum("vqvae " in line.replace("\u00a0", " ")[:9] for line in out if "only" not in line) == tables
+    assert sum(line.startswith("  vqvae ") for line in out) == tables
 
 
-def test_reasons_stand_below_with_their_markers(monkeypatch: pytest.MonkeyPatch) -> None:
-    register(monkeypatch, bound=bound, loss=loss)
-    out = shown([row("a", scores={"bound": 1.5, "loss": "no loss here"}), row("b", scores={"loss": 2.5})])
-    assert "n/a¹" in out
-    assert "¹ no loss here" in out
-
-
-def test_a_column_that_nobody_has_is_hidden_and_said_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    register(monkeypatch, bound=bound, loss=loss)
-    out = shown([row(scores={"bound": 1.5, "loss": "no weights"})])
-    assert "loss" not in out.split("─")[0]
-    assert "not shown: loss (no weights)" in out
+def test_what_is_missing_is_a_dash_and_notes_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, bound=bound, loss=loss, rate=rate)
+    rows = [row("a", scores={"bound": 1.5, "loss": "no loss here"}), row("b", scores={"loss": 2.5, "rate": "no rate"})]
+    out = shown(rows)
+    assert "no loss here" not in out
+    assert "– n/a (--notes says why)" in out
+    assert any(line.split() == ["a", "1.50", "–"] for line in out.splitlines())
+    full = shown(rows, notes=True)
+    assert "loss: n/a (no loss here): a" in full
+    assert "rate" not in full.split("─")[0], "nobody has it"
 
 
 def test_marks_survive_without_colour(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, bound=bound)
     out = shown([row("a", scores={"bound": 1.5}), row("b", scores={"bound": 2.5})])
-    assert "2.500*" in out
-    assert "1.500*" not in out
+    assert "2.50*" in out
+    assert "1.50*" not in out
     assert "\x1b" not in out
 
 
-def test_one_seed_labels_and_the_anchor_are_called_what_they_are() -> None:
+def test_one_seed_labels_and_references_are_called_what_they_are() -> None:
     out = shown(many(1), 200)
     assert "one seed" in out
     assert "uses labels" in out
-    assert "untuned anchor" in out
+    assert NOT_RANKED in out
 
 
 def test_a_run_in_which_everything_failed_still_shows_why() -> None:
     out = shown([failed(reason="non-finite loss at step 3"), failed("beta", status="skipped", reason="no labels")])
     assert "non-finite loss at step 3" in out
     assert "no labels" in out
-    assert "vae" in out
+    assert "  vae" in out
 
 
-def test_no_rows_print_nothing_but_the_folder() -> None:
-    assert shown([]).split() == ["results", "results/x"]
+def test_the_last_line_says_how_to_see_more(tmp_path: Path) -> None:
+    rows, folder = many(1), str(tmp_path)
+    both = f"more columns and notes: bench table {folder} --all --notes · pictures: bench report {folder}"
+    assert both in shown(rows, 400, runs=[folder])
+    assert both.split(" · ") == shown(rows, 60, runs=[folder]).splitlines()[-2:], "whole commands, to be copied"
+    assert "pictures" not in shown(rows, 400, runs=[folder, folder])
+    assert "--notes" not in shown(rows, 400, runs=["x.json"], notes=True).split(NOT_RANKED)[-1].splitlines()[-1]
+    assert shown([]).split() == ["more", "columns", "and", "notes:", "bench", "table", "results/x", "--all", "--notes"]
+
+
+@pytest.mark.parametrize("name", golden.TABLES)
+@pytest.mark.parametrize("width", golden.WIDTHS)
+def test_tables_are_as_recorded(name: str, width: int) -> None:
+    out = golden.screen(name, width)
+    recorded = golden.file(name, width).read_text(encoding="utf-8")
+    assert out == recorded, "if this change is meant: python -m tests.golden"
+
+    assert max(map(len, out.splitlines())) <= width
+    assert name != "readme" or out.count("\n") <= 25
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_at_most_six_lines_stand_below_a_table_with_two_warnings(width: int) -> None:
+    rows = [r for r in golden.seeds() if r.label not in ("beta", "hvae")]
+    below = shown(rows, width, runs=[]).rpartition("\n\n")[2].splitlines()
+    assert sum(not line.startswith("  ") for line in below) <= 6
+    assert sum("collapsed" in line for line in below) == 2
 
 
 def test_no_color_takes_colours_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,12 +226,12 @@ def test_a_comparison_shows_what_the_seeds_show(monkeypatch: pytest.MonkeyPatch,
     a = [row(seed=s, scores=dict.fromkeys(("bound", "loss", "rate"), 200.5 + s)) for s in range(5)]
     b = [row(seed=s, scores=dict.fromkeys(("bound", "loss", "rate"), 201.5 + s + n)) for s, n in enumerate(noise)]
     out = compared(width, [*a, row("beta[beta=10,latent_dim=8]")], [*b, failed("beta[beta=10,latent_dim=8]")])
-    marks = [line.replace("\u00a0", " ")[:5] for line in out.splitlines() if "+1.020" in line]
+    marks = [line.replace("\u00a0", " ")[:5] for line in out.splitlines() if "+1.02" in line]
     assert marks == ["+ vae", "- vae", "  vae"]
     (line,) = [line for line in out.splitlines() if line.startswith("+")][:1]
     found = stats.ttest_1samp([1 + n for n in noise], 0)
     low, high = found.confidence_interval(0.95)
-    assert f"+{low:.3f} … +{high:.3f}" in line
+    assert f"+{low:.2f} … +{high:.2f}" in line
     assert f"{found.pvalue:.3f}" in line or "<0.001" in line
     assert ("202.50" in line) == (width == 140)
     assert "! beta[beta=10,latent_dim=8], seed 0: diverged in b: non-finite" in " ".join(out.split())

@@ -16,12 +16,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from bench import api
+from bench.contracts.measurement import Score
 from bench.results.store import Run
 from bench.show.notebook import Results
 from bench.tables.frames import frame
 from tests.conftest import build
 from tests.example_rows import bound, failed, register, row
 
+GAN = row("gan", baseline=True, scores={"bound": 1.0})
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 
 
@@ -68,8 +70,10 @@ def test_results_are_a_frame_that_shows_means_over_seeds(monkeypatch: pytest.Mon
     assert type(made.head()) is type(made[["label"]]) is pd.DataFrame
     page = Page(made._repr_html_())
     at = page.cells.index("vae")
-    assert page.cells[at : at + 4] == ["vae", "4690", "3", "2.000± 1.000"]
-    assert "<b>2.000</b> ± 1.000" in made._repr_html_()
+    assert page.cells[at : at + 2] == ["vae", "2.0* ± 1.0"]
+    assert "<b>2.0</b>* ± 1.0" in made._repr_html_()
+    assert page.cells[page.cells.index("beta") + 1] == "1.0 ± 0.0~"
+    assert "± sd over 3 seeds" in page.text
     assert page.images == []
 
 
@@ -82,6 +86,17 @@ def test_names_and_reasons_are_inert_text(tmp_path: Path) -> None:
     page = Page(html)
     assert not {"script", "img"} & set(page.tags)
     assert page.text.count("alert(1)") >= 3
+
+
+def test_notes_are_folded_and_warnings_are_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    register(monkeypatch, bound=bound)
+    rows = [row(scores={"bound": Score(1.0, 10, notes="of few images")}), failed("b", reason="boom")]
+    html = Results.of(rows, str(tmp_path))._repr_html_()
+    before, _, folded = html.partition("<details>")
+    assert "diverged: boom" in Page(before).text
+    assert "of few images" in Page(folded).text
+    assert "of few images" not in before
+    assert "<details>" not in Results.of([GAN], str(tmp_path))._repr_html_(), "no notes"
 
 
 def test_samples_of_each_label_stand_below_the_table(tmp_path: Path) -> None:

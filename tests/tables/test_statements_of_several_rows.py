@@ -6,19 +6,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bench.contracts.row import Row
 from bench.show import console
-from bench.show.report.chapter import _split
-from bench.show.report.provenance import settings
 from bench.tables import compare, costs, render
+from bench.tables.below import ON_TEST, UNTUNED
 from bench.tables.methods import methods
 from bench.tables.ratedistortion import planes
-from bench.tables.summary import ON_TEST, UNTUNED, Group, summary
+from bench.tables.summary import DatasetTable, summary
 from tests.example_rows import bound, failed, loss, rate, register, row
 
 ABOUT = {"vaebench": "1.0", "torch": "2.10", "python": "3.11", "device": "cpu", "threads": 1}
@@ -64,7 +62,7 @@ DIFFERENT: Mapping[str, tuple[dict[str, Any], str]] = {
     "validation": (part("training", validation=77), r"77"),
     "split": (
         {**part("scoring", split="validation"), **part("training", validation=77)},
-        r"validation|held out of training|77",
+        r"validation (?!0)|held out of training|77",
     ),
     "samples": (part("scoring", samples=7777), r"7,?777"),
     "importance samples": (part("scoring", nll_samples=77), r"77"),
@@ -89,9 +87,21 @@ DIFFERENT: Mapping[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def heads(group: Group) -> Iterator[tuple[str, list[Row]]]:
+def table(rows: Sequence[Row], **options: Any) -> DatasetTable:
+    """The table of rows of one dataset."""
+    (made,) = summary(rows, **options)
+    return made
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What the notes say of the table as a whole."""
+    return [text for subject, text in table(rows).below.notes if subject == "table"]
+
+
+def heads(table: DatasetTable) -> Iterator[tuple[str, list[Row]]]:
     """What stands above rows, and these."""
-    for block in group.blocks:
+    yield re.sub(r" \([^)]*\)", "", table.caption), [row for line in table.lines for row in line.rows]
+    for block in table.blocks:
         yield block.heading, [row for line in block.lines for row in line.rows]
 
 
@@ -114,9 +124,9 @@ def test_nothing_that_holds_for_some_rows_is_said_of_all(name: str, anchor: str,
     cells = {r.cell for r in odd}
     said = []
     for order in (rows, rows[::-1], [*rows[4:], *rows[:4]]):
-        (group,) = summary(order).groups
-        for heading, below in heads(group):
-            if re.search(mark, heading):
+        shown = table(order)
+        for heading, below in heads(shown):
+            if re.search(mark, unqualified(heading)):
                 assert {r.cell for r in below} <= cells, heading
         paragraph = methods(order)
         assert not re.search(mark, unqualified(paragraph)), paragraph
@@ -128,18 +138,12 @@ def test_nothing_that_holds_for_some_rows_is_said_of_all(name: str, anchor: str,
         for cost in costs.costs(order):
             mine = [r for r in order if r.label == cost.label and costs._machine(r) == cost.machine]
             assert cost.seeds == len(mine)
-        notes = {
-            (frozenset(r.cell for r in line.rows), *sorted(group.footnotes[n - 1] for n in line.notes))
-            for line in group.lines
-        }
         said.append(
             (
-                {(h, frozenset(r.cell for r in below)) for h, below in heads(group)},
+                {(h, frozenset(r.cell for r in below)) for h, below in heads(shown)},
                 paragraph,
-                set(group.remarks),
-                notes,
+                {" ".join(sorted(re.findall(r"[^ ,:()]+", text))) for text in shown.below.full},
                 {p.heading for p in planes([(None, order)])[0]},
-                {repr(s) for s in settings(order)},
             )
         )
     assert said[0] == said[1] == said[2], "the order of rows is of no account"
@@ -148,9 +152,8 @@ def test_nothing_that_holds_for_some_rows_is_said_of_all(name: str, anchor: str,
 def test_stacked_is_said_in_the_heading_of_all_and_else_of_the_lines_that_were() -> None:
     stacked = {"stacked": (0, 1, 2)}
     rows = [made(label, seed, **stacked) for label in "ab" for seed in range(3)]
-    (group,) = summary(rows).groups
-    assert "seeds stacked" in group.blocks[0].heading
-    assert not any(line.notes for line in group.lines)
+    assert "trained together" in table(rows).blocks[0].heading
+    assert notes(rows) == [UNTUNED]
     mixed = [
         *rows[:3],
         *(replace(r, stacked=()) for r in rows[3:]),
@@ -158,13 +161,12 @@ def test_stacked_is_said_in_the_heading_of_all_and_else_of_the_lines_that_were()
         *(made("c", s, **stacked) for s in (1, 2)),
     ]
     for order in (mixed, mixed[::-1]):
-        (group,) = summary(order).groups
-        assert len(group.blocks) == 1, "stacked rows and others are compared"
-        assert "stacked" not in group.blocks[0].heading
-        notes = {line.label: [group.footnotes[n - 1] for n in line.notes] for line in group.lines}
-        assert notes == {"a": ["seeds stacked"], "b": [], "c": ["seeds 1, 2 stacked"]}
-        for form in ("md", "csv", "latex"):
-            assert "seeds 1, 2 stacked" in render.render(order, form)  # type: ignore[arg-type]
+        (block,) = table(order).blocks  # stacked rows and others are compared
+        assert "together" not in block.heading
+        (text,) = (text for text in notes(order) if "together" in text)
+        assert set(text.partition(": ")[2].split(", ", 1)) in ({"a", "c (seeds 1, 2)"}, {"c (seeds 1", "2), a"})
+        for form in ("md", "latex"):
+            assert text in render.render(order, form, notes=True)  # type: ignore[arg-type]
 
 
 def test_the_paragraph_names_the_labels_and_seeds_that_something_holds_for() -> None:
@@ -183,38 +185,35 @@ def test_the_paragraph_names_the_labels_and_seeds_that_something_holds_for() -> 
 def test_seeds_are_counted_by_line(order: Sequence[int]) -> None:
     lines = [[made("a", s) for s in range(5)], [made("b", s) for s in (0, 1)], [made("c", 7)]]
     rows = [r for i in order for r in lines[i]]
-    (group,) = summary(rows).groups
-    assert "2 to 5 seeds" in group.remarks[0]
-    notes = {line.label: [group.footnotes[n - 1] for n in line.notes] for line in group.lines}
-    assert notes == {"a": ["only seeds 0 to 4"], "b": ["only seeds 0, 1"], "c": ["only seed 7"]}
-    apart = summary([made("a", 0), made("b", 1)]).groups[0].remarks
+    assert any("over 2 to 5 seeds" in text for text in table(rows).below.legend)
+    said = {text for text in notes(rows) if "only seed" in text}
+    assert said == {"a has only seeds 0 to 4", "b has only seeds 0, 1", "c has only seed 7"}
+    assert {line.label: len(line.seeds) for line in table(rows).lines} == {"a": 5, "b": 2, "c": 1}
+    apart = table([made("a", 0), made("b", 1)]).below.legend
     assert not any("2 seeds" in text for text in apart), "no line has two"
 
 
-def test_a_sanity_rows_only_seed_is_in_its_heading() -> None:
-    rows = [*(made("a", s) for s in range(3)), made("mean", sanity=True, training={})]
-    (group,) = summary(rows).groups
-    assert [("seed 0" in block.heading) for block in group.blocks] == [False, True]
-    (group,) = summary(rows[:1] + rows[3:]).groups
-    assert not any("seed 0" in block.heading for block in group.blocks), "all have it"
+def test_a_reference_rows_only_seed_is_no_news() -> None:
+    rows = [*(made("a", s) for s in range(3)), made("mean", sanity=True)]
+    assert table(rows).caption.startswith("fashion · seeds 0 to 2 · ")
+    assert not any("seed 0" in text for text in notes(rows))
+    assert any("over 3 seeds" in text for text in table(rows).below.legend)
 
 
 def test_a_seed_that_failed_counts_to_the_line_that_it_was_trained_like() -> None:
     long = {**part("training", steps=77), "steps": (77,)}
     rows = [made("a", 0), made("a", 0, **long), failed("a", 1, **long, data=DATA)]
     for order in permutations(rows):
-        (group,) = summary(order).groups
-        assert {line.steps: line.count for line in group.lines} == {"4690": "1", "77": "1 of 2"}
+        found = {line.steps: (len(line.rows), line.seeds_requested) for line in table(order).lines}
+        assert found == {"4690": (1, 1), "77": (1, 2)}
 
 
 def test_what_is_said_of_a_choice_is_said_of_the_dataset_that_it_was_on() -> None:
     several = [made("a[x=1]", dataset="mnist"), made("a[x=2]", dataset="mnist"), made("a[x=1]", dataset="digits")]
-    assert {g.dataset: ON_TEST in g.remarks for g in summary(several).groups} == {"mnist": True, "digits": False}
+    assert {t.dataset: ON_TEST in t.below.warnings for t in summary(several)} == {"mnist": True, "digits": False}
     outside = [made("a"), made("mine", training={}, steps=())]
-    assert UNTUNED not in summary(outside).groups[0].remarks, "of samples from a file nobody knows"
-    assert "none" not in " ".join(
-        b.heading for b in summary([*outside, made("b", **DIFFERENT["steps"][0])]).groups[0].blocks
-    )
+    assert UNTUNED not in notes(outside), "of samples from a file nobody knows"
+    assert "none" not in " ".join(b.heading for b in table([*outside, made("b", **DIFFERENT["steps"][0])]).blocks)
 
 
 def test_compared_seeds_and_settings_are_those_of_each_line() -> None:
@@ -246,20 +245,25 @@ def test_why_a_label_is_in_no_plane_is_every_seeds_reason() -> None:
         assert planes([(None, order)])[1] == {"a": "bound: y; diverged: x"}
 
 
-def test_a_report_says_what_was_scored_and_settings_of_each_dataset() -> None:
-    exhibit = lambda split: SimpleNamespace(split=split)  # noqa: E731
-    assert [_split([exhibit(s) for s in splits]) for splits in (["test"], ["validation"], ["test", "validation"])] == [  # type: ignore[misc]
-        "test", "validation", "scored",
-    ]  # fmt: skip
-    sizes = [made("a", costs={"parameters": 10.0}), made("a", dataset="mnist", costs={"parameters": 3000.0})]
-    assert [s.parameters for s in settings(sizes)] == [s.parameters for s in settings(sizes[::-1])] == ["10 to 3,000"]
-    newer = replace(sizes[1], plugin={"distribution": "mine", "version": "2"})
-    assert {s.plugin for s in settings([sizes[0], newer])} == {"vaebench 0.1.0", "mine 2"}
+def test_a_caption_says_what_all_lines_have_in_common() -> None:
+    limited = {**part("training", limit=777), **part("data", train_images=777)}
+    assert "first 777 training images" in table([made("a", **limited), made("b", **limited)]).caption
+    assert "777" not in table([made("a", **limited), made("b")]).caption
+    assert "80 test images" in table([made("a"), made("b")]).caption
+    held = {**part("scoring", split="validation", test="vvvv"), **part("training", validation=77)}
+    assert "77 validation images" in table([made("a", **held)]).caption
+    assert "images" not in table([made("a", **held), made("b")]).caption
+    long = {**part("training", steps=77), "steps": (77,)}
+    assert "4,690 steps (b 77)" in table([made("a"), made("c"), made("b", **long)]).caption
+    for order in permutations([made("a"), made("a", 1, **long), made("c", **long)]):
+        assert "77 steps (a 4,690)" in table(order).caption, "a label in two lines"
+    many = [made(label, **long) for label in "vwxyz"] + [made(label) for label in "abcdefg"]
+    assert "4,690 steps (5 variants differ)" in table(many).caption
 
 
 def test_a_screen_says_it_too(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [made("a", stacked=(0, 1)), made("b")]
-    console.summary(rows)
+    console.summary(rows, notes=True)
     out = capsys.readouterr().out
-    assert "stacked" not in out.splitlines()[0]
-    assert "seeds stacked" in out
+    assert "together" not in out.splitlines()[0]
+    assert "seeds trained together: a" in out
