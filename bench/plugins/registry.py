@@ -257,16 +257,14 @@ def defaults() -> dict[str, str]:
     return {p.name: p.value for p, _, _ in points}
 
 
-def registered_document(role: str) -> dict[str, Any] | None:
-    """Return the TOML file that is registered for `role` as 'package:file.toml'; None if none is.
+def document(address: str) -> dict[str, Any]:
+    """Return the TOML file at 'package:file.toml', as `default` names one for some roles.
 
     Raises:
         PluginError: it cannot be read.
     """
-    if (address := default(role)) is None:
-        return None
     package, _, file = address.partition(":")
     try:
         return tomllib.loads((files(package) / file).read_text(encoding="utf-8"))
     except (OSError, ImportError, ValueError) as error:
-        raise PluginError(f"the file of {role} ({address}) cannot be read", cause=f"{error!r}") from None
+        raise PluginError(f"{address} cannot be read", cause=f"{error!r}") from None

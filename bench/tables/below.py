@@ -10,7 +10,7 @@ from statistics import fmean
 from bench.contracts.measurement import Note, Score, number
 from bench.contracts.protocol import canonical
 from bench.contracts.row import Row
-from bench.plugins.registry import default, registered_document
+from bench.plugins.registry import default, document
 from bench.tables.columns import Column, Scores, layout
 from bench.tables.statistics import LEAST
 from bench.util.errors import NotAvailable
@@ -290,7 +290,8 @@ def _trained_together(lines: Sequence[Scored]) -> list[str]:
 
 def chosen_settings(rows: Iterable[Row]) -> list[tuple[str, str]]:
     """Return how the default settings of variants were chosen, where results were looked at: (label, sentence)."""
-    known = registered_document("settings") or {}
+    address = default("settings")
+    known = {} if address is None else document(address)
     labels = dict.fromkeys((row.label, row.variant) for row in rows)
     return [(label, str(known[variant])) for label, variant in labels if variant in known]
 

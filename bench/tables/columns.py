@@ -14,7 +14,7 @@ from typing import Any
 from bench.contracts.measurement import METRICS, Direction, Metric, Score
 from bench.contracts.protocol import canonical
 from bench.contracts.row import Row
-from bench.plugins.registry import default, registered_document
+from bench.plugins.registry import default, document
 from bench.util.errors import NotAvailable, NotScored, PluginError, UnknownName
 
 Scores = dict[str, Score | NotAvailable]
@@ -80,7 +80,7 @@ def layout() -> Layout:
 
 @cache
 def _declared(address: str) -> Layout:
-    declared = registered_document(ROLE) or {}
+    declared = document(address)
     try:
         return Layout(
             tuple(tuple(entry.split("|")) for entry in declared["default"]),
@@ -90,7 +90,7 @@ def _declared(address: str) -> Layout:
             {name: family for family, names in declared["families"].items() for name in names},
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise PluginError(f"the declared columns ({default(ROLE)}) cannot be read", cause=f"{error!r}") from None
+        raise PluginError(f"the columns declared in {address} cannot be read", cause=f"{error!r}") from None
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:

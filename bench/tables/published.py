@@ -12,7 +12,7 @@ from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.plugins.registry import default, registered_document
+from bench.plugins.registry import default, document
 from bench.util.errors import PluginError
 from bench.util.text import escape_markdown
 
@@ -54,12 +54,13 @@ def published(datasets: Iterable[str]) -> list[Published]:
 
 @cache
 def _all() -> tuple[Published, ...]:
-    if (document := registered_document(ROLE)) is None:
+    if (address := default(ROLE)) is None:
         return ()
+    tables = document(address)
     try:
-        return tuple(entry for table in document["table"] for entry in _entries(table))
+        return tuple(entry for table in tables["table"] for entry in _entries(table))
     except (ValueError, KeyError, TypeError) as error:
-        raise PluginError(f"the published values ({default(ROLE)}) cannot be read", cause=f"{error!r}") from None
+        raise PluginError(f"the published values of {address} cannot be read", cause=f"{error!r}") from None
 
 
 def _entries(table: Mapping[str, Any]) -> list[Published]:

@@ -36,7 +36,7 @@ def test_what_differs_is_said_with_its_labels() -> None:
     far = replace(PLAIN, label="mine", plugin={"distribution": "stranger", "version": "2"})
     gan = replace(PLAIN, label="gan", baseline=True, likelihood="")
     text = methods([PLAIN, far, other, gan])
-    assert text.startswith("digits: mine, vae and vqvae, and beside them gan as anchors, seed 0 (vqvae: seed 7).")
+    assert text.startswith("digits: mine, vae and vqvae, with gan for reference, seed 0 (vqvae: seed 7).")
     more = [replace(row, seed=seed) for row in (PLAIN, gan) for seed in (1, 2, 5)]
     several = methods([PLAIN, gan, *more, replace(gan, label="real")])
     assert "gan and real as anchors, seeds 0, 1, 2, 5 (real: seed 0)." in several
@@ -92,7 +92,9 @@ def test_what_was_chosen_is_said_with_the_number_of_trials() -> None:
     vae, beta = choice("vae", "vae"), choice("beta", "beta", "beta[beta=1]", winner=1)
     chosen = "Settings chosen by mean validation elbo (3 seeds): "
     assert f" {chosen}beta[beta=1] out of 2. Scoring: " in methods([PLAIN], [beta])
-    assert f" {chosen}beta[beta=1] out of 2; what had a single setting is untuned." in methods([PLAIN], [vae, beta])
+    assert f" {chosen}beta[beta=1] out of 2; variants with a single setting are untuned." in methods(
+        [PLAIN], [vae, beta]
+    )
     lost = choice("wae", "wae[a=1]", "wae", "wae[a=2]", winner=None)
     assert f" {chosen}beta[beta=1] out of 2 and no wae out of 3." in methods([PLAIN], [beta, lost])
     for none in ([vae], [choice("beta", "beta", "beta[beta=1]", dataset="mnist")]):

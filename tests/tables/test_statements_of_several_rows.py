@@ -137,7 +137,8 @@ def test_nothing_that_holds_for_some_rows_is_said_of_all(name: str, anchor: str,
             assert not re.search(mark, plane.heading) or held == {"two"} or not held
         for cost in costs.costs(order):
             mine = [r for r in order if r.label == cost.label and costs._machine(r) == cost.machine]
-            assert cost.seeds == len(mine)
+            alike = [[r for r in mine if (r.steps, r.training) == (x.steps, x.training)] for x in mine]
+            assert cost.seeds in {len(of) for of in alike}
         said.append(
             (
                 {(h, frozenset(r.cell for r in below)) for h, below in heads(shown)},
