@@ -227,12 +227,12 @@ class Drawing:
         for part in self.parts:
             if not isinstance(part, Tile):
                 part.paint(draw, zoom)
-        made = canvas.reduce(zoom) if zoom > 1 else canvas
+        picture = canvas.reduce(zoom) if zoom > 1 else canvas
         for part in self.parts:
             if isinstance(part, Tile):
                 size = part.picture.width * part.scale, part.picture.height * part.scale
-                made.paste(part.picture.resize(size, Image.Resampling.NEAREST), (part.x, part.y))
-        return made
+                picture.paste(part.picture.resize(size, Image.Resampling.NEAREST), (part.x, part.y))
+        return picture
 
     def svg(self) -> str:
         """Return an SVG file: images stay images and text stays text."""
@@ -249,9 +249,6 @@ class Drawing:
         return element("svg", *inner, *more, viewBox=f"0 0 {self.width:.0f} {self.height:.0f}",
                        width=f"{self.width:.0f}", class_=f"chart {kind}".strip(), role="img",
                        aria_label=self.title)  # fmt: skip
-
-    def _repr_png_(self) -> bytes:
-        return png(self.image())
 
 
 def png(picture: Image.Image) -> bytes:
