@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -57,22 +57,14 @@ class Codebook:
 
 
 @dataclass(frozen=True)
-class Strips:
-    """Rows of images, and a description of each row."""
-
-    sheet: Picture
-    rows: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Studio:
     """The pictures of a model; each may be missing, with the reason."""
 
     explorer: Shown[Explorer]
     kl: Shown[str]
-    traversals: Shown[Strips]
-    interpolations: Shown[Strips]
-    classes: Shown[Strips]
+    traversals: Shown[Picture]
+    interpolations: Shown[Picture]
+    classes: Shown[Picture]
     codebook: Shown[Codebook]
     discrete: bool  #: True if the cell keeps discrete codes
 
@@ -182,7 +174,7 @@ def _kl(cell: TrainedCell, exhibit: Exhibit) -> str:
     return bars(kl, f"KL of each of {len(kl)} latent dimensions of {exhibit.label}, the largest first, in nats")
 
 
-def _traversals(cell: TrainedCell) -> Strips:
+def _traversals(cell: TrainedCell) -> Picture:
     codes = cell.run.evidence(cell.row.cell).get("codes")
     units = codes.shape[1] if codes is not None and codes.ndim == 2 else UNITS
     strips = views.traversals(cell, n=min(UNITS, units))
@@ -190,12 +182,12 @@ def _traversals(cell: TrainedCell) -> Strips:
     return _strips(strips, every_second, "An image and its decoded code with one unit at a time moved")
 
 
-def _interpolations(cell: TrainedCell) -> Strips:
+def _interpolations(cell: TrainedCell) -> Picture:
     strips = views.interpolations(cell, n=PAIRS)
     return _strips(strips, strips.rows, "Decoded codes between two images, which are at both ends")
 
 
-def _classes(cell: TrainedCell) -> Strips:
+def _classes(cell: TrainedCell) -> Picture:
     if not cell.conditional:
         raise NotAvailable("it isn't conditional: it can't draw by class")
     classes = cell.classes[:CLASSES]
@@ -203,6 +195,7 @@ def _classes(cell: TrainedCell) -> Strips:
     return _strips(strips, strips.rows, f"Samples of {cell.row.label}, a row for each class")
 
 
-def _strips(strips: Sheet, rows: Sequence[Tensor], about: str) -> Strips:
+def _strips(strips: Sheet, rows: Sequence[Tensor], about: str) -> Picture:
+    """Return rows of images with the labels of a sheet."""
     labels = tuple(filter(None, strips.labels))
-    return Strips(sheet(torch.cat(list(rows)), len(rows[0]), f"{about}: {', '.join(labels)}"), labels)
+    return replace(sheet(torch.cat(list(rows)), len(rows[0]), f"{about}: {', '.join(labels)}"), captions=labels)
