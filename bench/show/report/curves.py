@@ -50,8 +50,8 @@ def history(run: Run, cell: str) -> pd.DataFrame:
         lines = pd.read_csv(BytesIO(inside.content(run.done(cell) / "history.csv")), dtype=str)
     except (OSError, ValueError, Damaged):
         return pd.DataFrame()
-    numbers = lines.apply(pd.to_numeric, errors="coerce").astype(float)
-    return numbers.where(np.isfinite(numbers))
+    numbers: pd.DataFrame = lines.apply(pd.to_numeric, errors="coerce").astype(float)
+    return numbers.replace([np.inf, -np.inf], np.nan)
 
 
 def curves(exhibit: Exhibit, runs: Mapping[int, Run]) -> dict[str, LearningCurve]:
