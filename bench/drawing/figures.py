@@ -11,6 +11,7 @@ import unicodedata
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from io import BytesIO
 
 from PIL import Image, ImageDraw, ImageFont
@@ -48,10 +49,7 @@ SHAPES = {  # corners, in degrees; a circle has none
 
 def text_of(value: object) -> str:
     """Return any text as XML may hold it, in an element or an attribute."""
-    text = plain(str(value), lines=True)
-    for letter, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#39;")):
-        text = text.replace(letter, entity)
-    return text
+    return escape(plain(str(value), lines=True))
 
 
 def element(tag: str, *inner: str, **attributes: object) -> str:
@@ -108,22 +106,20 @@ class Words:
 
     def paint(self, draw: ImageDraw.ImageDraw, zoom: int) -> None:
         text = " ".join(self.text.split()).replace("\u2212", "-")  # Pillow's own font has no minus sign
-        anchor, font = (
-            {"start": "ls", "middle": "ms", "end": "rs"}[self.anchor],
-            ImageFont.load_default(self.size * zoom),
-        )
+        anchor = {"start": "ls", "middle": "ms", "end": "rs"}[self.anchor]
+        font = ImageFont.load_default(self.size * zoom)
         draw.text((self.x * zoom, self.y * zoom), text, _hex(self.colour), font, anchor)
 
 
 @dataclass(frozen=True)
 class Stroke:
-    """Straight lines through spots; a closed path is an area in its colour."""
+    """Straight lines through spots; a closed stroke is an area in its colour."""
 
     spots: Sequence[Spot]
     colour: str = "rule"
     width: float = 1.0
     closed: bool = False
-    opacity: float = 1.0  #: SVG alone has it, as it alone has dashes and titles
+    opacity: float = 1.0  #: in SVG only, like dashes and titles
     dashes: str = ""
     title: str = ""  #: shown on hover
 
@@ -227,12 +223,12 @@ class Drawing:
         for part in self.parts:
             if not isinstance(part, Tile):
                 part.paint(draw, zoom)
-        made = canvas.reduce(zoom) if zoom > 1 else canvas
+        picture = canvas.reduce(zoom) if zoom > 1 else canvas
         for part in self.parts:
             if isinstance(part, Tile):
                 size = part.picture.width * part.scale, part.picture.height * part.scale
-                made.paste(part.picture.resize(size, Image.Resampling.NEAREST), (part.x, part.y))
-        return made
+                picture.paste(part.picture.resize(size, Image.Resampling.NEAREST), (part.x, part.y))
+        return picture
 
     def svg(self) -> str:
         """Return an SVG file: images stay images and text stays text."""
@@ -249,9 +245,6 @@ class Drawing:
         return element("svg", *inner, *more, viewBox=f"0 0 {self.width:.0f} {self.height:.0f}",
                        width=f"{self.width:.0f}", class_=f"chart {kind}".strip(), role="img",
                        aria_label=self.title)  # fmt: skip
-
-    def _repr_png_(self) -> bytes:
-        return png(self.image())
 
 
 def png(picture: Image.Image) -> bytes:

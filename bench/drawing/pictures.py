@@ -110,8 +110,8 @@ def checked_suffix(path: Path, suffixes: Sequence[str]) -> None:
         UsageError: with the endings that can be written.
     """
     if path.suffix.lower() not in suffixes:
-        found = f"ends in {path.suffix!r}" if path.suffix else "has no ending"
-        raise UsageError(f"--out {path} {found}", fix=f"Use a name that ends in {' or '.join(suffixes)}.")
+        ending = f"ends in {path.suffix!r}" if path.suffix else "has no ending"
+        raise UsageError(f"--out {path} {ending}", fix=f"Use a name that ends in {' or '.join(suffixes)}.")
 
 
 # pictures with words

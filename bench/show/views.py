@@ -335,9 +335,9 @@ def plane(cell: TrainedCell, n: int | None = None, seed: int = 0, classes: Seque
     index = _positions(cell, 2_000 if n is None else n, seed, classes, fewer=n is None)
     with torch.inference_mode(), seeded(seed, torch.device("cpu")):
         codes = _codes(cell, cell.data.test, index)
-    found = code_plane(codes, cell.data.test.labels(index, "cpu"))
+    projected = code_plane(codes, cell.data.test.labels(index, "cpu"))
     title = f"{cell.name} · codes of {len(index):,} test images"
-    return Scatter(title, found.at, found.labels, cell.classes, found.axes, bands=found.flat)
+    return Scatter(title, projected.at, projected.labels, cell.classes, projected.axes, bands=projected.flat)
 
 
 @dataclass(frozen=True)

@@ -99,10 +99,6 @@ class Plane:
     heading: str  #: the settings that all labels share
     points: tuple[Point, ...]  #: in the order of their rates
 
-    @property
-    def front(self) -> tuple[Point, ...]:
-        return tuple(p for p in self.points if p.on_front)
-
     def to_json(self) -> dict[str, Any]:
         return {
             "dataset": self.dataset,
@@ -131,11 +127,11 @@ def dominators(points: Sequence[tuple[float, float]]) -> list[int | None]:
     A point dominates another one if it has no more of both and less of one; equal points don't dominate each other.
     Of several dominators the one with the least sum is returned, or the first of those.
     """
-    found = []
+    indices = []
     for p in points:
         better = [i for i, q in enumerate(points) if q[0] <= p[0] and q[1] <= p[1] and q != p]
-        found.append(min(better, key=lambda i: (sum(points[i]), i), default=None))
-    return found
+        indices.append(min(better, key=lambda i: (sum(points[i]), i), default=None))
+    return indices
 
 
 def planes(runs: Iterable[tuple[Run | None, Iterable[Row]]]) -> tuple[list[Plane], dict[str, str]]:
@@ -159,9 +155,9 @@ def planes(runs: Iterable[tuple[Run | None, Iterable[Row]]]) -> tuple[list[Plane
             if row.seed not in {other.seed for other, _, _ in known}:  # of equal seeds the first one counts
                 known.append((row, *means))
     in_a_plane = {label for labels in members.values() for label in labels}
-    found = [_plane(list(labels.values()), key[-1]) for key, labels in members.items()]
+    comparable = [_plane(list(labels.values()), key[-1]) for key, labels in members.items()]
     by_label = {label: "; ".join(sorted({*of.values()})) for label, of in reasons.items() if label not in in_a_plane}
-    return found, by_label
+    return comparable, by_label
 
 
 def _means(run: Run | None, row: Row) -> tuple[float, float] | str:
@@ -229,7 +225,7 @@ SHAPES = ("circle", "square", "triangle", "diamond")
 
 
 def draw(
-    found: Sequence[Plane],
+    shown: Sequence[Plane],
     without: Iterable[str] = (),
     alone: Iterable[Point] = (),
     colours: Mapping[str, str] | None = None,
@@ -247,7 +243,7 @@ def draw(
     """
     parts: list[Part] = []
     bottom = 0.0
-    for plane in found:
+    for plane in shown:
         drawn, bottom = _panel(plane, bottom, colours or {})
         parts += drawn
     below = []
@@ -256,7 +252,7 @@ def draw(
     if others := [f"{p.label} (rate {p.rate:.1f}, distortion {p.distortion:.1f})" for p in alone]:
         below.append(f"Not shown, with no other label to compare to: {'; '.join(others)}")
     parts += [Words(shortened(words, 130), LEFT, bottom + 16 * i, 11) for i, words in enumerate(below)]
-    datasets = ", ".join(dict.fromkeys(plane.dataset for plane in found))
+    datasets = ", ".join(dict.fromkeys(plane.dataset for plane in shown))
     return Drawing(WIDTH, bottom + 16 * len(below), f"Rate and distortion on {datasets}", parts)
 
 
@@ -351,16 +347,16 @@ def _whiskers(p: Point, x: Scale, y: Scale, colour: str) -> list[Part]:
 # the file
 
 
-def write(path: Path, found: Iterable[Plane], without: Iterable[str] = ()) -> bool:
+def write(path: Path, every: Iterable[Plane], without: Iterable[str] = ()) -> bool:
     """Write the figure of the planes with two labels or more as SVG; return False, without a file, if there is none.
 
     Raises:
         StoreError: the file can't be written.
     """
-    found = list(found)
-    if not (shared := [plane for plane in found if len(plane.points) > 1]):
+    every = list(every)
+    if not (shared := [plane for plane in every if len(plane.points) > 1]):
         return False
-    alone = [point for plane in found if len(plane.points) == 1 for point in plane.points]
+    alone = [point for plane in every if len(plane.points) == 1 for point in plane.points]
     try:
         write_text(path, draw(shared, without, alone).svg())
     except OSError as error:
@@ -378,18 +374,18 @@ def write_if_enough(run: Run, rows: Sequence[Row]) -> Path | None:
     """
     if len({row.label for row in rows if row.status == "ok"}) < ENOUGH:
         return None
-    found, without = planes([(run, rows)])
+    every, without = planes([(run, rows)])
     path = run.path / FIGURE
-    return path if any(len(plane.points) >= ENOUGH for plane in found) and write(path, found, without) else None
+    return path if any(len(plane.points) >= ENOUGH for plane in every) and write(path, every, without) else None
 
 
 # the table
 
 
-def table(found: Iterable[Plane], without: Mapping[str, str]) -> list[Table | Text]:
+def table(every: Iterable[Plane], without: Mapping[str, str]) -> list[Table | Text]:
     """Return a table for each plane, and below them the labels that are in none, by their reasons."""
     shown: list[Table | Text] = []
-    for plane in found:
+    for plane in every:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         for i, head in enumerate(("", "seeds", "rate", "distortion", "−ELBO", "")):
             table.add_column(head, justify="right" if 0 < i < 5 else "left")

@@ -313,7 +313,7 @@ def test_samples_by_class_are_of_the_classes_that_there_are() -> None:
     from bench.show.report.studio import _classes
 
     names = ("0", "1", "2", "4", "5")  # as of MNIST without its threes
-    assert _classes(toy(Labelled, classes=names)).rows == names
+    assert _classes(toy(Labelled, classes=names)).captions == names
 
 
 def test_a_single_test_image_is_enough_for_what_needs_one() -> None:

@@ -700,9 +700,9 @@ def test_a_curve_is_a_mean_and_a_band_over_seeds(run: Run) -> None:
     (line,) = summary(rows, ()).groups[0].lines
     from bench.show.report.exhibit import exhibits
 
-    whence = {id(r): run for r in rows}
-    (exhibit,) = exhibits([line], whence, "x")
-    found = curves.curves(exhibit, whence)["loss"]
+    run_of = {id(r): run for r in rows}
+    (exhibit,) = exhibits([line], run_of, "x")
+    found = curves.curves(exhibit, run_of)["loss"]
     assert found.steps == (1, 2, 3)
     assert found.mean == pytest.approx([1 + 5 / 3, 2 + 5 / 3, 3 + 5 / 3])
     assert (found.low, found.high) == ((1, 2, 3), (5, 6, 7))
@@ -862,7 +862,7 @@ def test_of_many_labels_some_have_pictures_and_the_page_says_so(run: Run) -> Non
     assert len(page.section("summary").find("table", "ranking")[0].find("tr")) == 31 + 3  # head, blocks, and all labels
 
 
-def test_of_many_anchors_as_many_are_shown(run: Run) -> None:
+def test_of_many_reference_rows_as_many_are_shown(run: Run) -> None:
     for i in range(26):
         keep(run, row(f"g[a={i}]", baseline=True, cell=f"g{i}"), n=4)
     for i in range(5):

@@ -83,14 +83,14 @@ def test_what_cant_be_compared_stands_in_another_plane(run: Run) -> None:
     assert all(point.on_front for plane in found for point in plane.points)
 
 
-def test_anchors_dominate_nobody_and_rows_without_a_bound_have_no_place(run: Run) -> None:
-    cell(run, row("anchor", cell="anchor", sanity=True), 0.0, 0.0)
+def test_reference_rows_dominate_no_label_and_rows_without_a_bound_have_no_place(run: Run) -> None:
+    cell(run, row("mean", cell="mean", sanity=True), 0.0, 0.0)
     cell(run, row("a", cell="a"), 10.0, 100.0)
     cell(run, row("ae", cell="ae"), None, 50.0)
     run.write_failed(row("bad", cell="bad", status="diverged", reason="non-finite"), "")
     (plane,), without = planes([(run, run.rows())])
 
-    assert {p.label: p.on_front for p in plane.points} == {"anchor": False, "a": True}
+    assert {p.label: p.on_front for p in plane.points} == {"mean": False, "a": True}
     assert without == {"ae": "no bound", "bad": "diverged: non-finite"}
 
 

@@ -14,7 +14,7 @@ from bench.contracts.row import Row
 from bench.evidence import SHOWN, positions
 from bench.results.store import Run
 from bench.show.report import curves, sharpness, tradeoff
-from bench.show.report.exhibit import Exhibit, Originals, Shown, attempt, exhibits
+from bench.show.report.exhibit import Exhibit, Originals, Shown, attempt, by_reason, exhibits
 from bench.show.report.sheet import Picture, coloured, error_maps, sheet, square
 from bench.show.report.studio import Studio, studio
 from bench.show.views import TrainedCell
@@ -71,13 +71,13 @@ def chapter(
     table: DatasetTable,
     full: DatasetTable,
     rows: Sequence[Row],
-    whence: Mapping[int, Run],
+    run_of: Mapping[int, Run],
     originals: Originals,
     plugins: Sequence[str],
     say: Callable[[str], None],
 ) -> Chapter:
-    """Return the chapter of one dataset; `whence` maps the id() of a row to its run."""
-    every = exhibits(table.lines, whence, key)
+    """Return the chapter of one dataset; `run_of` maps the id() of a row to its run."""
+    every = exhibits(table.lines, run_of, key)
     references = [e for e in every if e.row.anchor]
     shown = ([e for e in every if not e.row.anchor][: max(0, PICTURED - len(references))] + references)[:PICTURED]
     say(f"{table.dataset}: images")
@@ -88,7 +88,7 @@ def chapter(
     for i, exhibit in enumerate(shown, 1):
         say(f"{table.dataset}: {exhibit.label} ({i} of {len(shown)})")
         portraits.append(_portrait(exhibit, data, real, originals, plugins))
-    rows_of = {id(run): (run, [r for r in rows if whence[id(r)] is run]) for run in whence.values()}
+    rows_of = {id(run): (run, [r for r in rows if run_of[id(r)] is run]) for run in run_of.values()}
     planes, without = _planes([pair for pair in rows_of.values() if pair[1]], every)
     ridges, axis = _ridges(shown, real)
     none = Shown[Picture](missing=why)
@@ -106,7 +106,7 @@ def chapter(
         unpictured=len(every) - len(shown),
         ridges=tuple(ridges),
         ridge_axis=axis,
-        panels=tuple(attempt(curves.panels, shown, whence).figure or ()),
+        panels=tuple(attempt(curves.panels, shown, run_of).figure or ()),
         planes=planes,
         without=without,
         tradeoffs=tuple(attempt(tradeoff.tradeoffs, every, table.columns).figure or ()),
@@ -122,8 +122,10 @@ def _split(shown: Sequence[Exhibit]) -> str:
 
 def _data(shown: Sequence[Exhibit], originals: Originals) -> tuple[Data | None, str]:
     """Return the dataset that the first of `shown` was scored on, as far as this machine has it, or the reason."""
-    found = [attempt(originals, exhibit.run, exhibit.row) for exhibit in shown] or [Shown(missing="no cell finished")]
-    at_hand = next((own for own in found if own.figure is not None), found[0])
+    datasets = [attempt(originals, exhibit.run, exhibit.row) for exhibit in shown] or [
+        Shown(missing="no cell finished")
+    ]
+    at_hand = next((own for own in datasets if own.figure is not None), datasets[0])
     return at_hand.figure, at_hand.missing
 
 
@@ -203,10 +205,10 @@ def _planes(
     pairs: Sequence[tuple[Run, list[Row]]], every: Sequence[Exhibit]
 ) -> tuple[tuple[Shown[str], ...], dict[str, str]]:
     """Return the rate-distortion planes of two labels or more, and the labels that are in none, by reason."""
-    found = attempt(rd.planes, pairs)
-    if found.figure is None:
-        return (Shown(missing=found.missing),), {}
-    planes, reasons = found.figure
+    attempted = attempt(rd.planes, pairs)
+    if attempted.figure is None:
+        return (Shown(missing=attempted.missing),), {}
+    planes, reasons = attempted.figure
     colours = {e.row.variant: e.colour.split()[0] for e in reversed(every) if not e.row.anchor}
 
     def drawn(plane: rd.Plane) -> str:
@@ -219,10 +221,7 @@ def _planes(
         else:
             p = plane.points[0]
             reasons[p.label] = f"rate {p.rate:.2f}, distortion {p.distortion:.2f}, alone in its plane ({plane.heading})"
-    by_reason: dict[str, list[str]] = {}
-    for label, why in reasons.items():
-        by_reason.setdefault(why, []).append(label)
-    return tuple(shown), {why: ", ".join(labels) for why, labels in by_reason.items()}
+    return tuple(shown), by_reason(reasons.items())
 
 
 def described(column: Column) -> str:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from itertools import accumulate, pairwise
 
-from bench.contracts.row import Row
+import numpy as np
+import pandas as pd
+
 from bench.drawing.figures import Drawing, Part, Scale, Spot, Stroke, Words, bottom_axis, left_axis, shortened, width_of
 from bench.results.store import Run
 from bench.show.report.exhibit import Exhibit, Shown, attempt
 from bench.util import inside
 from bench.util.errors import Damaged
-from bench.util.text import plain
 
 WIDTH, HEIGHT = 540.0, 236.0
 LEFT, TOP, BOTTOM = 62.0, 12.0, 40.0
@@ -44,45 +44,28 @@ class Panel:
     drawn: Shown[str]
 
 
-def history(run: Run, cell: str) -> list[dict[str, float]]:
-    """Return the lines of a cell's history; none if the file is missing or damaged."""
+def history(run: Run, cell: str) -> pd.DataFrame:
+    """Return the history of a cell, NaN for what is no finite number; empty if the file is missing or damaged."""
     try:
-        text = inside.content(run.done(cell) / "history.csv").decode()
-        return [_numbers(row) for row in csv.DictReader(text.splitlines())]
-    except (OSError, ValueError, csv.Error, Damaged):
-        return []
-
-
-def _numbers(row: Mapping[str | None, object]) -> dict[str, float]:
-    numbers = {}
-    for key, value in row.items():
-        try:
-            if key is not None and math.isfinite(number := float(str(value))):
-                numbers[plain(key)] = number
-        except ValueError:
-            continue
-    return numbers
+        lines = pd.read_csv(BytesIO(inside.content(run.done(cell) / "history.csv")), dtype=str)
+    except (OSError, ValueError, Damaged):
+        return pd.DataFrame()
+    numbers: pd.DataFrame = lines.apply(pd.to_numeric, errors="coerce").astype(float)
+    return numbers.replace([np.inf, -np.inf], np.nan)
 
 
 def curves(exhibit: Exhibit, runs: Mapping[int, Run]) -> dict[str, LearningCurve]:
     """Return the terms of a label by name, over its finished seeds."""
     rows = exhibit.line.rows
-    terms: dict[str, dict[float, list[float]]] = {}
-    for row in rows:
-        for at in history(runs[id(row)], row.cell):
-            for name, value in at.items():
-                if name not in ("stage", "step") and "step" in at:
-                    terms.setdefault(name, {}).setdefault(at["step"], []).append(value)
-    return {name: _curve(exhibit, rows[0], values) for name, values in terms.items() if len(values) > 1}
-
-
-def _curve(exhibit: Exhibit, row: Row, by_step: Mapping[float, Sequence[float]]) -> LearningCurve:
-    steps = sorted(by_step)
-    values = [by_step[s] for s in steps]
-    mean = tuple(sum(v / len(at) for v in at) for at in values)  # the sum of `at` may be too large for a float
-    stages = tuple(accumulate(row.steps))[:-1]
-    low, high = tuple(map(min, values)), tuple(map(max, values))
-    return LearningCurve(exhibit.label, exhibit.colour, tuple(steps), mean, low, high, stages)
+    every = pd.concat([history(runs[id(row)], row.cell) for row in rows])
+    found = {}
+    for name in every.columns.difference(["stage", "step"], sort=False) if "step" in every else ():
+        at = every[["step", name]].dropna().groupby("step")[name].agg(["mean", "min", "max"])
+        if len(at) > 1:
+            mean, low, high = (tuple(at[kind]) for kind in ("mean", "min", "max"))
+            stages = tuple(accumulate(rows[0].steps))[:-1]
+            found[name] = LearningCurve(exhibit.label, exhibit.colour, tuple(at.index), mean, low, high, stages)
+    return found
 
 
 def panels(shown: Sequence[Exhibit], runs: Mapping[int, Run]) -> list[Panel]:
@@ -95,21 +78,21 @@ def panels(shown: Sequence[Exhibit], runs: Mapping[int, Run]) -> list[Panel]:
     return [Panel(name, attempt(_drawn, name, by_term[name])) for name in order]
 
 
-def _drawn(term: str, found: Sequence[LearningCurve]) -> str:
-    found = [_settled(c) for c in found]
-    labels = [shortened(c.label, 22) for c in found]
-    height = max(HEIGHT, TOP + BOTTOM + STEP * len(found))
+def _drawn(term: str, lines: Sequence[LearningCurve]) -> str:
+    lines = [_settled(c) for c in lines]
+    labels = [shortened(c.label, 22) for c in lines]
+    height = max(HEIGHT, TOP + BOTTOM + STEP * len(lines))
     right = WIDTH - max(width_of(words, 12) for words in labels) - 14
-    x = Scale(0, max(c.steps[-1] for c in found), LEFT, right)
-    values = [v for c in found for v in (*c.low, *c.high)]
+    x = Scale(0, max(c.steps[-1] for c in lines), LEFT, right)
+    values = [v for c in lines for v in (*c.low, *c.high)]
     y = Scale.over(values, height - BOTTOM, TOP, log=min(values) > 0 and max(values) > WIDE * min(values))
     parts = [*left_axis(x, y), *bottom_axis(x, y.start, "steps")]
-    for c in found:
+    for c in lines:
         parts += _line(c, x, y)
-    places = spread_out([y(c.mean[-1]) for c in found], STEP, y.end + 4, y.start)
-    for c, words, at in zip(found, labels, places, strict=True):
+    places = spread_out([y(c.mean[-1]) for c in lines], STEP, y.end + 4, y.start)
+    for c, words, at in zip(lines, labels, places, strict=True):
         parts.append(Words(words, right + 8, at + 4, colour=c.colour))
-    title = "; ".join(f"{c.label} ends at {c.mean[-1]:.4g}" for c in found)
+    title = "; ".join(f"{c.label} ends at {c.mean[-1]:.4g}" for c in lines)
     return Drawing(WIDTH, height, f"{term} by training step. {title}", parts).inline()
 
 

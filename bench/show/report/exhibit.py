@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -31,6 +31,14 @@ class Shown(Generic[T]):
 
     figure: T | None = None
     missing: str = ""
+
+
+def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return names, joined by commas, by their reason, from (name, reason)."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons:
+        names.setdefault(reason, []).append(name)
+    return {reason: ", ".join(of) for reason, of in names.items()}
 
 
 def attempt(make: Callable[..., T], *arguments: Any) -> Shown[T]:
@@ -64,10 +72,6 @@ class Exhibit:
     row: Row
     line: VariantLine = field(repr=False)
     warnings: tuple[str, ...] = ()  #: given while the model was loaded
-
-    @property
-    def seed(self) -> int:
-        return self.row.seed
 
     @property
     def split(self) -> str:
@@ -108,23 +112,23 @@ class Exhibit:
         return TrainedCell(self.run, self.row, model)
 
 
-def exhibits(lines: Sequence[VariantLine], whence: Mapping[int, Run], first: str) -> list[Exhibit]:
-    """Return an exhibit for each line with a result, but for sanity rows; `whence` maps the id() of a row to its run.
+def exhibits(lines: Sequence[VariantLine], run_of: Mapping[int, Run], first: str) -> list[Exhibit]:
+    """Return an exhibit for each line with a result, but for sanity rows; `run_of` maps the id() of a row to its run.
 
     Labels that occur in several runs get the run's name and steps.
     """
-    kept = [line for line in lines if line.rows and not line.rows[0].sanity]
-    times = Counter(line.label for line in kept)
-    found: list[Exhibit] = []
+    finished = [line for line in lines if line.rows and not line.rows[0].sanity]
+    times = Counter(line.label for line in finished)
+    result: list[Exhibit] = []
     own = 0
-    for i, line in enumerate(kept):
+    for i, line in enumerate(finished):
         row = min(line.rows, key=lambda r: r.seed)
         colour = "ca" if line.reference else f"c{own % COLOURS}" + " second" * (own >= COLOURS)
         own += not line.reference
-        run = whence[id(row)]
+        run = run_of[id(row)]
         where = f" ({run.path.resolve().name}, {line.steps} steps)" if times[line.label] > 1 else ""
-        found.append(Exhibit(f"{first}x{i}", f"{line.label}{where}", colour, run, row, line))
-    return found
+        result.append(Exhibit(f"{first}x{i}", f"{line.label}{where}", colour, run, row, line))
+    return result
 
 
 @dataclass

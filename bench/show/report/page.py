@@ -49,20 +49,20 @@ def write(
     for text in plugins:
         anything.load(anything.take(text))
     rows: list[Row] = []
-    whence: dict[int, Run] = {}
+    run_of: dict[int, Run] = {}
     failed: list[Failure] = []
     origins = []
     for run in runs:
         of_run, broken = gathered(run)
         rows += of_run
-        whence |= {id(row): run for row in of_run}
+        run_of |= {id(row): run for row in of_run}
         failed += [*failures(run, of_run), *broken, *missing(run, of_run, broken)]
         origins.append(origin(run))
     known = [row for row in rows if row.dataset != UNKNOWN]
     originals, tables = Originals(data_root), zip(summary(known, metrics), summary(known, ("all",)), strict=True)
     chapters = [
         chapter(f"d{i}", table, full, [row for row in known if row.dataset == table.dataset],
-                whence, originals, plugins, say)
+                run_of, originals, plugins, say)
         for i, (table, full) in enumerate(tables)
     ]  # fmt: skip
     say("writing")

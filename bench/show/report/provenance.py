@@ -99,8 +99,8 @@ def settings(rows: Sequence[Row]) -> list[LabelSettings]:
         plugin = " ".join(str(row.plugin[k]) for k in ("distribution", "version") if k in row.plugin)
         numbers = parameters.setdefault((row.label, h, plugin), set())
         numbers |= {row.costs["parameters"]} if row.costs.get("parameters") is not None else set()
-    found = []
+    labels = []
     for (label, h, plugin), numbers in parameters.items():
         ends = sorted({min(numbers), max(numbers)}) if numbers else []
-        found.append(LabelSettings(label, h, " to ".join(f"{n:,.0f}" for n in ends), plugin))
-    return found
+        labels.append(LabelSettings(label, h, " to ".join(f"{n:,.0f}" for n in ends), plugin))
+    return labels

@@ -48,16 +48,16 @@ def ridges(sets: Sequence[ImageSet], real: str = "") -> tuple[list[Ridge], str]:
     low, high = (math.log10(q) for q in np.quantile(torch.cat(sharpness).tolist(), (0.002, 0.998)))
     scale = Scale(low - 0.25, high + 0.25, 8.0, WIDTH - 8.0, log=True)
     reference = next(((s, v.median().item()) for s, v in zip(sets, sharpness, strict=True) if s.label == real), None)
-    found = []
+    shown = []
     for s, values in zip(sets, sharpness, strict=True):
         where = values.argsort()[[round(q * (len(values) - 1)) for q in AT]]
         alt = f"{len(AT)} images of {s.label}, from blurred to sharp: at {', '.join(f'{q:.0%}' for q in AT)}"
         same_size = reference is not None and reference[0].images.shape[1:] == s.images.shape[1:]
         ratio = f"{values.median().item() / reference[1]:.2f}" if reference is not None and same_size else ""
         drawn = _ridge(s, values, scale, reference[1] if reference is not None else None)
-        found.append(Ridge(s.label, s.colour, drawn, sheet(s.images[where], len(AT), alt), ratio))
+        shown.append(Ridge(s.label, s.colour, drawn, sheet(s.images[where], len(AT), alt), ratio))
     axis = Drawing(WIDTH, 24, "Variance of the Laplacian, logarithmic", bottom_axis(scale, 2.0))
-    return found, axis.inline("ridge-axis")
+    return shown, axis.inline("ridge-axis")
 
 
 def _ridge(s: ImageSet, values: Tensor, scale: Scale, real: float | None) -> str:

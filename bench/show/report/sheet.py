@@ -28,6 +28,7 @@ class Picture:
     alt: str
     columns: int = 1
     rows: int = 1
+    captions: tuple[str, ...] = ()  #: of the rows
 
 
 def square(images: Tensor, alt: str) -> Picture:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -20,7 +20,7 @@ from bench.drawing.pictures import Sheet
 from bench.engine.snapshot import seeded
 from bench.show import views
 from bench.show.plane import CodePlane, code_plane
-from bench.show.report.exhibit import Exhibit, Shown, attempt
+from bench.show.report.exhibit import Exhibit, Shown, attempt, by_reason
 from bench.show.report.plane import bars, scatter
 from bench.show.report.sheet import Picture, sheet
 from bench.show.views import TrainedCell
@@ -57,40 +57,28 @@ class Codebook:
 
 
 @dataclass(frozen=True)
-class Strips:
-    """Rows of images, and a description of each row."""
-
-    sheet: Picture
-    rows: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Studio:
     """The pictures of a model; each may be missing, with the reason."""
 
     explorer: Shown[Explorer]
     kl: Shown[str]
-    traversals: Shown[Strips]
-    interpolations: Shown[Strips]
-    classes: Shown[Strips]
+    traversals: Shown[Picture]
+    interpolations: Shown[Picture]
+    classes: Shown[Picture]
     codebook: Shown[Codebook]
     discrete: bool  #: True if the cell keeps discrete codes
 
     @property
-    def missing(self) -> list[tuple[str, str]]:
+    def missing(self) -> dict[str, str]:
         """Return the names of missing pictures by their reason; the reason may be ''."""
-        pictures = {
+        pictures: dict[str, Shown[Any]] = {
             "codes": self.codebook if self.codebook.figure or self.discrete else self.explorer,
             "traversals": self.traversals,
             "interpolations": self.interpolations,
             "KL by dimension": self.kl,
         }
-        why: dict[str, list[str]] = {}
-        for name, picture in pictures.items():
-            if picture.figure is None:
-                reason = picture.missing[:1].lower() + picture.missing[1:]
-                why.setdefault(reason, []).append(name)
-        return [(", ".join(names), reason) for reason, names in why.items()]
+        reasons = ((name, shown.missing) for name, shown in pictures.items() if shown.figure is None)
+        return by_reason((name, reason[:1].lower() + reason[1:]) for name, reason in reasons)
 
 
 def studio(exhibit: Exhibit, data: Data | None, names: Sequence[str], loaded: Shown[TrainedCell], why: str) -> Studio:
@@ -186,27 +174,28 @@ def _kl(cell: TrainedCell, exhibit: Exhibit) -> str:
     return bars(kl, f"KL of each of {len(kl)} latent dimensions of {exhibit.label}, the largest first, in nats")
 
 
-def _traversals(cell: TrainedCell) -> Strips:
+def _traversals(cell: TrainedCell) -> Picture:
     codes = cell.run.evidence(cell.row.cell).get("codes")
     units = codes.shape[1] if codes is not None and codes.ndim == 2 else UNITS
-    found = views.traversals(cell, n=min(UNITS, units))
-    every_second = [row[[0, *range(1, len(row), 2)]] for row in found.rows]
-    return _strips(found, every_second, "An image and its decoded code with one unit at a time moved")
+    strips = views.traversals(cell, n=min(UNITS, units))
+    every_second = [row[[0, *range(1, len(row), 2)]] for row in strips.rows]
+    return _strips(strips, every_second, "An image and its decoded code with one unit at a time moved")
 
 
-def _interpolations(cell: TrainedCell) -> Strips:
-    found = views.interpolations(cell, n=PAIRS)
-    return _strips(found, found.rows, "Decoded codes between two images, which are at both ends")
+def _interpolations(cell: TrainedCell) -> Picture:
+    strips = views.interpolations(cell, n=PAIRS)
+    return _strips(strips, strips.rows, "Decoded codes between two images, which are at both ends")
 
 
-def _classes(cell: TrainedCell) -> Strips:
+def _classes(cell: TrainedCell) -> Picture:
     if not cell.conditional:
         raise NotAvailable("it isn't conditional: it can't draw by class")
     classes = cell.classes[:CLASSES]
-    found = views.samples(cell, n=DRAWN * len(classes), classes=classes)
-    return _strips(found, found.rows, f"Samples of {cell.row.label}, a row for each class")
+    strips = views.samples(cell, n=DRAWN * len(classes), classes=classes)
+    return _strips(strips, strips.rows, f"Samples of {cell.row.label}, a row for each class")
 
 
-def _strips(found: Sheet, rows: Sequence[Tensor], about: str) -> Strips:
-    labels = tuple(filter(None, found.labels))
-    return Strips(sheet(torch.cat(list(rows)), len(rows[0]), f"{about}: {', '.join(labels)}"), labels)
+def _strips(strips: Sheet, rows: Sequence[Tensor], about: str) -> Picture:
+    """Return rows of images with the labels of a sheet."""
+    labels = tuple(filter(None, strips.labels))
+    return replace(sheet(torch.cat(list(rows)), len(rows[0]), f"{about}: {', '.join(labels)}"), captions=labels)

@@ -24,16 +24,16 @@ class Tradeoff:
 
 def tradeoffs(shown: Sequence[Exhibit], columns: Sequence[Column]) -> list[Tradeoff]:
     """Return a figure for each of the first metrics with a direction that two labels or more have."""
-    found: list[Tradeoff] = []
+    figures: list[Tradeoff] = []
     for column in columns:
-        if column.direction is None or len(found) == MOST:
+        if column.direction is None or len(figures) == MOST:
             continue
         points = [
             (e, seconds, mean) for e in shown if (seconds := _seconds(e)) and (mean := _mean(e, column)) is not None
         ]
         if len(points) > 1:
-            found.append(Tradeoff(column, attempt(_drawn, points, column)))
-    return found
+            figures.append(Tradeoff(column, attempt(_drawn, points, column)))
+    return figures
 
 
 def _seconds(exhibit: Exhibit) -> float | None:
