@@ -258,7 +258,7 @@ class Generated(Request[Tensor]):
 
 def _checked(x: Tensor, shape: tuple[int, ...], what: str) -> Tensor:
     if x.shape != shape:
-        raise NotAvailable(f"its {what} have the shape {tuple(x.shape)} instead of {shape}")
+        raise NotAvailable(f"its {what} are {tuple(x.shape)}, and should be {shape}")
     if not bool(((x >= -OVERSHOOT) & (x <= 1 + OVERSHOOT)).all()):
         raise NotAvailable(f"its {what} {'hold NaN' if bool(x.isnan().any()) else 'leave the range of pixels, [0, 1]'}")
     return x
