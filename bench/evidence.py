@@ -86,11 +86,7 @@ def _batches(context: Context, images: Images, where: Tensor, purpose: str) -> I
 
 
 def bound_terms(context: Context, images: Images, where: Tensor, purpose: str) -> BoundTerms:
-    """Return both halves of the bound on the images at `where`. No label reaches the model.
-
-    Raises:
-        NotAvailable: the model has no bound, or returns it in other shapes.
-    """
+    """Return both halves of the bound on the images at `where`. No label reaches the model."""
     model = require(context.model, abilities.Bound)
     batches = _batches(context, images, where, purpose)
     return _terms([model.elbo_terms(x, torch.full_like(y, -1)) for x, y in batches], len(where))
@@ -160,11 +156,7 @@ class ConditionalTerms(Request[BoundTerms]):
 
 
 def log_likelihood(context: Context, images: Images, purpose: str) -> Tensor:
-    """Return log p(x|z) of each image at its reconstruction's z: (N,) float64, in nats.
-
-    Raises:
-        NotAvailable: the model does not reconstruct, or returns other shapes.
-    """
+    """Return log p(x|z) of each image at its reconstruction's z: (N,) float64, in nats."""
     model = require(context.model, abilities.Reconstructs)
     parts = [model.log_likelihood(x, y) for x, y in _batches(context, images, positions(images), purpose)]
     if any(values.ndim != 1 for values in parts) or sum(map(len, parts)) != len(images):

@@ -70,11 +70,7 @@ class BlurCurve(NamedTuple):
 
 
 def calibrate(pixels: Tensor, sigmas: tuple[float, ...] = SIGMAS) -> BlurCurve:
-    """Return the curve of real images (N, C, H, W) uint8, as far as it falls.
-
-    Raises:
-        NotAvailable: they are flat, smaller than 3 x 3, or smooth already.
-    """
+    """Return the curve of real images (N, C, H, W) uint8. Raises NotAvailable if they are flat, tiny, or smooth."""
     rows: list[tuple[float, float, float]] = []
     for sigma in sigmas:
         images = blurred(pixels, sigma) if sigma else pixels
@@ -99,10 +95,12 @@ class Calibration(Request[BlurCurve]):
             raise NotAvailable("real pixels are black or white: samples are means of such, so not only blur differs")
         images = context.data.test
         where = positions(images, IMAGES)
+
+        def compute() -> Tensor:
+            return torch.tensor(np.array(calibrate(images.take(where, "cpu"))))
+
         path = statistics(context, f"blur-v1-{images.digest[:16]}-{len(where)}")
-        return BlurCurve(
-            *remembered(path, "curve", lambda: torch.tensor(np.array(calibrate(images.take(where, "cpu"))))).numpy()
-        )
+        return BlurCurve(*remembered(path, "curve", compute).numpy())
 
 
 def equivalent(curve: BlurCurve, share: float) -> float:

@@ -24,11 +24,7 @@ class FeatureGaussian:
 
     @classmethod
     def of(cls, features: Tensor) -> FeatureGaussian:
-        """Return sample mean and unbiased sample covariance of (N, d).
-
-        Raises:
-            NotAvailable: there are fewer than two, or some aren't finite.
-        """
+        """Return mean and unbiased covariance of (N, d). Raises NotAvailable if N < 2, or for non-finite features."""
         f = features.double()
         if len(f) < 2:
             raise NotAvailable(f"a covariance needs two images: there is {len(f) or 'none'}")

@@ -112,11 +112,7 @@ def _download(url: str, path: Path) -> str:
 
 @lru_cache(maxsize=1)
 def build(weights: Weights, device: torch.device, dim: int = DIMENSIONS) -> nn.Module:
-    """Return pytorch-fid's Inception with `weights`, in eval mode, up to the layer of `dim` channels.
-
-    Raises:
-        NotAvailable: the file holds something else.
-    """
+    """Return pytorch-fid's Inception, up to the layer of `dim` channels. Raises NotAvailable for any other file."""
     from pytorch_fid.inception import InceptionV3
 
     try:

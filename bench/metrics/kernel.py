@@ -116,10 +116,7 @@ def paired_kernel_distance(x: Tensor, y: Tensor) -> tuple[float, float]:
     """Return the squared MMD of pairs, x_i made from y_i, both (N, d), and its standard error over other pairs.
 
     The mean over i != j of k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i) (Gretton et al. 2012, lemma 6):
-    unbiased although x depends on y, and 0 where x = y.
-
-    Raises:
-        NotAvailable: there are fewer than 50, or features aren't finite.
+    unbiased although x depends on y, and 0 where x = y. Raises NotAvailable like `kernel_distance`.
     """
     x, y = _checked(x, y)
     n = len(x)
@@ -163,10 +160,7 @@ def _some(features: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class RealDistance(Request["KernelDistance | None"]):
-    """`kd` of training images that the classifier has not seen to the test split. Kept between runs.
-
-    None where there are too few images.
-    """
+    """`kd` of unseen training images to the test split, kept between runs; None where there are too few images."""
 
     def resolve(self, context: Context) -> KernelDistance | None:
         name, data = context.get(FeatureNetwork()).name, context.data

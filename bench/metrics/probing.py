@@ -211,11 +211,7 @@ def components(x: Tensor, d: int) -> tuple[Tensor, Tensor]:
 
 
 def untrained(model: Variant, device: torch.device) -> Variant:
-    """Return a copy of `model` whose layers are initialised anew, by a fixed seed.
-
-    Raises:
-        NotAvailable: a layer with weights has no `reset_parameters`.
-    """
+    """Return a copy of `model` whose layers are initialised anew, by a fixed seed; NotAvailable if one can't be."""
     with torch.inference_mode(False), torch.no_grad():
         fresh = copy.deepcopy(model).to("cpu")
         pixels = {id(m) for part in fresh.modules() if isinstance(part, Likelihood) for m in part.modules()}

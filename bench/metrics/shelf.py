@@ -39,11 +39,7 @@ def put(folder: Path, prefix: str, tensors: Mapping[str, Tensor], about: Mapping
 
 
 def take(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a network and what is known of it.
-
-    Raises:
-        ValueError: the file differs from the hash in its name, or holds no network.
-    """
+    """Return the tensors of a network and what is known of it. Raises ValueError if the file is damaged."""
     if hashlib.sha256(path.read_bytes()).hexdigest()[:12] != path.name.removesuffix(".safetensors").rpartition("-")[2]:
         raise ValueError(f"{path} isn't the file that its name says")
     try:
@@ -54,11 +50,7 @@ def take(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore(path: Path, kind: Callable[[tuple[int, int, int], int], N]) -> tuple[N, dict[str, Any]]:
-    """Return the network of a kind at `path`, ready for use, and what is known of it.
-
-    Raises:
-        ValueError: the file is damaged, or of another version.
-    """
+    """Return the network at `path`, and what is known of it. Raises ValueError if damaged or of another version."""
     tensors, about = take(path)
     try:
         with torch.inference_mode(False):
@@ -77,12 +69,9 @@ def files(folder: Path, prefix: str) -> list[Path]:
 def obtain(
     prefix: str, cache: Path, load: Callable[[Path], T], train: Callable[[], T], save: Callable[[T, Path], Path]
 ) -> T:
-    """Return the network under `prefix`: the shipped one, else the one in the cache, else a new one.
+    """Return the network under `prefix`: the shipped one, else the one in the cache, else a new one, written there.
 
-    A damaged file in the cache is removed. A new network is written there if possible.
-
-    Raises:
-        NotAvailable: the shipped network is damaged.
+    A damaged file in the cache is removed; a damaged shipped one raises NotAvailable.
     """
     for path in files(SHIPPED, prefix)[:1]:
         try:
@@ -102,11 +91,7 @@ def obtain(
 
 
 def require_classes(source: Images) -> None:
-    """Check that a classifier can learn from these training images.
-
-    Raises:
-        NotAvailable: they have no labels, fewer than two classes, or are all the same.
-    """
+    """Raise NotAvailable if no classifier can learn from these training images."""
     if not source.labelled:
         raise NotAvailable("needs class labels: it uses a classifier of this dataset")
     if len(source.classes) < 2 or len(source) < 4:

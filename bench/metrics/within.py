@@ -37,10 +37,7 @@ def mean_distance(
 ) -> tuple[float, float]:
     """Return the Fréchet distance of features (N, d) to `real` ones (M, d), averaged over classes by real share.
 
-    And its standard error over other draws of `features`.
-
-    Raises:
-        NotAvailable: a class that has real images has too few of either for a covariance.
+    And its standard error over other draws of `features`. Raises NotAvailable if a real class has too few of either.
     """
     least, total, variance = PER_DIMENSION * real.shape[1], 0.0, 0.0
     for c in torch.unique(labels).tolist():
