@@ -1,4 +1,4 @@
-"""The evidence that metrics request: what the core can draw from a model and its data, each resolved once a cell."""
+"""The evidence that metrics request of a model and its data. Each request is resolved once a cell."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bench.util.errors import NotAvailable
 from bench.util.threads import limited
 
 Sampler = Literal["prior", "gmm"]
-SHOWN = 256  #: samples and reconstructions that are kept to be looked at
+SHOWN = 256  #: samples and reconstructions that are kept for pictures
 
 
 class BoundTerms(NamedTuple):
@@ -48,7 +48,7 @@ class Indices(NamedTuple):
 
 @dataclass(frozen=True)
 class TheSpec(Request[Spec]):
-    """What the model was built for."""
+    """The spec that the model was built for."""
 
     def resolve(self, context: Context) -> Spec:
         return context.model.spec
@@ -73,7 +73,7 @@ class TestImages(Request[Images]):
 
 
 def positions(images: Images, n: int | None = None) -> Tensor:
-    """Which `n` images of a split stand for it: drawn by a fixed seed, since a source may have sorted them; or all."""
+    """Return the positions of `n` images of a split, drawn by a fixed seed since a split may be sorted; or of all."""
     if n is None or n >= len(images):
         return torch.arange(len(images))
     return torch.randperm(len(images), generator=torch.Generator().manual_seed(seed_for("positions")))[:n]
@@ -85,16 +85,27 @@ def _batches(context: Context, images: Images, where: Tensor, purpose: str) -> I
         yield to_float(images.take(index, context.device)), images.labels(index, context.device)
 
 
+def bound_terms(context: Context, images: Images, where: Tensor, purpose: str) -> BoundTerms:
+    """Return both halves of the bound on the images at `where`. No label reaches the model."""
+    model = require(context.model, abilities.Bound)
+    batches = _batches(context, images, where, purpose)
+    return _terms([model.elbo_terms(x, torch.full_like(y, -1)) for x, y in batches], len(where))
+
+
+def _terms(pairs: list[tuple[Tensor, Tensor]], n: int) -> BoundTerms:
+    if any(a.ndim != 1 or b.shape[:1] != a.shape for a, b in pairs) or sum(len(a) for a, _ in pairs) != n:
+        raise NotAvailable("its bound is not a log-likelihood (B,) and a rate (B,) or (B, d) of B images")
+    log_px = torch.cat([a.cpu().double() for a, _ in pairs])
+    rate = torch.cat([(b.flatten(1).sum(1) if b.ndim > 1 else b).cpu().double() for _, b in pairs])
+    return BoundTerms(log_px, rate)
+
+
 @dataclass(frozen=True)
 class Terms(Request[BoundTerms]):
     """Both halves of the bound on the test split. No label of a test image reaches the model."""
 
     def resolve(self, context: Context) -> BoundTerms:
-        model = require(context.model, abilities.Bound)
-        images, pairs = context.data.test, []
-        for x, y in _batches(context, images, positions(images), "bound"):
-            pairs.append(model.elbo_terms(x, torch.full_like(y, -1)))
-        return _terms(pairs, len(images))
+        return bound_terms(context, context.data.test, positions(context.data.test), "bound")
 
     def keep(self, value: BoundTerms) -> dict[str, Tensor]:
         return {"rate": value.rate.float()}
@@ -108,31 +119,29 @@ class BoundOn(Request[Tensor]):
     n: int
 
     def resolve(self, context: Context) -> Tensor:
-        model = require(context.model, abilities.Bound)
         images = context.data.train if self.split == "train" else context.data.test
-        batches = _batches(context, images, positions(images, self.n), f"bound-{self.split}")
-        terms = _terms([model.elbo_terms(x, torch.full_like(y, -1)) for x, y in batches], min(self.n, len(images)))
+        terms = bound_terms(context, images, positions(images, self.n), f"bound-{self.split}")
         return terms.log_likelihood - terms.rate
 
 
-FOLLOWED = BoundOn("test", 2_000)  #: what is looked at when a fifth of the last stage is still ahead
+FOLLOWED = BoundOn("test", 2_000)  #: the bound that is computed when a fifth of the last stage is left, and at the end
 FOLLOWED_FROM = 0.8
 
 
 def earlier(images: Images) -> str:
-    """Where evidence holds `FOLLOWED` as it was when a fifth of the last stage was still ahead."""
+    """Return the name under which evidence keeps `FOLLOWED` of `images`, computed before the last fifth."""
     return f"bound_earlier_{images.digest[:12]}"
 
 
 @dataclass(frozen=True)
 class EarlierBound(Request[Tensor]):
-    """`FOLLOWED` on the same images when a fifth of the last stage was still ahead: (n,) float64, in nats."""
+    """`FOLLOWED` before the last fifth of the last stage: (n,) float64, in nats."""
 
     def resolve(self, context: Context) -> Tensor:
         require(context.model, abilities.Bound)
-        if (found := context.kept.get(earlier(context.data.test))) is None:
-            raise NotAvailable("its bound wasn't followed on these images while it was trained")
-        return found.double()
+        if (bound := context.kept.get(earlier(context.data.test))) is None:
+            raise NotAvailable("its bound wasn't followed on these images during training")
+        return bound.double()
 
 
 @dataclass(frozen=True)
@@ -146,12 +155,13 @@ class ConditionalTerms(Request[BoundTerms]):
         return _terms([model.conditional_elbo_terms(x, y) for x, y in batches], len(images))
 
 
-def _terms(pairs: list[tuple[Tensor, Tensor]], n: int) -> BoundTerms:
-    if any(a.ndim != 1 or b.shape[:1] != a.shape for a, b in pairs) or sum(len(a) for a, _ in pairs) != n:
-        raise NotAvailable("its bound isn't a log-likelihood (B,) and a rate (B,) or (B, d) of B images")
-    log_px = torch.cat([a.cpu().double() for a, _ in pairs])
-    rate = torch.cat([(b.flatten(1).sum(1) if b.ndim > 1 else b).cpu().double() for _, b in pairs])
-    return BoundTerms(log_px, rate)
+def log_likelihood(context: Context, images: Images, purpose: str) -> Tensor:
+    """Return log p(x|z) of each image at its reconstruction's z: (N,) float64, in nats."""
+    model = require(context.model, abilities.Reconstructs)
+    parts = [model.log_likelihood(x, y) for x, y in _batches(context, images, positions(images), purpose)]
+    if any(values.ndim != 1 for values in parts) or sum(map(len, parts)) != len(images):
+        raise NotAvailable("its log-likelihood is not one number for each image")
+    return torch.cat([values.cpu().double() for values in parts])
 
 
 @dataclass(frozen=True)
@@ -161,12 +171,7 @@ class LogLikelihood(Request[Tensor]):
     def resolve(self, context: Context) -> Tensor:
         if abilities.why_not(context.model, abilities.Bound) is None:
             return context.get(Terms()).log_likelihood
-        model = require(context.model, abilities.Reconstructs)
-        images = context.data.test
-        found = [model.log_likelihood(x, y) for x, y in _batches(context, images, positions(images), "log-likelihood")]
-        if any(v.ndim != 1 for v in found) or sum(map(len, found)) != len(images):
-            raise NotAvailable("its log-likelihood isn't one number for each image")
-        return torch.cat([v.cpu().double() for v in found])
+        return log_likelihood(context, context.data.test, "log-likelihood")
 
     def keep(self, value: Tensor) -> dict[str, Tensor]:
         return {"distortion": -value.float()}
@@ -183,8 +188,8 @@ class Codes(Request[LabelledCodes]):
         model = require(context.model, abilities.Encodes)
         images = context.data.train if self.split == "train" else context.data.test
         where = positions(images, self.n)
-        found = [model.encode(x, y).float().cpu() for x, y in _batches(context, images, where, f"codes-{self.split}")]
-        codes = torch.cat(found)
+        batches = _batches(context, images, where, f"codes-{self.split}")
+        codes = torch.cat([model.encode(x, y).float().cpu() for x, y in batches])
         if len(codes) != len(where):
             raise NotAvailable(f"it has {len(codes)} codes of {len(where)} images")
         return LabelledCodes(codes, images.labels(where, "cpu"))
@@ -192,13 +197,13 @@ class Codes(Request[LabelledCodes]):
 
 @dataclass(frozen=True)
 class DiscreteCodes(Request[Indices]):
-    """Indices of the test split."""
+    """Discrete codes of the test split, as indices into the codebook."""
 
     def resolve(self, context: Context) -> Indices:
         model = require(context.model, abilities.HasCodes)
         images = context.data.test
-        found = [model.codes(x).cpu() for x, _ in _batches(context, images, positions(images), "discrete-codes")]
-        return Indices(torch.cat(found), model.codebook_size)
+        batches = _batches(context, images, positions(images), "discrete-codes")
+        return Indices(torch.cat([model.codes(x).cpu() for x, _ in batches]), model.codebook_size)
 
 
 @dataclass(frozen=True)
@@ -215,10 +220,10 @@ class SampledLabels(Request[Tensor]):
 
 @dataclass(frozen=True)
 class Generated(Request[Tensor]):
-    """Samples as decoder means, quantised: (n, C, H, W) uint8 on the CPU. n is the scoring protocol's.
+    """Samples as decoder means, quantised: (n, C, H, W) uint8 on the CPU, n from the scoring protocol.
 
-    `prior` is the model's own, or what a fixed set holds of so many. `gmm` draws codes from a full-covariance Gaussian
-    mixture fitted on training codes, the same for all models (Ghosh et al. 2020, ex-post density estimation).
+    `prior` samples are the model's own, or the first n of a fixed set. `gmm` samples are decoded from draws of a
+    Gaussian mixture of full covariance, fitted on training codes, the same for all models (Ghosh et al. 2020).
     """
 
     sampler: Sampler = "prior"
@@ -228,22 +233,16 @@ class Generated(Request[Tensor]):
             return context.model.held_samples()[: context.scoring.samples].cpu()
         labels = context.get(SampledLabels()).to(context.device)
         if self.sampler == "prior":
-            model = require(context.model, abilities.Samples)
-
-            def draw(part: slice) -> Tensor:
-                return model.sample(labels[part])
+            sample = require(context.model, abilities.Samples).sample
         else:
-            decoder = require(context.model, abilities.Decodes)
+            decode = require(context.model, abilities.Decodes).decode
             codes = context.get(MixtureCodes()).to(context.device)
-
-            def draw(part: slice) -> Tensor:
-                return decoder.decode(codes[part], labels[part])
-
-        found = []
+        images = []
         for part in context.chunks(len(labels), f"samples-{self.sampler}"):
+            drawn = sample(labels[part]) if self.sampler == "prior" else decode(codes[part], labels[part])
             shape = (part.stop - part.start, *context.data.train.shape)
-            found.append(to_uint8(_checked(draw(part), shape, "samples")).cpu())
-        return torch.cat(found)
+            images.append(to_uint8(_checked(drawn, shape, "samples")).cpu())
+        return torch.cat(images)
 
     def keep(self, value: Tensor) -> dict[str, Tensor]:
         return {"samples" if self.sampler == "prior" else f"samples_{self.sampler}": value[:SHOWN]}
@@ -253,7 +252,7 @@ def _checked(x: Tensor, shape: tuple[int, ...], what: str) -> Tensor:
     if x.shape != shape:
         raise NotAvailable(f"its {what} are {tuple(x.shape)}, and should be {shape}")
     if not bool(((x >= -OVERSHOOT) & (x <= 1 + OVERSHOOT)).all()):
-        raise NotAvailable(f"its {what} aren't images in [0, 1]{', but hold NaN' if bool(x.isnan().any()) else ''}")
+        raise NotAvailable(f"its {what} {'hold NaN' if bool(x.isnan().any()) else 'leave the range of pixels, [0, 1]'}")
     return x
 
 
@@ -265,17 +264,17 @@ class MixtureCodes(Request[Tensor]):
         from sklearn.mixture import GaussianMixture
 
         if isinstance(context.model, abilities.HasCodes):
-            raise NotAvailable("its codes are discrete: a Gaussian mixture has no density over a grid of symbols")
+            raise NotAvailable("its codes are discrete: no Gaussian mixture fits them")
         scoring = context.scoring
         codes = context.get(Codes("train", scoring.codes)).codes.double().numpy()
         components = min(scoring.mixture, max(1, len(codes) // (2 * codes.shape[1])))
         seed = seed_for("mixture") % 2**32
         mixture = GaussianMixture(components, reg_covar=1e-6 * max(float(codes.var()), 1e-12), random_state=seed)
         try:
-            with limited(1):  # its matrices are too small to share: two threads take three times as long
+            with limited(1):  # the matrices are small: two threads take three times as long
                 mixture.fit(codes)
         except ValueError as error:
-            raise NotAvailable(f"the mixture can't be fitted on its codes: {error}") from None
+            raise NotAvailable(f"no mixture fits its codes: {error}") from None
         drawn, _ = mixture.sample(scoring.samples)
         order = np.random.default_rng(seed).permutation(len(drawn))  # sample() returns component by component
         return torch.as_tensor(drawn[order], dtype=torch.float32)
@@ -290,11 +289,11 @@ class Reconstructions(Request[Tensor]):
     def resolve(self, context: Context) -> Tensor:
         encoder, decoder = require(context.model, abilities.Encodes), require(context.model, abilities.Decodes)
         images = context.data.test
-        found = []
+        parts = []
         for x, y in _batches(context, images, positions(images, self.n), "reconstructions"):
             decoded = decoder.decode(encoder.encode(x, y), y)
-            found.append(to_uint8(_checked(decoded, tuple(x.shape), "reconstructions")).cpu())
-        return torch.cat(found)
+            parts.append(to_uint8(_checked(decoded, tuple(x.shape), "reconstructions")).cpu())
+        return torch.cat(parts)
 
     def keep(self, value: Tensor) -> dict[str, Tensor]:
         return {"reconstructions": value} if self.n == SHOWN else {}
@@ -315,7 +314,7 @@ class KeptCodes(Request[LabelledCodes]):
         return {"codes": value.codes, "labels": value.labels}
 
 
-#: What every cell keeps on disk, whatever metrics were asked for.
+#: The evidence that every cell keeps on disk, whatever its metrics are.
 KEPT: tuple[Request[Any], ...] = (
     Terms(),
     LogLikelihood(),

@@ -23,8 +23,9 @@ from torchvision.transforms.functional import gaussian_blur
 from bench.contracts.dataset import DATASETS, Splits
 from bench.contracts.images import Images, to_float, to_uint8
 from bench.metrics.classifier import Classifier, accuracy, halves, predict, train
-from bench.metrics.gaussians import Gaussian, frechet_distance
-from bench.metrics.networks import SHIPPED, find, save
+from bench.metrics.gaussians import FeatureGaussian, frechet_distance
+from bench.metrics.networks import find, save
+from bench.metrics.shelf import SHIPPED
 
 #: What is done to real images, and how strongly.
 STRENGTHS = {
@@ -96,8 +97,8 @@ def networks(splits: Splits, cache: Path) -> dict[str, Classifier]:
 
 def distances(network: Classifier, sets: dict[str, Tensor], reference: Images) -> list[float]:
     """`fd` of each set to `reference`."""
-    to = Gaussian.of(predict(network, reference, "cpu")[0])
-    return [frechet_distance(Gaussian.of(predict(network, pixels, "cpu")[0]), to) for pixels in sets.values()]
+    to = FeatureGaussian.of(predict(network, reference, "cpu")[0])
+    return [frechet_distance(FeatureGaussian.of(predict(network, pixels, "cpu")[0]), to) for pixels in sets.values()]
 
 
 def disturbances(images: Images, kinds: Iterable[str] = STRENGTHS) -> dict[str, Tensor]:

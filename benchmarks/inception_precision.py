@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.contracts.images import Images, to_uint8
-from bench.metrics.gaussians import Gaussian, frechet_distance
+from bench.metrics.gaussians import FeatureGaussian, frechet_distance
 from bench.metrics.inception import DIMENSIONS, build, features, find_weights
 from bench.util.errors import NotAvailable
 
@@ -75,8 +75,8 @@ def main(images: int, device: str, threads: int) -> None:
         print(f"{name}: error {of_norm:.2%} of the features, {of_spread:.2%} of their spread, mean {shift:.2%}")  # noqa: T201
     if images > DIMENSIONS:
         for precision, (a, b) in found.items():
-            print(f"FID in {precision}: {frechet_distance(Gaussian.of(a), Gaussian.of(b)):.4f}")  # noqa: T201
-        own = frechet_distance(Gaussian.of(found["fp32"][0]), Gaussian.of(found["bf16"][0]))
+            print(f"FID in {precision}: {frechet_distance(FeatureGaussian.of(a), FeatureGaussian.of(b)):.4f}")  # noqa: T201
+        own = frechet_distance(FeatureGaussian.of(found["fp32"][0]), FeatureGaussian.of(found["bf16"][0]))
         print(f"FID of the same images in bf16 to fp32: {own:.4f}")  # noqa: T201
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import click
 
 from bench.contracts.dataset import DATASETS
-from bench.metrics.judge import SHIPPED, right, save, trained_on
+from bench.metrics.judge import right, save, trained_on
+from bench.metrics.shelf import SHIPPED
 
 
 @click.command()

@@ -18,7 +18,8 @@ from feature_networks import distances, disturbances, not_rising
 
 from bench.contracts.dataset import DATASETS
 from bench.metrics.classifier import STEPS, accuracy, halves, train
-from bench.metrics.networks import SHIPPED, save
+from bench.metrics.networks import save
+from bench.metrics.shelf import SHIPPED
 
 KINDS = ("blur", "noise")  #: of disturbances that every network must see
 

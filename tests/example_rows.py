@@ -137,7 +137,7 @@ def many(seeds: int = 1, variants: Callable[[str], bool] = lambda _: True) -> li
                 "confidence": 0.84 - x / 50,
                 "modes": 10,
                 "sharpness": 0.42 + x / 30,
-                "sharpness_gmm": only(0.41 + x / 30, coded and variant != "vqvae", no),
+                "sharpness_rec": only(0.41 + x / 30, coded and variant != "vqvae", no),
                 "noise": 0.21 + x / 40,
             }
             net = "conv" if variant in ("conv", "vqvae", "gan") else "mlp"

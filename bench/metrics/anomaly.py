@@ -1,37 +1,35 @@
-"""Whether a model finds images of a kind that it wasn't trained on less likely than those of the test split."""
+"""How well a model tells images of another kind from those of the test split."""
 
 from __future__ import annotations
 
 import io
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bench.contracts import abilities
-from bench.contracts.abilities import require
-from bench.contracts.images import Images, to_float
-from bench.contracts.measurement import Context, Request, Score, metric
-from bench.evidence import BoundTerms, LogLikelihood, Terms, positions
-from bench.metrics.cache import remembered_tensors
+from bench.contracts.images import Images
+from bench.contracts.measurement import Context, Note, Request, Score, metric
+from bench.evidence import BoundTerms, LogLikelihood, Terms, bound_terms, log_likelihood, positions
+from bench.metrics.cache import remembered
 from bench.util.errors import NotAvailable
 
 MOST = 2_000  #: outliers, drawn by a fixed seed
-FEWEST = 10  #: of either side: one image is above another, or it isn't
+FEWEST = 10  #: outliers and test images
 
 
 def placements(a: Tensor, b: Tensor) -> Tensor:
-    """The share of `b` (M,) below each of `a` (N,), ties by half: (N,) float64."""
+    """Return the share of `b` (M,) below each of `a` (N,), ties by half: (N,) float64."""
     ordered = b.double().sort().values
     below = torch.searchsorted(ordered, a.double()) + torch.searchsorted(ordered, a.double(), right=True)
     return below.double() / (2 * len(b))
 
 
-def auroc(outliers: Tensor, inliers: Tensor, note: str = "") -> Score:
-    """P(score of an outlier > score of an inlier), ties by half, with DeLong's standard error: (M,), (N,).
+def auroc(outliers: Tensor, inliers: Tensor, *notes: Note) -> Score:
+    """Return P(score of an outlier > score of an inlier), ties by half, with DeLong's standard error: (M,), (N,).
 
     The area under the curve by ranks, exact; the error is that of Sen 1960 and DeLong et al. 1988.
 
@@ -42,82 +40,62 @@ def auroc(outliers: Tensor, inliers: Tensor, note: str = "") -> Score:
         raise NotAvailable(f"needs {FEWEST} outliers and test images each: there are {least}")
     above, below = placements(outliers, inliers), placements(inliers, outliers)
     se = math.sqrt(above.var().item() / len(above) + below.var().item() / len(below))
-    return Score(above.mean().item(), least, se, note)
+    return Score(above.mean().item(), least, se, notes)
 
 
 @dataclass(frozen=True)
 class Outliers(Request[Images]):
-    """Images of a kind that the model wasn't trained on, 2,000 at most."""
+    """Images of a kind that the model was not trained on, 2,000 at most."""
 
     def resolve(self, context: Context) -> Images:
-        found = context.data.outliers
-        if found is None or len(found) == 0:
+        outliers = context.data.outliers
+        if outliers is None or len(outliers) == 0:
             raise NotAvailable("this dataset has no outliers")
-        if found.shape != context.data.test.shape:
-            raise NotAvailable(f"the outliers are {found.shape}, its images {context.data.test.shape}")
-        return found.subset(positions(found, MOST))
+        if outliers.shape != context.data.test.shape:
+            raise NotAvailable(f"the outliers are {outliers.shape}, its images {context.data.test.shape}")
+        return outliers.subset(positions(outliers, MOST))
 
 
 @dataclass(frozen=True)
 class OutlierTerms(Request[BoundTerms]):
-    """Both halves of the bound on the outliers, as `Terms` has them of the test split."""
+    """`Terms` of the outliers."""
 
     def resolve(self, context: Context) -> BoundTerms:
-        model, images = require(context.model, abilities.Bound), context.get(Outliers())
-        log_px, rate = [], []
-        for part in context.chunks(len(images), "outliers"):
-            index = torch.arange(part.start, part.stop)
-            x = to_float(images.take(index, context.device))
-            a, b = model.elbo_terms(x, torch.full((len(x),), -1, device=context.device))
-            log_px.append(a.cpu().double())
-            rate.append(b.cpu().double().flatten(1).sum(1) if b.ndim > 1 else b.cpu().double())
-        return BoundTerms(torch.cat(log_px), torch.cat(rate))
+        abilities.require(context.model, abilities.Bound)
+        images = context.get(Outliers())
+        return bound_terms(context, images, positions(images), "outliers")
 
 
 @dataclass(frozen=True)
 class OutlierLogLikelihood(Request[Tensor]):
-    """log p(x|z) of each outlier at the model's own z, as `LogLikelihood` has it of the test split: (N,) float64."""
+    """`LogLikelihood` of the outliers: (N,) float64."""
 
     def resolve(self, context: Context) -> Tensor:
         images = context.get(Outliers())
         if abilities.why_not(context.model, abilities.Bound) is None:
             return context.get(OutlierTerms()).log_likelihood
-        model = require(context.model, abilities.Reconstructs)
         if context.model.uses_labels:
-            raise NotAvailable("its reconstructions are given the label, which outliers don't have")
-        found = []
-        for part in context.chunks(len(images), "outliers"):
-            x = to_float(images.take(torch.arange(part.start, part.stop), context.device))
-            found.append(model.log_likelihood(x, torch.full((len(x),), -1, device=context.device)).cpu().double())
-        return torch.cat(found)
-
-
-class Trivial(NamedTuple):
-    """The AUROC of scores that no model is needed for."""
-
-    intensity: float
-    png: float
-
-    @property
-    def note(self) -> str:
-        return f"mean intensity alone reaches {self.intensity:.3f}; the size as PNG {self.png:.3f}"
+            raise NotAvailable("its reconstructions need the label, which outliers do not have")
+        return log_likelihood(context, images, "outliers")
 
 
 @dataclass(frozen=True)
-class TrivialScores(Request[Trivial]):
-    """Outliers told by their mean intensity and by their bytes as PNG; computed once and kept."""
+class TrivialScores(Request[Note]):
+    """The AUROC of mean intensity and of the size as PNG, which need no model; computed once and kept."""
 
-    def resolve(self, context: Context) -> Trivial:
+    def resolve(self, context: Context) -> Note:
         outliers, test = context.get(Outliers()), context.data.test
         path = context.cache / "probes" / f"outliers-v1-{outliers.digest[:16]}-{test.digest[:16]}.safetensors"
 
-        def found() -> dict[str, Tensor]:
+        def compute() -> Tensor:
             context.alive()
             a, b = (_pixels(context, images) for images in (outliers, test))
             intensity = auroc(a.double().mean((1, 2, 3)), b.double().mean((1, 2, 3))).value
-            return {"trivial": torch.tensor([intensity, auroc(png_bytes(a), png_bytes(b)).value], dtype=torch.float64)}
+            return torch.tensor([intensity, auroc(png_bytes(a), png_bytes(b)).value], dtype=torch.float64)
 
-        return Trivial(*remembered_tensors(path, found, "trivial")["trivial"].tolist())
+        intensity, png = remembered(path, "trivial", compute).tolist()
+        text = "without a model, mean intensity scores {intensity}, the size as PNG {png}"
+        return Note(text, "trivial_scores", {"intensity": intensity, "png": png})
 
 
 def _pixels(context: Context, images: Images) -> Tensor:
@@ -126,35 +104,37 @@ def _pixels(context: Context, images: Images) -> Tensor:
 
 
 def png_bytes(pixels: Tensor) -> Tensor:
-    """The size of each image (N, C, H, W) as a PNG file, in bytes: (N,) float64."""
+    """Return the size of each image (N, C, H, W) as a PNG file, in bytes: (N,) float64."""
     from PIL import Image
 
-    def size(image: np.ndarray) -> int:
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, "PNG")
-        return file.tell()
-
     images = pixels.movedim(1, -1) if pixels.shape[1] == 3 else pixels.flatten(1, 2)
-    return torch.tensor([size(image) for image in images.contiguous().numpy()], dtype=torch.float64)
+    sizes = []
+    for image in images.contiguous().numpy():
+        Image.fromarray(image).save(file := io.BytesIO(), "PNG")
+        sizes.append(file.tell())
+    return torch.tensor(sizes, dtype=torch.float64)
 
 
-@metric(OutlierTerms(), Terms(), TrivialScores(), unit="AUROC", direction="higher", range=(0, 1))
-def auroc_elbo(outliers: BoundTerms, test: BoundTerms, trivial: Trivial) -> Score:
-    """How well -ELBO tells outliers from test images: the chance that an outlier's is the higher of a pair.
+_auroc = partial(metric, unit="AUROC", direction="higher", range=(0, 1))
+
+
+@_auroc(OutlierTerms(), Terms(), TrivialScores())
+def auroc_elbo(outliers: BoundTerms, test: BoundTerms, trivial: Note) -> Score:
+    """AUROC of -ELBO: the chance that it is higher for an outlier than for a test image.
 
     .5 is guessing, and below it outliers look likelier than what was trained on, as they may (Nalisnick et al. 2019):
     no sign is turned afterwards.
     """
-    return auroc(outliers.rate - outliers.log_likelihood, test.rate - test.log_likelihood, trivial.note)
+    return auroc(outliers.rate - outliers.log_likelihood, test.rate - test.log_likelihood, trivial)
 
 
-@metric(OutlierLogLikelihood(), LogLikelihood(), TrivialScores(), unit="AUROC", direction="higher", range=(0, 1))
-def auroc_distortion(outliers: Tensor, test: Tensor, trivial: Trivial) -> Score:
-    """`auroc_elbo` with the distortion, -log p(x|z), in the place of -ELBO."""
-    return auroc(-outliers, -test, trivial.note)
+@_auroc(OutlierLogLikelihood(), LogLikelihood(), TrivialScores())
+def auroc_distortion(outliers: Tensor, test: Tensor, trivial: Note) -> Score:
+    """AUROC of the distortion, -log p(x|z), as in `auroc_elbo`."""
+    return auroc(-outliers, -test, trivial)
 
 
-@metric(OutlierTerms(), Terms(), TrivialScores(), unit="AUROC", direction="higher", range=(0, 1))
-def auroc_kl(outliers: BoundTerms, test: BoundTerms, trivial: Trivial) -> Score:
-    """`auroc_elbo` with the rate in the place of -ELBO: outliers get longer codes, or they don't."""
-    return auroc(outliers.rate, test.rate, trivial.note)
+@_auroc(OutlierTerms(), Terms(), TrivialScores())
+def auroc_kl(outliers: BoundTerms, test: BoundTerms, trivial: Note) -> Score:
+    """AUROC of the rate, as in `auroc_elbo`: above .5, outliers get longer codes."""
+    return auroc(outliers.rate, test.rate, trivial)

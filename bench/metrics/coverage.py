@@ -1,6 +1,6 @@
 """Precision and recall, density and coverage: balls around real images and around samples, on the features of `fd`.
 
-A point's ball reaches to its k-th nearest neighbour among its own kind, itself not counted.
+A point's ball reaches to its k-th nearest neighbour in its own set, itself not counted.
 
     precision   share of samples in the ball of some real image           k = 3, closed   Kynkäänniemi et al. 2019
     recall      share of real images in the ball of some sample           k = 3, closed
@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bench.blocks.kernels import squared_distances
-from bench.contracts.measurement import Context, Request, Score, metric
+from bench.contracts.measurement import Context, Note, Request, Score, metric
 from bench.contracts.protocol import seed_for
 from bench.evidence import positions
 from bench.metrics.cache import remembered_tensors, statistics
-from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Trained, unseen
+from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, TrainedClassifier, unseen
+from bench.metrics.notes import real_images
 from bench.util.errors import NotAvailable
 
 K_RECALL = 3  #: of precision and recall
@@ -30,11 +32,10 @@ K_COVERAGE = 5  #: of density and coverage
 POINTS = 3_000  #: real images, and samples, at most: distances between all of them
 ROWS = 500  #: of a matrix of distances at a time
 COPY = 1e-6  #: a squared distance for each feature, in training variances, below which two images are one
-FEW = 0.05  #: of test images may have so many copies that their ball has no inside
-HALVINGS = 50  #: of twice as many samples: a standard error out of them is off by a tenth
-NEIGHBOURS = 16  #: among which the third nearest of one's own half is looked for: it's there but once in 500 times
-UNBIASED = (0, 2)  #: of the four, those that are means over samples: as many or fewer come to the same
-SURE = 24  #: balls of the smallest size around a real image: in one half or the other there will be some
+FEW = 0.05  #: the largest share of test images with so many copies that their ball has no inside
+HALVINGS = 50  #: random halvings of twice as many samples: their standard error is off by a tenth
+NEIGHBOURS = 16  #: neighbours among which the third of a point's own half is searched: it is missing once in 500 times
+SURE = 24  #: smallest balls around a real image, of which some will be in either half
 
 
 class Shares(NamedTuple):
@@ -47,32 +48,24 @@ class Shares(NamedTuple):
 
 
 def radii(points: Tensor) -> Tensor:
-    """Squared distance from each point (N, d) to its nearest to fifth-nearest other: (N, 5), ascending.
-
-    Raises:
-        ValueError: fewer than six points.
-    """
+    """Return squared distances from each point (N, d) to its five nearest others: (N, 5), ascending."""
     if len(points) <= K_COVERAGE:
         raise ValueError(f"{len(points)} points have no {K_COVERAGE} neighbours each")
     return _nearest(points, K_COVERAGE)[0]
 
 
 def _nearest(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Squared distances from each point (N, d) to its k nearest others, ascending, and their positions: both (N, k)."""
-    found = []
+    """Return squared distances from each point (N, d) to its k nearest others, ascending, and their positions."""
+    nearest = []
     for rows in torch.split(torch.arange(len(points)), ROWS):
         distances = squared_distances(points[rows], points)
         distances[torch.arange(len(rows)), rows] = math.inf
-        found.append(distances.topk(k, largest=False))
-    return torch.cat([distances for distances, _ in found]), torch.cat([where for _, where in found])
+        nearest.append(distances.topk(k, largest=False))
+    return torch.cat([distances for distances, _ in nearest]), torch.cat([where for _, where in nearest])
 
 
 def shares(real: Tensor, fake: Tensor, real_radii: Tensor | None = None) -> Shares:
-    """All four, of samples `fake` (M, d) against `real` (N, d).
-
-    Raises:
-        ValueError: fewer than six of either.
-    """
+    """Return all four of samples `fake` (M, d) against `real` (N, d). ValueError: fewer than six of either."""
     around_real = radii(real) if real_radii is None else real_radii
     near, far = around_real[:, K_RECALL - 1], around_real[:, K_COVERAGE - 1]
     around_fake = radii(fake)[:, K_RECALL - 1]
@@ -96,11 +89,11 @@ class Errors(NamedTuple):
 
 
 def redraw_errors(real: Tensor, real_radii: Tensor, pool: Tensor) -> Errors:
-    """Of M samples against `real` (N, d), out of a `pool` of 2 M (2 M, d).
+    """Return the errors of M samples against `real` (N, d), from a `pool` of 2 M samples (2 M, d).
 
-    Two halves of it are two draws: half their squared difference is the variance of either, without bias, whatever is
-    done with them. Its mean is taken over random halvings. (A jackknife comes out up to twice too large, for the real
-    images that a single sample covers.)
+    Two halves of the pool are two draws: half the squared difference of any statistic is its variance, without bias.
+    The mean is taken over random halvings. (A jackknife is up to twice too large, for the real images that a single
+    sample covers.)
     """
     n, generator = len(pool), torch.Generator().manual_seed(seed_for("halvings"))
     first = torch.stack([torch.randperm(n, generator=generator) < n // 2 for _ in range(HALVINGS)])
@@ -131,7 +124,7 @@ def redraw_errors(real: Tensor, real_radii: Tensor, pool: Tensor) -> Errors:
 
 
 def expected_coverage(real: int, fake: int, k: int = K_COVERAGE) -> float:
-    """Coverage expected of samples from the real images' own law, whatever it is, if it's continuous.
+    """Return the coverage expected of samples from the real images' own law, if that is continuous.
 
     A real image isn't covered if its k nearest among all others are real: 1 - prod_{j=1..k} (N - j) / (N + M - j).
     """
@@ -145,12 +138,12 @@ class RealPoints:
     features: Tensor
     radii: Tensor
     others: Tensor
-    drawn: int  #: how many unseen training images
+    drawn: int  #: number of unseen training images
 
 
 @dataclass(frozen=True)
 class TestPoints(Request[RealPoints]):
-    """Up to 3,000 test images, drawn by a fixed seed, beside as many unseen training images."""
+    """Up to 3,000 test images, drawn by a fixed seed, and the `shares` of as many unseen training images."""
 
     __test__ = False
 
@@ -167,12 +160,12 @@ class TestPoints(Request[RealPoints]):
 
         pair = f"{test.digest[:16]}-{unseen(context.data).digest[:16]}"
         path = statistics(context, f"balls-{trained.name}-{pair}-{len(real)}")
-        kept = remembered_tensors(path, compute, "radii", "others")
-        if (copies := (kept["radii"][:, -1] <= COPY * real.shape[1]).double().mean().item()) > FEW:
+        known = remembered_tensors(path, compute, "radii", "others")
+        if (copies := (known["radii"][:, -1] <= COPY * real.shape[1]).double().mean().item()) > FEW:
             raise NotAvailable(
                 f"{copies:.0%} of the test images have {K_COVERAGE} copies or more: their balls are points"
             )
-        return RealPoints(real, kept["radii"], kept["others"], len(others))
+        return RealPoints(real, known["radii"], known["others"], len(others))
 
 
 def _check(features: Tensor, what: str) -> None:
@@ -184,7 +177,7 @@ def _check(features: Tensor, what: str) -> None:
 
 @dataclass(frozen=True)
 class PriorShares(Request[Shares]):
-    """The four of as many prior samples as there are test points."""
+    """`shares` of as many prior samples as there are test points."""
 
     def resolve(self, context: Context) -> Shares:
         real = context.get(TestPoints())
@@ -195,7 +188,7 @@ class PriorShares(Request[Shares]):
 
 @dataclass(frozen=True)
 class PriorErrors(Request[Errors]):
-    """Standard errors out of as many prior samples again; none where there aren't so many."""
+    """Standard errors from twice as many prior samples as there are test points; None if there are fewer."""
 
     def resolve(self, context: Context) -> Errors:
         real, features = context.get(TestPoints()), context.get(Predicted("prior")).features
@@ -207,109 +200,76 @@ class PriorErrors(Request[Errors]):
 
 
 def as_many(context: Context) -> int:
-    """The number of samples that `recall` and `coverage` are of: that of the test points.
+    """Return the number of samples that `recall` and `coverage` need: that of the test points.
 
-    The third nearest of few samples is far away, and their balls hold nearly every real image; and few cover few.
+    The third nearest of few samples is far away, so their balls hold nearly every real image; and few cover few.
     """
     return min(POINTS, len(context.data.test))
 
 
 def _score(
-    values: Tensor,
-    se: float | None,
-    trained: Trained,
-    found: Shares,
+    name: Literal["precision", "recall", "density", "coverage"],
+    shares: Shares,
     real: RealPoints,
-    which: int,
-    k: int,
-    law: str = "",
+    trained: TrainedClassifier,
+    se: float | None,
+    expected: float | None = None,
 ) -> Score:
-    """Their mean, with its standard error over other draws of the samples."""
-    n, m = len(found.recall), len(found.precision)
-    note = f"{trained.note}; k = {k}, {n:,} real images, {m:,} samples; "
-    if real.drawn == m or which in UNBIASED:
-        note += f"{real.drawn:,} unseen training images come to {real.others[which].item():.3f}{law}"
+    """Return the mean of one of the four, with the score of unseen training images and that `expected` of their law."""
+    n, m, of_samples = len(shares.recall), len(shares.precision), name in ("precision", "density")
+    k = K_RECALL if name in ("precision", "recall") else K_COVERAGE
+    notes = [
+        trained.note,
+        Note(f"k = {k}, {{real}} real images, {{samples}} samples", "balls", {"real": n, "samples": m}),
+    ]
+    if real.drawn == m or of_samples:  # fewer real images have the same mean over samples
+        notes.append(real_images(real.drawn, real.others[Shares._fields.index(name)].item()))
     else:
-        note += f"{real.drawn:,} unseen training images are too few to compare with{law}"
-    return Score(values.mean().item(), min(n, m), se, note)
+        notes.append(Note("{n} held-out real images are too few to compare with", "real_images", {"n": real.drawn}))
+    if expected is not None:
+        notes.append(Note("expected of a perfect sampler: {expected}", "expected", {"expected": expected}))
+    return Score(getattr(shares, name).mean().item(), min(n, m), se, notes)
 
 
-@metric(
-    PriorShares(),
-    TestPoints(),
-    FeatureNetwork(),
-    PriorErrors(),
-    unit="share of real images",
-    direction="higher",
-    range=(0, 1),
-    redraws=True,
-    few=as_many,
-)
-def recall(found: Shares, real: RealPoints, trained: Trained, errors: Errors) -> Score:
+_of_images = partial(metric, unit="share of real images", direction="higher", range=(0, 1), redraws=True, few=as_many)
+_of_samples = partial(metric, default=False, redraws=True, few="unbiased")
+
+
+@_of_images(PriorShares(), TestPoints(), FeatureNetwork(), PriorErrors())
+def recall(shares: Shares, real: RealPoints, trained: TrainedClassifier, errors: Errors) -> Score:
     """Share of real images in the ball of some prior sample (Kynkäänniemi et al. 2019, eq. 1-2, k = 3).
 
     What the model can make, rather than how often: one far sample has a large ball. Samples of the very law of
-    the test images don't reach 1; the note says what real images come to.
+    the test images do not reach 1; a note has the score of real images.
     """
-    return _score(found.recall, errors.recall, trained, found, real, 1, K_RECALL)
+    return _score("recall", shares, real, trained, errors.recall)
 
 
-@metric(
-    PriorShares(),
-    TestPoints(),
-    FeatureNetwork(),
-    PriorErrors(),
-    unit="share of real images",
-    direction="higher",
-    range=(0, 1),
-    redraws=True,
-    few=as_many,
-)
-def coverage(found: Shares, real: RealPoints, trained: Trained, errors: Errors) -> Score:
+@_of_images(PriorShares(), TestPoints(), FeatureNetwork(), PriorErrors())
+def coverage(shares: Shares, real: RealPoints, trained: TrainedClassifier, errors: Errors) -> Score:
     """Share of real images whose ball holds some prior sample (Naeem et al. 2020, eq. 4, k = 5).
 
-    Balls stand around real images only, so far samples add nothing. Samples of the test images' own law come to
-    `expected_coverage`.
+    Balls stand around real images only, so far samples add nothing. Samples of the test images' own law score
+    `expected_coverage` on average.
     """
-    law = f", their own law to {expected_coverage(len(found.coverage), len(found.density)):.3f}"
-    return _score(found.coverage, errors.coverage, trained, found, real, 3, K_COVERAGE, law)
+    expected = expected_coverage(len(shares.coverage), len(shares.density))
+    return _score("coverage", shares, real, trained, errors.coverage, expected)
 
 
-@metric(
-    PriorShares(),
-    TestPoints(),
-    FeatureNetwork(),
-    unit="share of samples",
-    direction="higher",
-    range=(0, 1),
-    default=False,
-    redraws=True,
-    few="unbiased",
-)
-def precision(found: Shares, real: RealPoints, trained: Trained) -> Score:
+@_of_samples(PriorShares(), TestPoints(), FeatureNetwork(), unit="share of samples", direction="higher", range=(0, 1))
+def precision(shares: Shares, real: RealPoints, trained: TrainedClassifier) -> Score:
     """Share of prior samples in the ball of some test image (Kynkäänniemi et al. 2019, eq. 1-2, k = 3).
 
     The image of one class's mean is precise: read it beside `recall`.
     """
-    return _score(found.precision, Score.of(found.precision).se, trained, found, real, 0, K_RECALL)
+    return _score("precision", shares, real, trained, Score.of(shares.precision).se)
 
 
-@metric(
-    PriorShares(),
-    TestPoints(),
-    FeatureNetwork(),
-    unit="real balls / k",
-    range=(0, math.inf),
-    default=False,
-    redraws=True,
-    few="unbiased",
-)
-def density(found: Shares, real: RealPoints, trained: Trained) -> Score:
+@_of_samples(PriorShares(), TestPoints(), FeatureNetwork(), unit="real balls / k", range=(0, math.inf))
+def density(shares: Shares, real: RealPoints, trained: TrainedClassifier) -> Score:
     """Test images' balls that a prior sample lies in, on average, over k (Naeem et al. 2020, eq. 3, k = 5).
 
-    1 is expected of the test images' own law. It goes above where samples crowd together where real images do, so
+    1 is expected of the test images' own law. It is higher where samples crowd together where real images do, so
     it has no direction.
     """
-    return _score(
-        found.density, Score.of(found.density).se, trained, found, real, 2, K_COVERAGE, ", their own law to 1"
-    )
+    return _score("density", shares, real, trained, Score.of(shares.density).se, 1)

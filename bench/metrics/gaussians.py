@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,29 +13,23 @@ from torch import Tensor
 
 from bench.util.errors import DataError, NotAvailable
 
-PARTS = (1, 2, 4, 8)  #: a distance is extrapolated from all images, halves, quarters and eighths of them
-
 
 @dataclass(frozen=True)
-class Gaussian:
-    """Mean (d,) and covariance (d, d) in float64, of n feature vectors; None where nobody says of how many."""
+class FeatureGaussian:
+    """Mean (d,) and covariance (d, d) in float64, of n feature vectors; n is None where a file does not say it."""
 
     mean: Tensor
     cov: Tensor
     n: int | None
 
     @classmethod
-    def of(cls, features: Tensor) -> Gaussian:
-        """Sample mean and unbiased sample covariance of (N, d).
-
-        Raises:
-            NotAvailable: there are fewer than two, or some aren't finite.
-        """
+    def of(cls, features: Tensor) -> FeatureGaussian:
+        """Return mean and unbiased covariance of (N, d). Raises NotAvailable if N < 2, or for non-finite features."""
         f = features.double()
         if len(f) < 2:
             raise NotAvailable(f"a covariance needs two images: there is {len(f) or 'none'}")
         if not bool(f.isfinite().all()):
-            raise NotAvailable("its features aren't finite")
+            raise NotAvailable("some features aren't finite")
         mean = f.mean(0)
         centred = f - mean
         return cls(mean, centred.T @ centred / (len(f) - 1), len(f))
@@ -45,20 +39,16 @@ class Gaussian:
         return len(self.mean)
 
     def to_npz(self, path: str | os.PathLike[str]) -> None:
-        """Write what `python -m pytorch_fid --save-stats` writes, and `n` beside it; its reader passes over that.
-
-        Raises:
-            OSError: the file can't be written.
-        """
-        held: dict[str, Any] = {"mu": self.mean.cpu().numpy(), "sigma": self.cov.cpu().numpy()}
+        """Write the arrays that `python -m pytorch_fid --save-stats` writes, and `n`, which its reader ignores."""
+        arrays: dict[str, Any] = {"mu": self.mean.cpu().numpy(), "sigma": self.cov.cpu().numpy()}
         if self.n is not None:
-            held["n"] = np.array(self.n)
+            arrays["n"] = np.array(self.n)
         with open(path, "wb") as file:
-            np.savez_compressed(file, **held)
+            np.savez_compressed(file, **arrays)
 
     @classmethod
-    def from_npz(cls, path: str | os.PathLike[str]) -> Gaussian:
-        """The Gaussian in a file of `to_npz` or of pytorch-fid; that one doesn't say of how many images.
+    def from_npz(cls, path: str | os.PathLike[str]) -> FeatureGaussian:
+        """Return the Gaussian in a file of `to_npz` or of pytorch-fid, which does not store the number of images.
 
         Raises:
             DataError: the file can't be read, or its `mu` and `sigma` are no mean and covariance.
@@ -72,14 +62,13 @@ class Gaussian:
                 f"{os.fspath(path)} holds no statistics of features: {error}",
                 fix="Make it by `python -m pytorch_fid --save-stats FOLDER FILE.npz`.",
             ) from None
-        fault = _fault(mean, cov)
-        if fault:
+        if fault := _fault(mean, cov):
             raise DataError(f"{os.fspath(path)}: {fault}")
         return cls(mean, cov, n)
 
 
 def _fault(mean: Tensor, cov: Tensor) -> str:
-    """What keeps these from being a mean and a covariance; "" where nothing does."""
+    """Return why these are no mean and covariance; "" if they are."""
     if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
         return f"mu {tuple(mean.shape)} and sigma {tuple(cov.shape)} aren't (d,) and (d, d)"
     if not bool(mean.isfinite().all() and cov.isfinite().all()):
@@ -90,46 +79,49 @@ def _fault(mean: Tensor, cov: Tensor) -> str:
     return ""
 
 
-def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)), the squared 2-Wasserstein distance of two Gaussians.
+def frechet_distance(a: FeatureGaussian, b: FeatureGaussian) -> float:
+    """Return |mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)), the squared 2-Wasserstein distance of two Gaussians.
 
     tr (A B)^(1/2) = tr (R B R)^(1/2) with R the symmetric root of A: only symmetric matrices are
-    decomposed, so singular covariances are no special case. Rounding may leave a value a little below 0;
-    it's returned as it is.
+    decomposed, so singular covariances are no special case. Rounding may leave the value a little below 0.
     """
-    values, vectors = torch.linalg.eigh(a.cov)
-    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    root = _root(a.cov)
     product = root @ b.cov @ root
     overlap = torch.linalg.eigvalsh((product + product.T) / 2).clamp_min(0).sqrt().sum()
     distance = (a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * overlap
     return float(distance)
 
 
-def influence(features: Tensor, reference: Gaussian) -> Tensor:
-    """What each of `features` (N, d) adds, to first order, to N times their `frechet_distance` to `reference`: (N,).
+def _root(cov: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(cov)
+    root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    return root
+
+
+def influence(features: Tensor, reference: FeatureGaussian) -> Tensor:
+    """Return what each of `features` (N, d) adds, to first order, to N times their distance to `reference`: (N,).
 
     With a feature's deviation c from their mean mu, their covariance A, the reference's mean nu and R the root of its
     covariance,
 
         2 c.(mu - nu) + c.(I - R (R A R)^(-1/2) R) c        centred
 
-    is the derivative of the distance towards that feature. Over draws of the features the distance has the standard
-    error of its mean (the infinitesimal jackknife).
+    is the derivative of `frechet_distance` towards that feature. Over draws of the features, the distance has the
+    standard error of the mean of these values (the infinitesimal jackknife).
     """
-    law = Gaussian.of(features)
-    values, vectors = torch.linalg.eigh(reference.cov)
-    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    law = FeatureGaussian.of(features)
+    root = _root(reference.cov)
     product = root @ law.cov @ root
     values, vectors = torch.linalg.eigh((product + product.T) / 2)
-    there = values > 1e-12 * values.max()  # directions in which features don't vary have no part in it
-    inverse = (vectors * torch.where(there, values, torch.inf).rsqrt()) @ vectors.T
+    varies = values > 1e-12 * values.max()  # directions without variance have no influence
+    inverse = (vectors * torch.where(varies, values, torch.inf).rsqrt()) @ vectors.T
     c = features.double() - law.mean
-    found: Tensor = 2 * c @ (law.mean - reference.mean) + (c * (c - c @ (root @ inverse @ root))).sum(1)
-    return found - found.mean()
+    derivative: Tensor = 2 * c @ (law.mean - reference.mean) + (c * (c - c @ (root @ inverse @ root))).sum(1)
+    return derivative - derivative.mean()
 
 
-def expected_bias(law: Gaussian, n: int | None, m: int | None) -> float:
-    """What the Fréchet distance between n and m draws from one law comes to on average; None: that side is exact.
+def expected_bias(law: FeatureGaussian, n: int | None, m: int | None) -> float:
+    """Return the mean Fréchet distance between n and m draws from one law; None stands for an exact side.
 
     With l the eigenvalues of its covariance, to first order in 1/n and 1/m:
 
@@ -144,47 +136,3 @@ def expected_bias(law: Gaussian, n: int | None, m: int | None) -> float:
     of_mean = values.sum() * sum(1 / count for count in counts)
     of_covariance = (pairs.sum() + values.sum() / 2) / 2 * sum(1 / (count - 1) for count in counts)
     return float(of_mean + of_covariance)
-
-
-class Line(NamedTuple):
-    """Least squares of y on x: y at x = 0, the standard error that the residuals give it, and the slope."""
-
-    intercept: float
-    se: float
-    slope: float
-
-
-def line(x: Tensor, y: Tensor) -> Line:
-    """The line through the points x, y: both (P,), P >= 3."""
-    design = torch.stack([torch.ones_like(x), x], 1).double()
-    inverse = torch.linalg.inv(design.T @ design)
-    found = inverse @ design.T @ y.double()
-    residual = (y.double() - design @ found).square().sum() / (len(x) - 2)
-    return Line(float(found[0]), float((inverse[0, 0] * residual).sqrt()), float(found[1]))
-
-
-def extrapolated(x: Tensor, y: Tensor, least: int) -> Line:
-    """The Fréchet distance of the laws behind x (N, d) and y (M, d), free of the bias of finite samples.
-
-    That bias is a line in 1/N, whose end at 0 is where infinitely many would be (Chong & Forsyth 2020). Its points are
-    the distance between as many of each, and the mean distances between their halves, quarters and, if `least` rows
-    are left, eighths: parts without common rows, in a fixed random order. So every point has seen all rows, and the
-    slope is that of the bias alone. The line's standard error says how straight it is, not how far another sample lies.
-
-    Raises:
-        NotAvailable: quarters would have fewer than `least` rows.
-    """
-    most = min(len(x), len(y))
-    if most < PARTS[2] * least:
-        raise NotAvailable(f"an extrapolation needs {PARTS[2] * least:,} images on both sides: there are {most:,}")
-    generator = torch.Generator().manual_seed(0)
-    x, y = (f[torch.randperm(len(f), generator=generator)[:most]] for f in (x, y))
-    sizes, found = [], []
-    for parts in PARTS:
-        if (size := most // parts) < least:
-            break
-        pairs = zip(torch.split(x, size)[:parts], torch.split(y, size)[:parts], strict=True)
-        distances = [frechet_distance(Gaussian.of(a), Gaussian.of(b)) for a, b in pairs]
-        sizes.append(size)
-        found.append(sum(distances) / parts)
-    return line(1 / torch.tensor(sizes).double(), torch.tensor(found).double())

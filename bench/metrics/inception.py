@@ -1,7 +1,7 @@
-"""Inception features exactly as the pytorch-fid package makes them, and the weights that this takes.
+"""Inception features exactly as the pytorch-fid package computes them.
 
-The weights lie where torch's hub keeps them. They're downloaded from the package's own address where they
-can be, and checked before use.
+The weights lie where torch's hub keeps them. If they are missing, they are downloaded from the package's own address,
+and checked before use.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.contracts.images import Images, to_float
-from bench.contracts.measurement import Context, Request
+from bench.contracts.measurement import Context, Note, Request
 from bench.evidence import Generated, Reconstructions, TestImages
-from bench.metrics.cache import known, remembered, remembered_tensors, statistics
-from bench.metrics.gaussians import Gaussian
+from bench.metrics.cache import read_tensors, remembered, statistics
+from bench.metrics.classifier import blocks
+from bench.metrics.gaussians import FeatureGaussian
 from bench.metrics.networks import unseen
 from bench.util.durable import replacing
 from bench.util.errors import NotAvailable
@@ -35,16 +36,16 @@ from bench.util.process import make_folder
 
 DIMENSIONS = 2_048
 BATCH = 50  #: pytorch-fid's own
-BATCH_ON_CPU = 10  #: a fifth of the memory, and faster; no feature depends on its batch but by rounding
+BATCH_ON_CPU = 10  #: a fifth of the memory, and faster; features differ by rounding alone
 SMALLEST = 16  #: pixels a side
-PUBLISHED = "6726825d"  #: how the sha256 of the published weights begins; it's in their file name, too
+PUBLISHED = "6726825d"  #: the sha256 of the published weights begins with it; their file name has it, too
 TIMEOUT = 15.0  #: seconds without an answer or a byte
-TRIED = 10  #: images that are timed, to tell how long all of them will take
+TIMED = 10  #: images whose time predicts that of all
 
 Source = Literal["test", "train", "prior", "gmm", "reconstructions"]
 
 _failed: dict[str, str] = {}
-"""Why an address gave nothing: a process asks each once."""
+"""Why downloads failed, by address: a process tries each once."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +56,19 @@ class Weights:
     sha256: str
 
     @property
-    def note(self) -> str:
-        published = self.sha256.startswith(PUBLISHED)
-        return (
-            ""
-            if published
-            else f"not the published Inception weights, but {self.path.name} of sha256 {self.sha256[:8]}"
-        )
+    def note(self) -> Note | None:
+        """A warning if these are not the published weights."""
+        if self.sha256.startswith(PUBLISHED):
+            return None
+        text = f"not the published Inception weights: {self.path.name} has the sha256 {self.sha256[:8]}..."
+        return Note(text, "inception_weights", warns=True)
 
 
 def find_weights() -> Weights:
-    """The weights in the hub's folder, downloaded first where they're missing.
+    """Return the weights in the hub's folder, downloaded first if they are missing.
 
     Raises:
-        NotAvailable: they can't be had; says which file is missing, and where it may be put by hand.
+        NotAvailable: the download is forbidden or failed; says where to put the file by hand.
     """
     from pytorch_fid import inception
 
@@ -81,7 +81,7 @@ def find_weights() -> Weights:
             reason = _failed.get(url) or _download(url, path)
         if reason:
             raise NotAvailable(
-                f"no Inception weights ({reason}); put {path.name} into {_shown(path.parent)} by hand", retry=True
+                f"no Inception weights ({reason}); put {path.name} into {_shown(path.parent)}", retry=True
             )
     with path.open("rb") as file:
         return Weights(path, hashlib.file_digest(file, "sha256").hexdigest())
@@ -93,7 +93,7 @@ def _shown(path: Path) -> str:
 
 
 def _download(url: str, path: Path) -> str:
-    """Bring `url` to `path`, whole and checked or not at all; the reason where it failed, else ""."""
+    """Download `url` to `path`, whole and checked or not at all; return why it failed, or ""."""
     try:
         make_folder(path.parent)
         sha = hashlib.sha256()
@@ -103,7 +103,7 @@ def _download(url: str, path: Path) -> str:
                     sha.update(block)
                     draft.write(block)
             if not sha.hexdigest().startswith(PUBLISHED):
-                raise ValueError(f"what came has sha256 {sha.hexdigest()[:8]}..., not {PUBLISHED}...")
+                raise ValueError(f"the file has the sha256 {sha.hexdigest()[:8]}... instead of {PUBLISHED}...")
     except (OSError, ValueError) as error:
         reason = error.reason if type(error) is urllib.error.URLError else error
         _failed[url] = f"the download failed: {reason}"
@@ -112,15 +112,11 @@ def _download(url: str, path: Path) -> str:
 
 @lru_cache(maxsize=1)
 def build(weights: Weights, device: torch.device, dim: int = DIMENSIONS) -> nn.Module:
-    """pytorch-fid's Inception with `weights`, in eval mode, up to the layer of `dim` channels.
-
-    Raises:
-        NotAvailable: the file holds something else.
-    """
+    """Return pytorch-fid's Inception, up to the layer of `dim` channels. Raises NotAvailable for any other file."""
     from pytorch_fid.inception import InceptionV3
 
     try:
-        # pytorch-fid reads the file by itself, and would run any pickle; what passes here holds tensors only
+        # pytorch-fid reads the file by itself, and would run any pickle: check first that it holds tensors only
         torch.load(weights.path, map_location="cpu", weights_only=True)
         network: nn.Module = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[dim]])
     except (pickle.UnpicklingError, RuntimeError, AttributeError, TypeError, EOFError, OSError) as error:
@@ -136,32 +132,27 @@ def features(
     alive: Callable[[], None] = lambda: None,
     precision: str = "fp32",
 ) -> Tensor:
-    """Pooled features of uint8 images (N, C, H, W), C 1 or 3: (N, d) float32 on the CPU, d as `network` was built.
+    """Return pooled features of uint8 images (N, C, H, W), C 1 or 3: (N, d) float32 on the CPU.
 
     A grey image is copied to three channels; the network resizes to 299 x 299 by itself. `alive` is called at every
-    batch. With `precision` bf16 its convolutions compute in that (autocast).
+    batch. With `precision` bf16, convolutions compute in bf16 (autocast).
     """
-    found, kind = [], torch.device(device).type
+    parts, kind = [], torch.device(device).type
     autocast = torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
     with torch.inference_mode(), autocast:
-        for part in torch.split(torch.arange(len(pixels)), BATCH_ON_CPU if kind == "cpu" else BATCH):
+        for block in blocks(pixels, BATCH_ON_CPU if kind == "cpu" else BATCH, device):
             alive()
-            block = pixels.take(part, device) if isinstance(pixels, Images) else pixels[part].to(device)
             maps = network(to_float(block).expand(-1, 3, -1, -1))[0]
-            found.append(F.adaptive_avg_pool2d(maps.float(), 1).flatten(1).cpu())
-    return torch.cat(found)
+            parts.append(F.adaptive_avg_pool2d(maps.float(), 1).flatten(1).cpu())
+    return torch.cat(parts)
 
 
 def usable(shape: tuple[int, int, int], test: int, samples: int) -> None:
-    """Check image shape and counts.
-
-    Raises:
-        NotAvailable: a FID of these images would mean nothing.
-    """
+    """Raise NotAvailable if a FID of so many images of this shape would mean nothing."""
     channels, height, width = shape
     if min(height, width) < SMALLEST:
         raise NotAvailable(
-            f"Inception features of {height} x {width} images mean nothing: {SMALLEST} x {SMALLEST} at least"
+            f"Inception features of {height} x {width} images mean nothing: it takes {SMALLEST} x {SMALLEST} or more"
         )
     if channels not in (1, 3):
         raise NotAvailable(f"Inception takes grey or RGB images, not {channels} channels")
@@ -172,7 +163,7 @@ def usable(shape: tuple[int, int, int], test: int, samples: int) -> None:
 
 @dataclass(frozen=True)
 class InceptionWeights(Request[Weights]):
-    """The weights, once it's known that they're of use."""
+    """The weights. n/a where a FID would mean nothing."""
 
     def resolve(self, context: Context) -> Weights:
         test = context.data.test
@@ -180,15 +171,9 @@ class InceptionWeights(Request[Weights]):
         return find_weights()
 
 
-def kept_at(context: Context, weights: Weights, images: Images, what: str = "") -> Path:
-    """Where what is known of real images is kept."""
-    what = what if context.scoring.inception_precision == "fp32" else f"{what}-{context.scoring.inception_precision}"
-    return statistics(context, f"inception-{images.digest[:16]}-{weights.sha256[:16]}{what}")
-
-
 @dataclass(frozen=True)
-class Made(Request[set[Source]]):
-    """Whose features have been made already: their time isn't told again by another metric."""
+class Computed(Request[set[Source]]):
+    """The sources whose features this cell has computed: no later metric predicts their time again."""
 
     def resolve(self, context: Context) -> set[Source]:
         return set()
@@ -204,19 +189,17 @@ class InceptionFeatures(Request[Tensor]):
     of: Source
 
     def resolve(self, context: Context) -> Tensor:
-        found = self._find(context, context.get(InceptionWeights()))
-        context.get(Made()).add(self.of)
-        return found
-
-    def _find(self, context: Context, weights: Weights) -> Tensor:
+        weights = context.get(InceptionWeights())
         if self.of == "reconstructions":
-            return self._compute(context, weights, context.get(Reconstructions(n=None)))
-        if self.of == "prior" or self.of == "gmm":
-            return self._compute(context, weights, context.get(Generated(self.of)))
-        images = context.get(TestImages()) if self.of == "test" else unseen(context.data)
-        path = kept_at(context, weights, images, "-features")
-        kept = remembered_tensors(path, lambda: {"features": self._compute(context, weights, images)}, "features")
-        return kept["features"]
+            values = self._compute(context, weights, context.get(Reconstructions(n=None)))
+        elif self.of == "prior" or self.of == "gmm":
+            values = self._compute(context, weights, context.get(Generated(self.of)))
+        else:
+            images = _split(context, self.of)
+            path = features_path(context, weights, images)
+            values = remembered(path, "features", lambda: self._compute(context, weights, images))
+        context.get(Computed()).add(self.of)
+        return values
 
     @staticmethod
     def _compute(context: Context, weights: Weights, pixels: Tensor | Images) -> Tensor:
@@ -224,42 +207,51 @@ class InceptionFeatures(Request[Tensor]):
         return features(network, pixels, context.device, context.alive, precision)
 
 
+def _split(context: Context, split: Literal["test", "train"]) -> Images:
+    return context.get(TestImages()) if split == "test" else unseen(context.data)
+
+
+def features_path(context: Context, weights: Weights, images: Images) -> Path:
+    """Return the path of the features of real images."""
+    precision = context.scoring.inception_precision
+    suffix = "" if precision == "fp32" else f"-{precision}"
+    return statistics(context, f"inception-{images.digest[:16]}-{weights.sha256[:16]}-features{suffix}")
+
+
 @dataclass(frozen=True)
-class InceptionGaussian(Request[Gaussian]):
-    """Mean and covariance of `InceptionFeatures`. Those of training images are kept between runs."""
+class InceptionGaussian(Request[FeatureGaussian]):
+    """Mean and covariance of `InceptionFeatures`."""
 
     of: Source
 
-    def resolve(self, context: Context) -> Gaussian:
-        if self.of != "train":
-            return Gaussian.of(context.get(InceptionFeatures(self.of)))
-        path = kept_at(context, context.get(InceptionWeights()), unseen(context.data))
-        return remembered(path, lambda: Gaussian.of(context.get(InceptionFeatures("train"))))
+    def resolve(self, context: Context) -> FeatureGaussian:
+        return FeatureGaussian.of(context.get(InceptionFeatures(self.of)))
 
 
 @dataclass(frozen=True)
-class KnownTraining(Request["Gaussian | None"]):
-    """`InceptionGaussian("train")` where an earlier scoring has left it in the cache; its features take minutes."""
+class KnownTraining(Request["FeatureGaussian | None"]):
+    """`InceptionGaussian("train")` if the cache has its features, which take minutes; else None."""
 
-    def resolve(self, context: Context) -> Gaussian | None:
-        return known(kept_at(context, context.get(InceptionWeights()), unseen(context.data)))
+    def resolve(self, context: Context) -> FeatureGaussian | None:
+        path = features_path(context, context.get(InceptionWeights()), unseen(context.data))
+        return None if read_tensors(path, "features") is None else context.get(InceptionGaussian("train"))
 
 
 def seconds(*sources: Source) -> Callable[[Context], float]:
-    """What the features of `sources` will take, told from a few images' time. What is in the cache takes none."""
+    """Return a prediction of the time that features of `sources` take, from that of a few images."""
 
     def predicted(context: Context) -> float:
         weights, data = context.get(InceptionWeights()), context.data
         counts: dict[Source, int] = {"reconstructions": len(data.test)}
-        splits: dict[Source, Images] = {"test": data.test, "train": unseen(data)}
-        for split, real in splits.items():
-            counts[split] = 0 if kept_at(context, weights, real, "-features").exists() else len(real)
-        made = context.get(Made())
-        counts |= dict.fromkeys(made, 0)
+        for split in ("test", "train"):
+            real = _split(context, split)
+            counts[split] = 0 if features_path(context, weights, real).exists() else len(real)
+        computed = context.get(Computed())
+        counts |= dict.fromkeys(computed, 0)
         images = sum(counts.get(source, context.scoring.samples) for source in sources)
         if not images:
             return 0.0
-        network, some = build(weights, context.device), data.test.take(torch.arange(min(TRIED, len(data.test))))
+        network, some = build(weights, context.device), data.test.take(torch.arange(min(TIMED, len(data.test))))
         began = time.perf_counter()
         features(network, some, context.device, precision=context.scoring.inception_precision)
         return (time.perf_counter() - began) / len(some) * images

@@ -1,142 +1,103 @@
 """The judge: a second classifier, which names the classes of samples and gives no features to any distance.
 
-It has another architecture than the one behind `fd`, and is trained on the other half of the training split, so that
-the two err apart.
+It has another architecture than the classifier behind `fd`, and learns from the other half of the training split, so
+that their errors differ.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts.images import Images, to_float
-from bench.contracts.measurement import Context, Request
+from bench.contracts.images import Images
+from bench.contracts.measurement import Context, Note, Request
 from bench.contracts.protocol import seed_for
 from bench.evidence import Generated, Sampler
 from bench.metrics import shelf
-from bench.metrics.classifier import halves
-from bench.metrics.histograms import divergence
+from bench.metrics.classifier import PixelNetwork, blocks, fit, halves
 from bench.util.errors import NotAvailable
 
 VERSION = 1  #: of architecture and training together: another number is another network
 WIDTHS = (128, 64)
 DROPOUT = 0.2
 STEPS = 2_500
-BATCH = 128
-LR = 3e-3
-SHIPPED = Path(__file__).parent / "networks"
 
 
-class Judge(nn.Module):
+class Judge(PixelNetwork):
     """A perceptron of two hidden layers over standardised pixels: for any image shape."""
 
-    mean: Tensor  #: (C, 1, 1), of the pixels that it was trained on
-    std: Tensor
-
     def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
-        super().__init__()
-        channels, height, width = shape
+        super().__init__(shape)
         wide, narrow = WIDTHS
         self.body = nn.Sequential(
-            *(nn.Flatten(), nn.Linear(channels * height * width, wide), nn.GELU(), nn.Dropout(DROPOUT)),
+            *(nn.Flatten(), nn.Linear(math.prod(shape), wide), nn.GELU(), nn.Dropout(DROPOUT)),
             *(nn.Linear(wide, narrow), nn.GELU(), nn.Dropout(DROPOUT)),
             nn.Linear(narrow, classes),
         )
-        self.register_buffer("mean", torch.zeros(channels, 1, 1))
-        self.register_buffer("std", torch.ones(channels, 1, 1))
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) to logits (B, classes)."""
-        logits: Tensor = self.body((to_float(pixels) - self.mean) / self.std)
+    def logits(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.body(self.standardised(pixels))
         return logits
 
 
 def judge(network: Judge, pixels: Tensor | Images, device: torch.device | str = "cpu") -> Tensor:
-    """Class probabilities (N, classes) on the CPU, in batches of a fixed size."""
+    """Return class probabilities (N, classes) on the CPU, in batches of a fixed size."""
     network = network.to(device).eval()
-    found = []
     with torch.inference_mode():
-        for part in torch.split(torch.arange(len(pixels)), 500):
-            block = pixels.take(part, device) if isinstance(pixels, Images) else pixels[part].to(device)
-            found.append(network(block).softmax(1).cpu())
-    return torch.cat(found)
+        return torch.cat([network.logits(block).softmax(1).cpu() for block in blocks(pixels, 500, device)])
 
 
 def right(network: Judge, images: Images, device: torch.device | str = "cpu") -> Tensor:
-    """Which of `images` get their own label: (N,) bool."""
+    """Return which of `images` get their own label: (N,) bool."""
     return judge(network, images, device).argmax(1) == images.labels().cpu()
 
 
-def _batches(n: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Positions 0..n-1 in whole batches, reshuffled at each pass, without end."""
-    while True:
-        order = torch.randperm(n, generator=generator)
-        yield from torch.split(order[: max(n - n % BATCH, min(n, BATCH))], BATCH)
-
-
 def train(images: Images, *, steps: int = STEPS, alive: Callable[[], None] = lambda: None) -> Judge:
-    """A judge trained on all of `images`, on the CPU, by fixed seeds, its weights rounded to half precision.
+    """Return a judge trained on all of `images`, its weights rounded to half precision."""
+    network = fit(Judge, images.to("cpu"), seed_for("judge", VERSION), steps, 3e-3, alive)
+    return network.half().float()
 
-    AdamW under a one-cycle schedule, cross-entropy, dropout. `alive` is called at every step.
-    """
-    seed = seed_for("judge", VERSION)
-    generator = torch.Generator().manual_seed(seed)
-    own = images.to("cpu")
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = Judge(images.shape, len(images.classes)).train()
-        some = to_float(own.take(torch.arange(min(len(own), 10_000))))
-        network.mean.copy_(some.mean((0, 2, 3))[:, None, None])
-        network.std.copy_(some.std((0, 2, 3))[:, None, None].clamp_min(1e-3))
-        optimizer = torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=steps)
-        for _, index in zip(range(steps), _batches(len(own), generator), strict=False):
-            alive()
-            loss = F.cross_entropy(network(own.take(index)), own.labels(index))
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-    return network.half().float().eval().requires_grad_(False)
+
+def divergence(counts: Tensor, reference: Tensor) -> float:
+    """Return KL(p || q) of two histograms given as counts (K,), in nats; inf where p has a class that q lacks."""
+    p, q = counts.double() / counts.sum(), reference.double() / reference.sum()
+    return float((torch.xlogy(p, p) - torch.xlogy(p, q)).sum())
 
 
 @dataclass(frozen=True)
 class TrainedJudge:
-    """A judge, the name of its file, and how it does on real images that it hasn't seen."""
+    """A judge, the name of its file, and its errors on the half of the training split that it has not seen."""
 
     network: Judge
     name: str
-    accuracy: float  #: on the half of the training split that it wasn't trained on
-    error: float  #: KL(its histogram || the true one) on that half, nats: what its errors alone do to a histogram
+    accuracy: float
+    error: float  #: KL(histogram of its classes || true histogram), nats: the part of `class_kl` that is its own error
 
     @property
-    def note(self) -> str:
-        return f"{self.name}, {self.accuracy:.1%} accurate on unseen training images"
+    def note(self) -> Note:
+        """The note of every score that uses its classes."""
+        text = f"classes by the judge {self.name}, accuracy {{accuracy}} % on unseen training images"
+        return Note(text, "judge", {"accuracy": 100 * self.accuracy})
 
 
 def trained_on(source: Images, *, alive: Callable[[], None] = lambda: None) -> TrainedJudge:
-    """A judge of `source`, trained on its second half and tried on its first."""
+    """Return a judge trained on the second half of `source` and tested on the first."""
     first, second = halves(len(source))
     network = train(source.subset(second), alive=alive)
     seen, labels = judge(network, source.subset(first)).argmax(1), source.labels(first, "cpu")
     counts, true = (torch.bincount(of, minlength=len(source.classes)) for of in (seen, labels))
-    # a class that it sees and that isn't there has no finite divergence: count one image more of each
+    # a class that it sees where none is has no finite divergence: count one image more of each
     error = divergence(counts + 1, true + 1)
     return TrainedJudge(network, f"{_prefix(source)}-unsaved", (seen == labels).double().mean().item(), error)
 
 
 def save(trained: TrainedJudge, folder: Path, source: Images) -> Path:
-    """Write a judge of `source` under its name.
-
-    Raises:
-        OSError: the folder can't be written.
-    """
+    """Write a judge of `source`. Raises OSError if the folder cannot be written."""
     about = {
         "shape": source.shape,
         "classes": len(source.classes),
@@ -148,31 +109,15 @@ def save(trained: TrainedJudge, folder: Path, source: Images) -> Path:
 
 
 def load(path: Path) -> TrainedJudge:
-    """The judge at `path`, checked against the hash in its name.
-
-    Raises:
-        ValueError: the file isn't the one that it's named for, or holds no judge of this version.
-    """
-    weights, about = shelf.take(path)
-    try:
-        with torch.inference_mode(False):
-            network = Judge(tuple(about["shape"]), about["classes"])
-            network.load_state_dict({name: value.float() for name, value in weights.items()})
-            accuracy, error = float(about["accuracy"]), float(about["error"])
-    except (KeyError, TypeError, RuntimeError) as error_:
-        raise ValueError(f"{path} holds no judge of this version: {error_}") from error_
-    name = path.name.removesuffix(".safetensors")
-    return TrainedJudge(network.eval().requires_grad_(False), name, accuracy, error)
+    """Return the judge at `path`. Raises ValueError if the file is damaged or of another version."""
+    network, about = shelf.restore(path, Judge)
+    return TrainedJudge(network, path.name.removesuffix(".safetensors"), about["accuracy"], about["error"])
 
 
 def find(source: Images, folder: Path) -> TrainedJudge | None:
-    """The judge of `source` in `folder`; None where there is none.
-
-    Raises:
-        ValueError: it's damaged.
-    """
-    found = shelf.every(folder, _prefix(source))
-    return load(found[0]) if found else None
+    """Return the judge of `source` in `folder`, if any. Raises ValueError like `load`."""
+    paths = shelf.files(folder, _prefix(source))
+    return load(paths[0]) if paths else None
 
 
 def _prefix(source: Images) -> str:
@@ -189,36 +134,22 @@ class TheJudge(Request[TrainedJudge]):
 
     def resolve(self, context: Context) -> TrainedJudge:
         source = context.data.source
-        _check(source)
-        found = self._found(context)
-        tried = halves(len(source))[0]
-        chance = torch.bincount(source.labels(tried, "cpu")).max().item() / len(tried)
-        if found.accuracy <= chance + 3 * math.sqrt(chance * (1 - chance) / len(tried)):
+        shelf.require_classes(source)
+        trained = shelf.obtain(
+            _prefix(source),
+            context.cache,
+            load,
+            lambda: trained_on(source, alive=context.alive),
+            lambda fresh, folder: save(fresh, folder, source),
+        )
+        tested = halves(len(source))[0]
+        chance = torch.bincount(source.labels(tested, "cpu")).max().item() / len(tested)
+        if trained.accuracy <= chance + 3 * math.sqrt(chance * (1 - chance) / len(tested)):
             raise NotAvailable(
-                f"the classifier of this dataset is {found.accuracy:.1%} accurate, and naming its commonest class "
-                f"{chance:.1%}: it can't judge samples"
+                f"the classifier of this dataset can't judge samples: it is {trained.accuracy:.1%} accurate, and "
+                f"always naming the commonest class would be {chance:.1%}"
             )
-        return found
-
-    def _found(self, context: Context) -> TrainedJudge:
-        source, kept = context.data.source, context.cache / "networks"
-        if (found := shelf.found(_prefix(source), SHIPPED, kept, load)) is not None:
-            return found
-        fresh = trained_on(source, alive=context.alive)
-        try:
-            return load(save(fresh, kept, source))
-        except OSError:
-            return fresh
-
-
-def _check(source: Images) -> None:
-    if not source.labelled:
-        raise NotAvailable("needs class labels: a classifier of this dataset judges the samples")
-    if len(source.classes) < 2 or len(source) < 4:
-        raise NotAvailable("needs two classes: a classifier of this dataset judges the samples")
-    some = source.take(torch.arange(min(len(source), 1_000)), "cpu")
-    if bool((some == some[:1]).all()):
-        raise NotAvailable("the training images are all the same: no classifier tells them apart")
+        return trained
 
 
 @dataclass(frozen=True)

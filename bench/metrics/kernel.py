@@ -1,33 +1,25 @@
 """Kernel distances of images to real ones: `kid` on Inception features, `kd` on a small classifier's.
 
-Unlike Fréchet distances they're unbiased at any number of images.
+Unlike Fréchet distances they are unbiased at any number of images.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bench.contracts.measurement import Context, Note, Request, Score, metric
+from bench.contracts.measurement import Context, Metric, Request, Score, metric
 from bench.contracts.protocol import seed_for
-from bench.metrics.cache import read_tensors, remembered_tensors, statistics
-from bench.metrics.inception import (
-    DIMENSIONS,
-    InceptionFeatures,
-    InceptionWeights,
-    Source,
-    Weights,
-    kept_at,
-    seconds,
-)
-from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Predictions, Trained, unseen
+from bench.metrics.cache import remembered, statistics
+from bench.metrics.inception import DIMENSIONS, InceptionFeatures, InceptionWeights, Weights, seconds
+from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Predictions, TrainedClassifier, unseen
+from bench.metrics.notes import real_images
 from bench.util.errors import NotAvailable
 
 LEAST = 50  #: images on each side: a standard error from fewer says little
@@ -37,18 +29,18 @@ CENTRED = 1_000  #: images a side that the kernel's second moments are estimated
 
 
 def cubic(x: Tensor, y: Tensor) -> Tensor:
-    """(x.y / d + 1)^3 for every pair of rows: (N, d) and (M, d) to (N, M). Binkowski et al. 2018."""
+    """Return (x.y / d + 1)^3 for every pair of rows: (N, d) and (M, d) to (N, M). Binkowski et al. 2018."""
     k = torch.addmm(x.new_ones(()), x, y.T, alpha=1 / x.shape[1])
     return (k * k).mul_(k)
 
 
 def _row_sums(x: Tensor, y: Tensor) -> Tensor:
-    """sum_j k(x_i, y_j): (N,)."""
+    """Return sum_j k(x_i, y_j): (N,)."""
     return torch.cat([cubic(rows, y).sum(1) for rows in torch.split(x, ROWS)])
 
 
 def _sums_within(x: Tensor) -> Tensor:
-    """sum_j k(x_i, x_j): (N,), from each pair once."""
+    """Return sum_j k(x_i, x_j): (N,). Each pair is computed once."""
     sums = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     for start in range(0, len(x), ROWS):
         k = cubic(x[start : start + ROWS], x[start:])
@@ -59,13 +51,16 @@ def _sums_within(x: Tensor) -> Tensor:
 
 
 def _centred(x: Tensor, y: Tensor) -> Tensor:
-    """The kernel between rows with both of its means taken out: (N, M)."""
+    """Return the kernel between rows, less its mean over rows and over columns: (N, M)."""
     k = cubic(x, y)
     return k - k.mean(0) - k.mean(1, keepdim=True) + k.mean()
 
 
 class KernelDistance(NamedTuple):
-    """A squared MMD of n images, its standard error over draws of both sides, and over redraws of the first alone."""
+    """A squared MMD, its standard error over draws of both sides, that over redraws of the first side, and the images.
+
+    `n` is the number of images on the smaller side.
+    """
 
     value: float
     se: float
@@ -74,10 +69,10 @@ class KernelDistance(NamedTuple):
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> KernelDistance:
-    """The unbiased estimate of the squared MMD under the cubic kernel, and its standard errors: (N, d), (M, d).
+    """Return the unbiased estimate of the squared MMD under the cubic kernel, and its standard errors: (N, d), (M, d).
 
     The mean of k over all pairs within x, plus that within y, less twice that between them, no image being paired with
-    itself (Gretton et al. 2012, eq. 3). Between equal laws it's 0 on average, and as often below.
+    itself (Gretton et al. 2012, eq. 3). Between equal laws it is 0 on average, and as often below.
 
     Hoeffding's decomposition gives the variance. With the witness w = E_P k(., x) - E_Q k(., y) and the centred kernels
     k_P, k_Q and k_PQ:
@@ -85,17 +80,16 @@ def kernel_distance(x: Tensor, y: Tensor) -> KernelDistance:
         4 Var_P w / N + 4 Var_Q w / M + 2 E k_P^2 / (N (N-1)) + 2 E k_Q^2 / (M (M-1)) + 4 E k_PQ^2 / (N M)
 
     Between equal laws the witness is flat, and the last three terms are all there is. The variance of the estimated
-    witness also holds the noise of its own means, E k_P^2 / (N-1) + E k_PQ^2 / M: it's taken off. Where y stays as it
-    is, the first and the third term remain, and the witness is the one between P and these very y.
+    witness also holds the noise of its own means, E k_P^2 / (N-1) + E k_PQ^2 / M, which is subtracted. Where y stays as
+    it is, the first and the third term remain, and the witness is the one between P and these very y.
 
     Raises:
         NotAvailable: there are fewer than 50 on a side, or features aren't finite.
     """
     x, y = _checked(x, y)
     n, m = len(x), len(y)
-    of_itself_x, of_itself_y = _of_itself(x), _of_itself(y)
-    within_x = (_sums_within(x) - of_itself_x) / (n - 1)
-    within_y = (_sums_within(y) - of_itself_y) / (m - 1)
+    within_x = (_sums_within(x) - _of_itself(x)) / (n - 1)
+    within_y = (_sums_within(y) - _of_itself(y)) / (m - 1)
     across = torch.zeros(m, dtype=x.dtype, device=x.device)
     from_x = []
     for rows in torch.split(x, ROWS):
@@ -113,17 +107,16 @@ def kernel_distance(x: Tensor, y: Tensor) -> KernelDistance:
     of_witness += (over_y.var() - square_q / (m - 1) - square_pq / n).clamp_min(0) / m
     of_pairs = square_p / (n * (n - 1)) + square_q / (m * (m - 1)) + 2 * square_pq / (n * m)
     redrawn = 4 * of_x.clamp_min(0) / n + 2 * square_p / (n * (n - 1))
-    return KernelDistance(float(value), math.sqrt(float(4 * of_witness + 2 * of_pairs)), math.sqrt(float(redrawn)), n)
+    return KernelDistance(
+        float(value), math.sqrt(float(4 * of_witness + 2 * of_pairs)), math.sqrt(float(redrawn)), min(n, m)
+    )
 
 
 def paired_kernel_distance(x: Tensor, y: Tensor) -> tuple[float, float]:
-    """The same of pairs, x_i made from y_i: both (N, d). And its standard error over other pairs.
+    """Return the squared MMD of pairs, x_i made from y_i, both (N, d), and its standard error over other pairs.
 
-    No pair meets itself, not even across: with g_ij = k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i), the mean
-    of g over i != j (Gretton et al. 2012, lemma 6). That's unbiased for what hangs together, too, and 0 where x = y.
-
-    Raises:
-        NotAvailable: there are fewer than 50, or features aren't finite.
+    The mean over i != j of k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i) (Gretton et al. 2012, lemma 6):
+    unbiased although x depends on y, and 0 where x = y. Raises NotAvailable like `kernel_distance`.
     """
     x, y = _checked(x, y)
     n = len(x)
@@ -140,142 +133,82 @@ def _checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if (least := min(len(x), len(y))) < LEAST:
         raise NotAvailable(f"needs {LEAST} images on both sides: there are {least}")
     if not bool(x.isfinite().all() and y.isfinite().all()):
-        raise NotAvailable("its features aren't finite")
+        raise NotAvailable("some features aren't finite")
     return x.double(), y.double()
 
 
 def _of_itself(f: Tensor) -> Tensor:
-    """k(f_i, f_i): (N,)."""
+    """Return k(f_i, f_i): (N,)."""
     return (f.square().sum(1) / f.shape[1] + 1).pow(3)
 
 
 def _few(f: Tensor) -> Tensor:
-    """The rows that second moments are estimated on."""
+    """Return the rows on which second moments are estimated."""
     return f[torch.linspace(0, len(f) - 1, min(len(f), CENTRED)).long()]
 
 
 def _off_diagonal(k: Tensor) -> Tensor:
-    """The mean of a square matrix (N, N) off its diagonal."""
+    """Return the mean of a square matrix (N, N) off its diagonal."""
     return (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))
 
 
 def _some(features: Tensor) -> Tensor:
-    """As many rows as are compared, drawn by a fixed seed, since a split may be in an order of its own."""
+    """Return the rows that `kd` compares, drawn by a fixed seed, since a split may be sorted."""
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed_for("compared")))
     return features[order[:COMPARED]]
 
 
-def _kept(path: Path, compute: Callable[[], KernelDistance]) -> KernelDistance:
-    return _read(
-        remembered_tensors(path, lambda: {"distance": torch.tensor(compute(), dtype=torch.float64)}, "distance")
-    )
-
-
-def _read(kept: dict[str, Tensor]) -> KernelDistance:
-    value, se, redraws, n = kept["distance"].tolist()
-    return KernelDistance(value, se, redraws, int(n))
-
-
 @dataclass(frozen=True)
 class RealDistance(Request["KernelDistance | None"]):
-    """`kd` of training images that the classifier hasn't seen to the test split; None where there are too few.
-
-    Kept between runs.
-    """
+    """`kd` of unseen training images to the test split, kept between runs; None where there are too few images."""
 
     def resolve(self, context: Context) -> KernelDistance | None:
         name, data = context.get(FeatureNetwork()).name, context.data
         pair = f"{data.test.digest[:16]}-{unseen(data).digest[:16]}"
 
-        def compute() -> KernelDistance:
+        def compute() -> Tensor:
             other, test = (context.get(PredictedReal(split)).features for split in ("train", "test"))
-            return kernel_distance(_some(other), _some(test))
+            return torch.tensor(kernel_distance(_some(other), _some(test)), dtype=torch.float64)
 
         try:
-            return _kept(statistics(context, f"kernel-{name}-{pair}-{COMPARED}"), compute)
+            distance = remembered(statistics(context, f"kernel-{name}-{pair}-{COMPARED}"), "distance", compute)
         except NotAvailable:
             return None
+        value, se, redraws, n = distance.tolist()
+        return KernelDistance(value, se, redraws, int(n))
 
 
-def _inception_path(context: Context) -> Path:
-    weights, data = context.get(InceptionWeights()), context.data
-    return kept_at(context, weights, data.test, f"-kernel-{unseen(data).digest[:16]}")
+_kd = partial(metric, unit="KD", direction="lower")
 
 
-@dataclass(frozen=True)
-class RealInceptionDistance(Request[KernelDistance]):
-    """`kid` of as many training images to the test split. Kept between runs."""
+def _kd_to(split: Literal["test", "train"], doc: str) -> Metric:
+    """Return the metric of prior samples against one split."""
 
-    def resolve(self, context: Context) -> KernelDistance:
-        def compute() -> KernelDistance:
-            return kernel_distance(*(context.get(InceptionFeatures(split)) for split in ("train", "test")))
+    def score(
+        trained: TrainedClassifier, samples: Predictions, reference: Predictions, real: KernelDistance | None
+    ) -> Score:
+        distance = kernel_distance(_some(samples.features), _some(reference.features))
+        notes = [trained.note, *([] if real is None else [real_images(real.n, real.value, real.se)])]
+        return Score(distance.value, distance.n, distance.redraws, notes)
 
-        return _kept(_inception_path(context), compute)
-
-
-@dataclass(frozen=True)
-class KnownInceptionDistance(Request["KernelDistance | None"]):
-    """`RealInceptionDistance` where an earlier scoring has left it in the cache; features of training take minutes."""
-
-    def resolve(self, context: Context) -> KernelDistance | None:
-        kept = read_tensors(_inception_path(context), "distance")
-        return None if kept is None else _read(kept)
+    score.__doc__ = doc
+    needs = FeatureNetwork(), Predicted("prior"), PredictedReal(split), RealDistance()
+    return _kd(*needs, default=split == "test", redraws=True, few="unbiased")(score)
 
 
-def _score(network: Trained | Weights, x: Tensor, y: Tensor, real: KernelDistance | None) -> Score:
-    """Its standard error is over redraws; what real images come to is in the note, ± over both sides."""
-    found = kernel_distance(x, y)
-    notes: list[Note | str] = [network.note]
-    if real is not None:
-        values = {"n": real.n, "floor": real.value, "se": real.se}
-        notes.append(Note("{n} held-out real images score {floor} ± {se}", "real_images", values))
-    return Score(found.value, min(len(x), len(y)), found.redraws, notes)
-
-
-@metric(
-    FeatureNetwork(),
-    Predicted("prior"),
-    PredictedReal("test"),
-    RealDistance(),
-    unit="KD",
-    direction="lower",
-    redraws=True,
-    few="unbiased",
-)
-def kd(trained: Trained, samples: Predictions, test: Predictions, real: KernelDistance | None) -> Score:
+kd = _kd_to(
+    "test",
     """Squared MMD of 4,000 prior samples to 4,000 test images, on the features of `fd`, under KID's cubic kernel.
 
     Unbiased: about 0, on either side, for a perfect sampler at any number of images. Compares rows of one dataset.
     Its standard error is over other draws of the samples.
-    """
-    return _score(trained, _some(samples.features), _some(test.features), real)
-
-
-@metric(
-    FeatureNetwork(),
-    Predicted("prior"),
-    PredictedReal("train"),
-    RealDistance(),
-    unit="KD",
-    direction="lower",
-    default=False,
-    redraws=True,
-    few="unbiased",
+    """,
 )
-def kd_train(trained: Trained, samples: Predictions, train: Predictions, real: KernelDistance | None) -> Score:
-    """`kd` to training images that the classifier hasn't seen: well below `kd`, it hints at copying."""
-    return _score(trained, _some(samples.features), _some(train.features), real)
+kd_train = _kd_to("train", "`kd` to training images that the classifier has not seen: much lower for copies.")
 
 
-@metric(
-    FeatureNetwork(),
-    Predicted("reconstructions"),
-    PredictedReal("test"),
-    unit="KD",
-    direction="lower",
-    default=False,
-)
-def kd_rec(trained: Trained, reconstructions: Predictions, test: Predictions) -> Score:
+@_kd(FeatureNetwork(), Predicted("reconstructions"), PredictedReal("test"), default=False)
+def kd_rec(trained: TrainedClassifier, reconstructions: Predictions, test: Predictions) -> Score:
     """`kd` of the reconstructions of 4,000 test images to those same images.
 
     No image is compared with its own reconstruction: 0 for a perfect decoder, and unbiased. Its standard error is over
@@ -286,74 +219,37 @@ def kd_rec(trained: Trained, reconstructions: Predictions, test: Predictions) ->
     return Score(value, len(x), se, trained.note)
 
 
-def _announced(*sources: Source) -> Callable[[Context], float]:
-    """What features of `sources` will take, and all their pairs, told from a few of each."""
+@dataclass(frozen=True)
+class InceptionDistance(Request[KernelDistance]):
+    """The kernel distance of all prior samples to the test split, on Inception features."""
 
-    def predicted(context: Context) -> float:
-        n, m = context.scoring.samples, len(context.data.test)
-        pairs = 3 * m * m if "reconstructions" in sources else (n * n + m * m) // 2 + n * m
-        if "train" in sources and context.get(KnownInceptionDistance()) is None:
-            pairs += 2 * m * m  # of real images to each other
-        some = torch.ones(CENTRED, DIMENSIONS, dtype=torch.float64)
-        began = time.perf_counter()
-        cubic(some[:ROWS], some)
-        each = (time.perf_counter() - began) / (ROWS * CENTRED)
-        return seconds(*sources)(context) + pairs * each
+    def resolve(self, context: Context) -> KernelDistance:
+        return kernel_distance(*(context.get(InceptionFeatures(of)) for of in ("prior", "test")))
 
-    return predicted
+
+def _seconds(context: Context) -> float:
+    """Predict the time of the features and of all pairs, from a few of each."""
+    n, m = context.scoring.samples, len(context.data.test)
+    some = torch.ones(CENTRED, DIMENSIONS, dtype=torch.float64)
+    began = time.perf_counter()
+    cubic(some[:ROWS], some)
+    each = (time.perf_counter() - began) / (ROWS * CENTRED)
+    return seconds("prior", "test")(context) + ((n * n + m * m) // 2 + n * m) * each
 
 
 @metric(
     InceptionWeights(),
-    InceptionFeatures("prior"),
-    InceptionFeatures("test"),
-    KnownInceptionDistance(),
+    InceptionDistance(),
     unit="KID",
     direction="lower",
-    predicted=_announced("prior", "test"),
+    predicted=_seconds,
     redraws=True,
     few="unbiased",
 )
-def kid(weights: Weights, samples: Tensor, test: Tensor, real: KernelDistance | None) -> Score:
+def kid(weights: Weights, distance: KernelDistance) -> Score:
     """Kernel Inception distance: squared MMD of prior samples to the test split under (x.y/d + 1)^3, over all pairs.
 
     Unbiased: about 0, on either side, for a perfect sampler at any number of images. Its standard error is over other
     draws of the samples. Binkowski et al. 2018.
     """
-    return _score(weights, samples, test, real)
-
-
-@metric(
-    InceptionWeights(),
-    InceptionFeatures("prior"),
-    InceptionFeatures("train"),
-    RealInceptionDistance(),
-    unit="KID",
-    direction="lower",
-    default=False,
-    predicted=_announced("prior", "train", "test"),
-    redraws=True,
-    few="unbiased",
-)
-def kid_train(weights: Weights, samples: Tensor, train: Tensor, real: KernelDistance) -> Score:
-    """`kid` to as many training images as the test split has: well below `kid`, it hints at copying."""
-    return _score(weights, samples, train, real)
-
-
-@metric(
-    InceptionWeights(),
-    InceptionFeatures("reconstructions"),
-    InceptionFeatures("test"),
-    unit="KID",
-    direction="lower",
-    default=False,
-    predicted=_announced("reconstructions", "test"),
-)
-def kid_rec(weights: Weights, reconstructions: Tensor, test: Tensor) -> Score:
-    """`kid` of the reconstructions of all test images to those same images.
-
-    No image is compared with its own reconstruction: 0 for a perfect decoder, and unbiased. Its standard error is over
-    test images: nothing is drawn.
-    """
-    value, se = paired_kernel_distance(reconstructions, test)
-    return Score(value, len(test), se, weights.note)
+    return Score(distance.value, distance.n, distance.redraws, weights.note or ())

@@ -1,4 +1,4 @@
-"""Codes of the test split: which dimensions are used, and how far all together are from the prior."""
+"""Codes of the test split: the dimensions in use, and the distance of all codes from the prior."""
 
 from __future__ import annotations
 
@@ -16,21 +16,18 @@ from bench.blocks.kernels import imq, mmd2
 from bench.contracts import abilities
 from bench.contracts.abilities import require
 from bench.contracts.images import to_float
-from bench.contracts.measurement import Context, Request, Score, metric
+from bench.contracts.measurement import Context, Note, Request, Score, metric
 from bench.contracts.protocol import seed_for
 from bench.util.errors import NotAvailable
 
-BATCH = 128  #: codes a side of each estimate: the resolution at which a training batch sees the discrepancy
+BATCH = 128  #: codes on each side of an estimate, as in a training batch
 DRAWS = 1_000  #: of each side, behind the floor
-ACTIVE = 0.01  #: variance of a dimension's posterior mean, or nats of its KL, above which it's in use
-ROUNDING = 4 * torch.finfo(torch.float64).eps  #: nats that a KL of 0 may come to, as a sum of four terms about 1
+ACTIVE = 0.01  #: a dimension is in use if the variance of its posterior mean, or its KL in nats, is larger
+ROUNDING = 4 * torch.finfo(torch.float64).eps  #: nats: a KL of 0 is a sum of four terms about 1
 
 
 class Draws(NamedTuple):
-    """One code for each of N test images, in their order, and the diagonal Gaussians that it comes from, if any.
-
-    All (N, d) float64.
-    """
+    """One code for each of N test images, in their order, and its diagonal Gaussian, if any: all (N, d) float64."""
 
     z: Tensor
     mean: Tensor | None
@@ -43,38 +40,37 @@ class Posterior(NamedTuple):
     z: Tensor
     mean: Tensor
     std: Tensor
-    note: str = ""
 
 
 @dataclass(frozen=True)
 class DrawnCodes(Request[Draws]):
-    """A draw from q(z|x), or the code where it is deterministic, for each test image: one pass for the whole family."""
+    """A draw from q(z|x), or the deterministic code, of each test image."""
 
     def resolve(self, context: Context) -> Draws:
         model, images = context.model, context.data.test
         if isinstance(model, abilities.HasCodes):
             raise NotAvailable("its codes are discrete: their prior is no N(0, I)")
-        able = require(model, abilities.Encodes)
-        found, normal = [], []
+        encoder = require(model, abilities.Encodes)
+        codes, moments = [], []
         for part in context.chunks(len(images), "aggregate-posterior"):
             index = torch.arange(part.start, part.stop)
             x, y = to_float(images.take(index, context.device)), images.labels(index, context.device)
             if isinstance(model, abilities.HasPosterior):
                 q = model.posterior(x, y)
-                found.append(q.sample().cpu().double())
-                normal.append(_moments(q))
+                codes.append(q.sample().cpu().double())
+                moments += [] if (m := _moments(q)) is None else [m]
             else:
-                found.append(able.encode(x, y).cpu().double())
-        z, moments = torch.cat(found), [m for m in normal if m is not None]
+                codes.append(encoder.encode(x, y).cpu().double())
+        z = torch.cat(codes)
         if not bool(z.isfinite().all()):
             raise NotAvailable("its codes aren't finite")
-        if len(moments) < len(found):
+        if len(moments) < len(codes):
             return Draws(z, None, None)
         return Draws(z, *(torch.cat(parts).cpu().double() for parts in zip(*moments, strict=True)))
 
 
 def _moments(q: Distribution) -> tuple[Tensor, Tensor] | None:
-    """Mean and standard deviation of a diagonal Gaussian, (B, d); None of any other law."""
+    """Return mean and standard deviation of a diagonal Gaussian, (B, d); None for any other law."""
     while isinstance(q, Independent):
         q = q.base_dist
     return (q.mean, q.stddev) if isinstance(q, Normal) and q.mean.ndim == 2 else None
@@ -84,8 +80,8 @@ def _moments(q: Distribution) -> tuple[Tensor, Tensor] | None:
 class AggregatePosterior(Request[Tensor]):
     """`DrawnCodes` as draws from the aggregated posterior: (N, d) float64.
 
-    In random order, since test splits have one of their own (MNIST's second half comes from other writers). n/a where
-    the prior isn't N(0, I).
+    In random order, since test splits may be sorted (MNIST's second half comes from other writers). n/a where the
+    prior isn't N(0, I).
     """
 
     def resolve(self, context: Context) -> Tensor:
@@ -99,7 +95,7 @@ class AggregatePosterior(Request[Tensor]):
 
 @dataclass(frozen=True)
 class Posteriors(Request[Posterior]):
-    """The posterior of each test image. n/a unless it's a diagonal Gaussian with a density."""
+    """The posterior of each test image. n/a unless it is a diagonal Gaussian with a density."""
 
     def resolve(self, context: Context) -> Posterior:
         model = context.model
@@ -113,7 +109,7 @@ class Posteriors(Request[Posterior]):
             raise NotAvailable("its posterior isn't finite")
         if not bool((std > 0).all()):
             raise NotAvailable("its posterior has no density: a standard deviation of 0")
-        return Posterior(z, mean, std, "of q(z|x, y), given the label" if model.uses_labels else "")
+        return Posterior(z, mean, std)
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,7 @@ class PosteriorKL(Request[Tensor]):
     """KL(q(z_j|x) || N(0, 1)) of each test image and dimension: (N, d) float64, in nats. n/a with another prior."""
 
     def resolve(self, context: Context) -> Tensor:
-        z, mean, std, _ = context.get(Posteriors())
+        z, mean, std = context.get(Posteriors())
         _require_standard_normal(context, z)
         kl = gaussian_kl(mean, 2 * std.log())
         return kl.masked_fill(kl < ROUNDING, 0.0)
@@ -150,19 +146,19 @@ def _normal(n: int, dim: int, *purpose: object) -> Tensor:
 
 @metric(AggregatePosterior(), unit="MMD²")
 def mmd(codes: Tensor) -> Score:
-    """Squared maximum mean discrepancy between held-out codes and draws from N(0, I), a mean over batches of 128.
+    """Squared maximum mean discrepancy between test codes and draws from N(0, I), a mean over batches of 128.
 
-    Unbiased, so below 0 at times; the kernel is the one that the Wasserstein autoencoder trains with. A
-    coordinate and no merit: codes that ignore the image reach 0.
+    Unbiased, so below 0 at times; the kernel is the one that the Wasserstein autoencoder trains with. It has no
+    direction: codes that ignore the image reach 0.
     """
     pairs = zip(torch.split(codes, BATCH), torch.split(_normal(*codes.shape, "prior"), BATCH), strict=True)
-    found = torch.stack([mmd2(x, y) for x, y in pairs if len(x) == min(BATCH, len(codes))])
-    return replace(Score.of(found), n=len(codes))
+    estimates = torch.stack([mmd2(x, y) for x, y in pairs if len(x) == min(BATCH, len(codes))])
+    return replace(Score.of(estimates), n=len(codes))
 
 
 @metric(AggregatePosterior(), unit="MMD²", range=(0, float("inf")))
 def mmd_floor(codes: Tensor) -> Score:
-    """What one batch of `mmd` comes to for codes that are N(0, I): root mean square of the estimate from 128 codes.
+    """Scatter of `mmd` over batches of 128 codes that are N(0, I): root mean square of the estimate.
 
     Between equal laws the estimate is a sum of uncorrelated terms: its variance is the mean square of the kernel
     centred in both arguments, times 4 / n(n - 1) + 4 / n^2.
@@ -178,17 +174,22 @@ def _floor(n: int, dim: int) -> float:
     return math.sqrt(square * (4 / (n * (n - 1)) + 4 / n**2))
 
 
+def _active(spread: Tensor, n: int) -> Score:
+    """Return the number of dimensions whose `spread` (d,), over n images, is large enough."""
+    note = Note("of {total}", "of", {"total": len(spread)})
+    return Score((spread > ACTIVE).sum().item(), n, notes=note)
+
+
 @metric(Posteriors(), unit="dimensions", range=(0, math.inf))
 def active_units(posterior: Posterior) -> Score:
     """Latent dimensions whose posterior mean varies over the test images, by a variance above .01.
 
-    Burda et al. 2016, section 5: Cov_x(E_q[z_j]) > .01, here over the whole test split, with N - 1. A dimension that
-    doesn't reach it says nothing of the image; how much the others say, it doesn't tell.
+    Burda et al. 2016, section 5: Cov_x(E_q[z_j]) > .01, here over the whole test split, with N - 1. Other dimensions
+    say nothing of the image; how much the counted ones say, the number doesn't tell.
     """
-    n, d = posterior.mean.shape
-    if n < 2:
+    if (n := len(posterior.mean)) < 2:
         raise NotAvailable("needs two test images")
-    return Score((posterior.mean.var(0, correction=1) > ACTIVE).sum().item(), n, notes=f"of {d}")
+    return _active(posterior.mean.var(0, correction=1), n)
 
 
 @metric(PosteriorKL(), unit="dimensions", range=(0, math.inf))
@@ -197,4 +198,4 @@ def active_kl(kl: Tensor) -> Score:
 
     Above `active_units`, the posterior leaves the prior without following the image.
     """
-    return Score((kl.mean(0) > ACTIVE).sum().item(), len(kl), notes=f"of {kl.shape[1]}")
+    return _active(kl.mean(0), len(kl))

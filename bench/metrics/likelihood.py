@@ -1,4 +1,4 @@
-"""The halves of the bound on log p(x), and what they make: nats per image, means over the test split."""
+"""The bound on log p(x) and its halves: nats per image, means over the test split."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from bench.contracts.images import Images, to_float
 from bench.contracts.likelihood import Bernoulli
-from bench.contracts.measurement import Context, Request, Score, metric
+from bench.contracts.measurement import Context, Note, Request, Score, metric
 from bench.contracts.variant import Spec
 from bench.evidence import BoundTerms, ConditionalTerms, LogLikelihood, Terms, TestImages, TheSpec
 from bench.util.errors import NotAvailable
 
 
 def pixel_entropy(images: Images, where: Tensor | None = None) -> Tensor:
-    """sum over pixels of H(x), x read as the probability of a white pixel: (N,) float64, in nats.
+    """Return the sum over pixels of H(x), x read as the probability of a white pixel: (N,) float64, in nats.
 
     No decoder's cross-entropy on these images can be lower. `where` (N,) are the images' positions; all by default.
     """
@@ -30,7 +30,7 @@ def pixel_entropy(images: Images, where: Tensor | None = None) -> Tensor:
 
 
 def binary(images: Images) -> bool:
-    """Whether every pixel is black or white."""
+    """Return whether every pixel is black or white."""
     blocks = (images.take(part, "cpu") for part in _parts(images))
     return all(bool(((block == 0) | (block == 255)).all()) for block in blocks)
 
@@ -41,7 +41,7 @@ def _parts(images: Images, where: Tensor | None = None) -> tuple[Tensor, ...]:
 
 def _cross_entropy(spec: Spec, log_likelihood: Tensor) -> Tensor:
     if not isinstance(spec.make_likelihood(), Bernoulli):
-        raise NotAvailable(f"its likelihood is {spec.likelihood}, no cross-entropy: see `distortion`")
+        raise NotAvailable(f"its likelihood is {spec.likelihood}, which is no cross-entropy: see `distortion`")
     return -log_likelihood
 
 
@@ -50,33 +50,31 @@ def _bounds(kept: Mapping[str, Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class OfBinarised(Request[str]):
-    """What a bound is one of, for its note, where it's none on the pixels as they are: '' otherwise."""
+class OfBinarised(Request["Note | None"]):
+    """A note if the likelihood bounds that of binarised images instead of the pixels themselves."""
 
-    def resolve(self, context: Context) -> str:
-        with suppress(NotAvailable):  # nobody knows the likelihood
+    def resolve(self, context: Context) -> Note | None:
+        with suppress(NotAvailable):  # the likelihood is unknown
             if context.get(TheSpec()).make_likelihood().kind == "bound" and not binary(context.data.test):
-                return "pixels lie between black and white: bounds the log-likelihood of their dynamic binarisation"
-        return ""
+                text = "pixels are grey: it bounds the log-likelihood of their dynamic binarisation"
+                return Note(text, "dynamic_binarisation")
+        return None
 
 
 @metric(Terms(), OfBinarised(), unit="nats/image", direction="higher", per_image=_bounds)
-def elbo(terms: BoundTerms, of: str) -> Score:
-    """E_q[log p(x|z)] - KL(q(z|x) || p(z)), at beta = 1 whatever was trained, one draw of z for each image.
+def elbo(terms: BoundTerms, binarised: Note | None) -> Score:
+    """Evidence lower bound, nats per image: E_q[log p(x|z)] - KL(q(z|x) || p(z)), one draw of z for each image.
 
-    Where codes are discrete, the KL's place is taken by the code length under the learned prior. A model that
-    knows labels sums them out. Of grey pixels under Bernoulli likelihood it bounds the log-likelihood of dynamically
-    binarised images, and is comparable with nothing else: not with densities, nor with static binarisation.
+    At beta = 1 whatever was trained. For discrete codes, the KL is the code length under the learned prior. A model
+    that knows labels sums them out. Of grey pixels under Bernoulli likelihood it bounds the log-likelihood of
+    dynamically binarised images, and compares with nothing else: not with densities, nor with static binarisation.
     """
-    return Score.of(terms.log_likelihood - terms.rate, of)
+    return Score.of(terms.log_likelihood - terms.rate, binarised or ())
 
 
 @dataclass(frozen=True)
 class OwnTerms(Request[BoundTerms]):
-    """`Terms`, where the likelihood is a mass or a density of the data themselves.
-
-    Bernoulli's is one of black or white pixels; of grey ones it's neither.
-    """
+    """`Terms`, if the likelihood is a mass or a density of the data. Bernoulli's is neither for grey pixels."""
 
     def resolve(self, context: Context) -> BoundTerms:
         if context.get(OfBinarised()):
@@ -86,30 +84,27 @@ class OwnTerms(Request[BoundTerms]):
 
 @metric(TheSpec(), OwnTerms(), unit="bits/dim", direction="lower")
 def bpd(spec: Spec, terms: BoundTerms) -> Score:
-    """-ELBO / (D ln 2): bits for each pixel and channel, where the likelihood is a mass or a density of the data.
+    """Bits for each pixel and channel, -ELBO / (D ln 2), where the likelihood is a mass or a density of the data.
 
-    A density's are those of cells one level wide, 1/255 on the scale of [0, 1]: log2 255 is added.
+    For a density, cells are one level wide, 1/255 on the scale of [0, 1]: log2 255 is added.
     """
     bits = (terms.rate - terms.log_likelihood) / (math.prod(spec.shape) * math.log(2))
     if spec.make_likelihood().kind != "density":
         return Score.of(bits)
-    return Score.of(bits + math.log2(255), "a density without dequantisation: no bound on the mass of the levels")
+    return Score.of(bits + math.log2(255), Note("a density without dequantisation bounds no probability", "density"))
 
 
 @metric(TheSpec(), LogLikelihood(), unit="nats/image")
 def distortion(spec: Spec, log_likelihood: Tensor) -> Score:
-    """-log p(x|z) under the row's own likelihood: half of the bound, a coordinate and no merit by itself.
-
-    Of Bernoulli pixels it is `bce`, and stands there.
-    """
+    """Distortion, nats per image: -log p(x|z) under the row's own likelihood; for Bernoulli pixels see `bce`."""
     if isinstance(spec.make_likelihood(), Bernoulli):
-        raise NotAvailable("of Bernoulli pixels it is `bce`")
+        raise NotAvailable("for Bernoulli pixels it is `bce`")
     return Score.of(-log_likelihood)
 
 
 @metric(TheSpec(), LogLikelihood(), unit="nats/image")
 def bce(spec: Spec, log_likelihood: Tensor) -> Score:
-    """Binary cross-entropy of image and decoder, summed over pixels: the distortion of Bernoulli pixels.
+    """Binary cross-entropy, nats per image, summed over pixels: the distortion of Bernoulli pixels.
 
     Linear in its target: of a grey image, the mean over binarisations of it.
     """
@@ -118,18 +113,17 @@ def bce(spec: Spec, log_likelihood: Tensor) -> Score:
 
 @metric(TheSpec(), LogLikelihood(), TestImages(), unit="nats/image", range=(0, float("inf")))
 def bce_excess(spec: Spec, log_likelihood: Tensor, images: Images) -> Score:
-    """`bce` minus the pixels' own entropy, the least that a decoder can reach: 0 would be perfect."""
-    cross_entropy = _cross_entropy(spec, log_likelihood)
-    return Score.of(cross_entropy - pixel_entropy(images))
+    """`bce` minus the pixels' own entropy, nats per image: 0 would be a perfect decoder."""
+    return Score.of(_cross_entropy(spec, log_likelihood) - pixel_entropy(images))
 
 
 @metric(Terms(), unit="nats/image")
 def kl(terms: BoundTerms) -> Score:
-    """The mean rate: KL(q(z|x) || p(z)), or the code length of discrete codes under their learned prior."""
+    """Rate, nats per image: KL(q(z|x) || p(z)), or the length of discrete codes under their learned prior."""
     return Score.of(terms.rate)
 
 
 @metric(ConditionalTerms(), unit="nats/image", direction="higher")
 def elbo_given_y(terms: BoundTerms) -> Score:
-    """The bound on log p(x|y), given the test image's true label: not comparable with `elbo`."""
+    """Bound on log p(x|y), nats per image, given the test image's true label: not comparable with `elbo`."""
     return Score.of(terms.log_likelihood - terms.rate)

@@ -1,17 +1,17 @@
-"""Where trained classifiers are found: shipped ones beside this file, others trained once and cached."""
+"""The dataset's trained classifier, and its features of samples and real images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bench.contracts.dataset import Data
 from bench.contracts.images import Images
-from bench.contracts.measurement import Context, Request
+from bench.contracts.measurement import Context, Note, Request
 from bench.contracts.protocol import seed_for
 from bench.evidence import Generated, Reconstructions, Sampler
 from bench.metrics import shelf
@@ -19,11 +19,9 @@ from bench.metrics.cache import remembered_tensors, statistics
 from bench.metrics.classifier import VERSION, Classifier, accuracy, halves, predict, train
 from bench.util.errors import NotAvailable
 
-SHIPPED = Path(__file__).parent / "networks"
-
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedClassifier:
     """A classifier, the name of its file, and its accuracy on the test split."""
 
     network: Classifier
@@ -31,23 +29,21 @@ class Trained:
     accuracy: float
 
     @property
-    def note(self) -> str:
-        return f"{self.name}, {self.accuracy:.1%} accurate"
+    def note(self) -> Note:
+        """The note of every score on its features."""
+        text = f"features of the classifier {self.name}, accuracy {{accuracy}} %"
+        return Note(text, "feature_network", {"accuracy": 100 * self.accuracy})
 
 
-class Predictions:
-    """What the classifier makes of N images: features (N, 64), class probabilities (N, classes)."""
+class Predictions(NamedTuple):
+    """The classifier's features (N, 64) and class probabilities (N, classes) of N images."""
 
-    def __init__(self, features: Tensor, probabilities: Tensor) -> None:
-        self.features, self.probabilities = features, probabilities
+    features: Tensor
+    probabilities: Tensor
 
 
 def save(network: Classifier, folder: Path, source: Images, test_accuracy: float) -> Path:
-    """Write `network`, trained on half of `source`, under its name.
-
-    Raises:
-        OSError: the folder can't be written.
-    """
+    """Write `network`, trained on half of `source`. Raises OSError if the folder cannot be written."""
     about = {
         "version": VERSION,
         "digest": source.digest,
@@ -58,31 +54,17 @@ def save(network: Classifier, folder: Path, source: Images, test_accuracy: float
     return shelf.put(folder, _prefix(source), network.state_dict(), about)
 
 
-def load(path: Path) -> Trained:
-    """The classifier at `path`, checked against the hash in its name.
-
-    Raises:
-        ValueError: the file isn't the one that it's named for.
-    """
-    weights, about = shelf.take(path)
-    try:
-        with torch.inference_mode(False):
-            network = Classifier(tuple(about["shape"]), about["classes"])
-            network.load_state_dict(weights)
-            network = network.folded().to(memory_format=torch.channels_last)  # on a CPU a sixth and a third less time
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} holds no network of this version: {error}") from error
-    return Trained(network, path.name.removesuffix(".safetensors"), about["accuracy"])
+def load(path: Path) -> TrainedClassifier:
+    """Return the classifier at `path`. Raises ValueError if the file is damaged or of another version."""
+    network, about = shelf.restore(path, Classifier)
+    folded = network.folded().to(memory_format=torch.channels_last)  # on a CPU a sixth and a third less time
+    return TrainedClassifier(folded, path.name.removesuffix(".safetensors"), about["accuracy"])
 
 
-def find(source: Images, folder: Path) -> Trained | None:
-    """The network in `folder` that was trained on half of `source`; None where there is none.
-
-    Raises:
-        ValueError: it's damaged.
-    """
-    found = shelf.every(folder, _prefix(source))
-    return load(found[0]) if found else None
+def find(source: Images, folder: Path) -> TrainedClassifier | None:
+    """Return the classifier in `folder` that was trained on half of `source`, if any. Raises ValueError like `load`."""
+    paths = shelf.files(folder, _prefix(source))
+    return load(paths[0]) if paths else None
 
 
 def _prefix(source: Images) -> str:
@@ -90,35 +72,31 @@ def _prefix(source: Images) -> str:
 
 
 @dataclass(frozen=True)
-class FeatureNetwork(Request[Trained]):
+class FeatureNetwork(Request[TrainedClassifier]):
     """The dataset's classifier: shipped, kept in the cache, or trained now.
 
     n/a without labels, or with a single class.
     """
 
-    def resolve(self, context: Context) -> Trained:
+    def resolve(self, context: Context) -> TrainedClassifier:
         source, test = context.data.source, context.data.test
-        if not (source.labelled and test.labelled):
-            raise NotAvailable("needs class labels: its features come from a classifier of this dataset")
-        if len(source.classes) < 2 or len(source) < 4:
-            raise NotAvailable("needs two classes: its features come from a classifier of this dataset")
-        some = source.take(torch.arange(min(len(source), 1_000)), "cpu")
-        if bool((some == some[:1]).all()):
-            raise NotAvailable("the training images are all the same: no classifier tells them apart")
-        kept = context.cache / "networks"
-        if (found := shelf.found(_prefix(source), SHIPPED, kept, load)) is not None:
-            return found
-        network = train(source, alive=context.alive)
-        right = accuracy(network, test, context.device)
-        try:
-            return load(save(network, kept, source, right))
-        except OSError:
-            return Trained(network.folded(), f"{_prefix(source)}-unsaved", right)
+        if not test.labelled:
+            raise NotAvailable("needs class labels: it uses a classifier of this dataset")
+        shelf.require_classes(source)
+
+        def trained() -> TrainedClassifier:
+            network = train(source, alive=context.alive)
+            return TrainedClassifier(network, f"{_prefix(source)}-unsaved", accuracy(network, test, context.device))
+
+        def write(fresh: TrainedClassifier, folder: Path) -> Path:
+            return save(fresh.network, folder, source, fresh.accuracy)
+
+        return shelf.obtain(_prefix(source), context.cache, load, trained, write)
 
 
 @dataclass(frozen=True)
 class Predicted(Request[Predictions]):
-    """What the dataset's classifier makes of samples from `sampler`, or of reconstructions of all test images."""
+    """The classifier's predictions for samples from `of`, or for reconstructions of all test images."""
 
     of: Sampler | Literal["reconstructions"] = "prior"
 
@@ -129,7 +107,7 @@ class Predicted(Request[Predictions]):
 
 
 def unseen(data: Data) -> Images:
-    """Training images that the classifier hasn't seen and nobody scores, at random: as many as are scored, or all."""
+    """Return random training images that the classifier has not seen and no score is of: as many as the test split."""
     half = halves(len(data.source))[1]
     if data.held is not None:
         half = half[~torch.isin(half, data.held)]
@@ -139,10 +117,10 @@ def unseen(data: Data) -> Images:
 
 @dataclass(frozen=True)
 class PredictedReal(Request[Predictions]):
-    """What the dataset's classifier makes of real images: the scored ones, or training images that it hasn't seen.
+    """The classifier's predictions for the test split, or for `unseen` training images. Kept between runs.
 
     The two share no image, and are of one size where there are enough, so that distances to them carry the same bias of
-    finite samples. Of validation images it was trained on half, of the test split on none. Kept between runs.
+    finite samples. The classifier was trained on half of any validation images, on no test image.
     """
 
     split: Literal["test", "train"]
@@ -153,8 +131,7 @@ class PredictedReal(Request[Predictions]):
         path = statistics(context, f"{trained.name}-{images.digest[:16]}-predictions-v2")
 
         def compute() -> dict[str, Tensor]:
-            found = predict(trained.network, images, context.device)
-            return dict(zip(("features", "probabilities"), found, strict=True))
+            return Predictions(*predict(trained.network, images, context.device))._asdict()
 
-        kept = remembered_tensors(path, compute, "features", "probabilities")
-        return Predictions(kept["features"], kept["probabilities"])
+        tensors = remembered_tensors(path, compute, "features", "probabilities")
+        return Predictions(tensors["features"], tensors["probabilities"])

@@ -1,4 +1,4 @@
-"""What was descended: the weight of the rate against the distortion."""
+"""The objective of training: the weight of the rate against the distortion."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGES = 128
 
 
 class Weight(NamedTuple):
-    """A ratio of two derivatives, and the number of images that they are of."""
+    """A ratio of two derivatives, and the number of images behind them."""
 
     ratio: float
     images: int
@@ -29,7 +29,7 @@ class Weight(NamedTuple):
 class KLWeight(Request[Weight]):
     """(d loss / d kl) / (d loss / d rec) on training images at the end of a stage.
 
-    Of the last loss that is made of both terms. Differentiated on a copy: the model stays as it is.
+    Of the last loss that has both terms. Differentiated on a copy: the model stays as it is.
     """
 
     def resolve(self, context: Context) -> Weight:
@@ -44,7 +44,7 @@ class KLWeight(Request[Weight]):
                 for phase in stage.phases:
                     if (ratio := _ratio(phase, batch)) is not None:
                         return Weight(ratio.item(), len(x))
-        raise NotAvailable("none of its losses is made of the terms `rec` and `kl`")
+        raise NotAvailable("none of its losses has the terms `rec` and `kl`")
 
 
 def _ratio(phase: Phase, batch: Batch) -> Tensor | None:
@@ -57,20 +57,19 @@ def _ratio(phase: Phase, batch: Batch) -> Tensor | None:
     moves = [p for m in phase.moves for p in (m.parameters() if isinstance(m, nn.Module) else (m,))]
     moved = [p for p in moves if p.requires_grad]
     if moved and all(g is None for g in torch.autograd.grad(terms["kl"], moved, allow_unused=True)):
-        return None  # it fits something else, such as the likelihood's scale
+        return None  # the phase moves something else, such as the likelihood's scale
     return by_kl / by_rec
 
 
 def _told(value: float) -> str:
-    other = f"trained with the KL weighed {value:.3g}: its elbo is lower by construction"
-    return "" if abs(value - 1) < 0.05 else other
+    return "" if abs(value - 1) < 0.05 else f"trained with a KL weight of {value:.3g}, which lowers its elbo"
 
 
 @metric(KLWeight(), unit="weight", told=_told)
 def beta_eff(weight: Weight) -> Score:
-    """Effective weight of the KL against the reconstruction, both in nats per image, in what was descended.
+    """Effective weight of the KL against the reconstruction in the training loss, both in nats per image.
 
-    Of the objective at the end of training, so behind any warm-up: 1 is the ELBO itself, beta that of a beta-VAE, the
-    slope where the KL enters otherwise. Differentiated, not declared.
+    At the end of training, so after any warm-up: 1 is the ELBO itself, beta that of a beta-VAE, the slope where the KL
+    enters otherwise. Differentiated, not declared.
     """
     return Score(weight.ratio, weight.images)

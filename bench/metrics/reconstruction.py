@@ -1,4 +1,4 @@
-"""How close decoded codes come to their images, pixel by pixel."""
+"""The distance of reconstructions from their images, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ IMAGES = 2_000
 
 @metric(Reconstructions(IMAGES), TestImages(), unit="dB")
 def psnr(decoded: Tensor, images: Images) -> Score:
-    """Peak signal-to-noise ratio of reconstructions, 10 log10(255^2 / MSE), on 2,000 test images quantised to uint8.
+    """Peak signal-to-noise ratio of reconstructions, dB: 10 log10(255^2 / MSE), on 2,000 test images as uint8.
 
     The MSE is over all pixels of all images: no mean of the images' own decibels, which an exact image would make
-    infinite. One half of rate and distortion, so a coordinate: a longer code buys more of it, and blur costs little.
+    infinite. It has no direction: a longer code buys more of it, and blur costs little.
     """
     if images.redrawn:
-        raise NotAvailable("its pixels are drawn anew at each look: there is no image to come close to")
+        raise NotAvailable("its pixels are drawn anew at each look: there is no fixed image to compare with")
     real = images.take(positions(images, len(decoded)), "cpu")
     mse = Score.of((decoded.double() - real.double()).square().flatten(1).mean(1))
     if mse.value == 0:

@@ -4,48 +4,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bench.contracts.images import Images
-from bench.contracts.measurement import BaselineScored, Context, Request, Score, Scored, metric
+from bench.contracts.measurement import BaselineScored, Context, Note, Request, Score, Scored, metric
 from bench.engine.sharpness import each, laplacian_variance, second, variance
-from bench.evidence import Generated, Reconstructions, TestImages, positions
-from bench.metrics.cache import remembered_tensors, statistics
-from bench.metrics.judge import Judged
-from bench.metrics.modes import LEAST
+from bench.evidence import Generated, Reconstructions, positions
+from bench.metrics.cache import remembered, statistics
+from bench.metrics.likelihood import binary
+from bench.metrics.notes import real_images
 from bench.metrics.reconstruction import IMAGES
 from bench.util.errors import NotAvailable
 
 FLAT = (2 / 255) ** 2  #: variance of pixels below which an image shows its rounding to 256 levels, and little else
-ROUNDING = 20 / 12 / 255**2  #: what rounding to levels adds to the variance of a Laplacian
-TRAINING = 2_000  #: training images whose ratio to the test split shows how far from 1 real images come
-FEWEST = 10  #: images on either side of a ratio: the mean of fewer, and its standard error more so, is anything
+TRAINING = 2_000  #: training images whose ratio to the test split shows how far from 1 real images are
+FEWEST = 10  #: images on either side of a ratio: the mean of fewer, and its standard error more so, could be anything
 
-Of = Literal["test", "train", "prior", "gmm", "rec"]
+Of = Literal["test", "train", "prior", "rec"]
 
 
 # --- one number for each image ---
 
 
 def contrast(pixels: Tensor) -> Tensor:
-    """Variance of each image's pixels on the [0, 1] scale: (N, C, H, W) uint8 to (N,) float64."""
+    """Return the variance of each image's pixels on the [0, 1] scale: (N, C, H, W) uint8 to (N,) float64."""
     return each(variance, pixels)
 
 
 def normalised(variance: Tensor, contrast: Tensor) -> Tensor:
-    """A variance, such as the Laplacian's (contrast-normalised sharpness), over that of the pixels: (N,).
+    """Return a variance, such as the Laplacian's, over that of the pixels: (N,). NaN for flat images.
 
-    No gain or offset of the grey levels changes it. NaN for flat images.
+    No gain or offset of the grey levels changes it.
     """
     return (variance / contrast).masked_fill(contrast < FLAT, math.nan)
 
 
 def noise_sigma(pixels: Tensor) -> Tensor:
-    """Pixel noise: a standard deviation on the [0, 1] scale, by image. (N, C, H, W) uint8 to (N,) float64.
+    """Return the pixel noise of each image, a standard deviation on [0, 1]: (N, C, H, W) uint8 to (N,) float64.
 
     Immerkaer 1996: mean magnitude of a difference of Laplacians; constant and linear regions give 0.
     """
@@ -53,9 +52,9 @@ def noise_sigma(pixels: Tensor) -> Tensor:
 
 
 def noise_part(sigma: Tensor, contrast: Tensor) -> Tensor:
-    """What white noise of this standard deviation makes of `normalised` sharpness: (N,). NaN for flat images.
+    """Return the `normalised` sharpness that white noise of this standard deviation has: (N,). NaN for flat images.
 
-    20 sigma^2 / variance, so as blind to gain and offset: faint noise is as loud as the faint image that it's in.
+    20 sigma^2 / variance, so no gain or offset changes it: faint noise in a faint image counts in full.
     """
     return normalised(20 * sigma.square(), contrast)
 
@@ -64,24 +63,23 @@ def noise_part(sigma: Tensor, contrast: Tensor) -> Tensor:
 
 
 def measured(context: Context, of: Of, measure: Callable[[Tensor], Tensor], name: str) -> Tensor:
-    """`measure` (N, C, H, W) -> (N, ...) of the test split, of training images, of samples or reconstructions.
+    """Return `measure`, (N, C, H, W) -> (N, ...), of the images of one set.
 
-    Of real images it's kept between runs, under `name`: who changes a measure changes that.
+    Of real images it is kept between runs under `name`, which must change with the measure.
     """
     if of == "rec":
         return measure(context.get(Reconstructions(IMAGES)))
-    if of in ("prior", "gmm"):
-        return measure(context.get(Generated(of)))
+    if of == "prior":
+        return measure(context.get(Generated()))
     images = context.data.test if of == "test" else context.data.train
     where = positions(images, None if of == "test" else TRAINING)
 
-    def compute() -> dict[str, Tensor]:
+    def compute() -> Tensor:
         parts = context.chunks(len(where), f"pixels-{of}")
-        return {name: torch.cat([measure(images.take(where[part], "cpu")) for part in parts])}
+        return torch.cat([measure(images.take(where[part], "cpu")) for part in parts])
 
-    drawn = f"-{context.scoring.chunk}" if images.redrawn else ""  # pixels are, chunk by chunk
-    path = statistics(context, f"{name}-{images.digest[:16]}-{len(where)}{drawn}")
-    return remembered_tensors(path, compute, name)[name]
+    drawn = f"-{context.scoring.chunk}" if images.redrawn else ""  # pixels are drawn chunk by chunk
+    return remembered(statistics(context, f"{name}-{images.digest[:16]}-{len(where)}{drawn}"), name, compute)
 
 
 Measure = Literal["laplacian", "contrast", "noise", "normalised", "noise part"]
@@ -106,9 +104,14 @@ class PerImage(Request[Tensor]):
         return measured(context, self.of, MEASURES[self.measure], f"{self.measure}-v1")
 
     def keep(self, value: Tensor) -> dict[str, Tensor]:
-        """Variances of the Laplacian; where the images are a part of a split, nobody could tell which part."""
-        kept = self.measure == "laplacian" and self.of in ("test", "prior", "gmm")
-        return {f"sharpness_{self.of}": value.float()} if kept else {}
+        """Keep variances of the Laplacian of whole sets: of a part of a split, nobody could tell which part."""
+        keeps = self.measure == "laplacian" and self.of in ("test", "prior")
+        return {f"sharpness_{self.of}": value.float()} if keeps else {}
+
+
+def sets(measure: Measure) -> tuple[PerImage, PerImage, PerImage]:
+    """Return the requests of a measure of prior samples, of test images and of training images."""
+    return PerImage(measure, "prior"), PerImage(measure, "test"), PerImage(measure, "train")
 
 
 class Pairs(NamedTuple):
@@ -119,8 +122,8 @@ class Pairs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Paired(Request[Pairs]):
-    """A measure of `IMAGES` reconstructions beside that of the images that they reconstruct."""
+class PairedMeasure(Request[Pairs]):
+    """A measure of `IMAGES` reconstructions and of the images that they reconstruct."""
 
     measure: Measure
 
@@ -131,15 +134,11 @@ class Paired(Request[Pairs]):
 
 @dataclass(frozen=True)
 class BlackOrWhite(Request[bool]):
-    """Whether test images have no grey pixel: where those are draws, they are noise that no mean can have."""
+    """True if no test image has a grey pixel. If such pixels are draws, they are noise, which no mean can have."""
 
     def resolve(self, context: Context) -> bool:
         images = context.data.test
-        found = [
-            images.take(positions(images, 256)[part], "cpu") for part in context.chunks(min(256, len(images)), "bw")
-        ]
-        pixels = torch.cat(found)
-        return bool(((pixels == 0) | (pixels == 255)).all())
+        return binary(images.subset(positions(images, 256)))
 
 
 # --- ratios ---
@@ -150,49 +149,50 @@ def _of_means(values: Tensor, reference: Tensor) -> Score:
     if b.value == 0:
         raise NotAvailable("the real images have none")
     value = a.value / b.value
-    if a.se is None or b.se is None:
-        return Score(value, min(a.n, b.n))
-    return Score(value, min(a.n, b.n), math.hypot(a.se, value * b.se) / b.value)
+    se = None if a.se is None or b.se is None else math.hypot(a.se, value * b.se) / b.value
+    return Score(value, min(a.n, b.n), se)
 
 
 def ratio(values: Tensor, reference: Tensor, training: Tensor | None = None, drawn: bool = False) -> Score:
-    """mean(values) / mean(reference), with its standard error by the delta method: (N,) and (M,) float64.
+    """Return mean(values) / mean(reference), with its standard error by the delta method: (N,) and (M,) float64.
 
-    Flat images, which have NaN, are left out. The note tells how many, what real `training` images come to, and that
+    Flat images, which have NaN, are left out. Notes have their number, the ratio of real `training` images, and that
     the real pixels are black or white (`drawn`).
 
     Raises:
         NotAvailable: fewer than `FEWEST` images are left of one side, or the mean of the reference is 0.
     """
     notes = [BLACK_OR_WHITE] if drawn else []
-    seen, real = _seen(values, "samples"), _seen(reference, "real images")
-    for left, all_, what in ((seen, values, "samples"), (real, reference, "real images")):
-        if len(left) < len(all_):
-            notes.append(f"of {len(all_):,} {what}, {len(all_) - len(left):,} flat: left out")
-    score = _of_means(seen, real)
+    used, real = _not_flat(values, "samples"), _not_flat(reference, "real images")
+    for left, every, what in ((used, values, "samples"), (real, reference, "real images")):
+        if flat := len(every) - len(left):
+            notes.append(_left_out(flat, len(every), what))
     if training is not None:
-        others = _seen(training, "training images")
+        others = _not_flat(training, "training images")
         null = _of_means(others, real)
-        spread = "" if null.se is None else f" ± {null.se:.2g}"
-        notes.append(f"{len(others):,} real training images come to {null.value:.3f}{spread}")
-    return Score(score.value, score.n, score.se, notes)
+        notes.append(real_images(len(others), null.value, null.se, "real training images"))
+    return _of_means(used, real).noted(*notes)
 
 
-BLACK_OR_WHITE = "real pixels are black or white, samples are means of such"
+BLACK_OR_WHITE = Note("real pixels are black or white, samples are means of such pixels", "black_or_white")
 
 
-def _seen(values: Tensor, what: str) -> Tensor:
-    seen = values[~values.isnan()]
-    if not len(seen):
+def _left_out(flat: int, n: int, what: str) -> Note:
+    return Note(f"{{flat}} of {{n}} {what} are flat and left out", "flat_images", {"flat": flat, "n": n})
+
+
+def _not_flat(values: Tensor, what: str) -> Tensor:
+    left = values[~values.isnan()]
+    if not len(left):
         raise NotAvailable(f"all {what} are flat")
-    if len(seen) < FEWEST:
-        flat = " that aren't flat" if len(seen) < len(values) else ""
-        raise NotAvailable(f"needs {FEWEST} {what}: there are {len(seen)}{flat}")
-    return seen
+    if len(left) < FEWEST:
+        flat = " that aren't flat" if len(left) < len(values) else ""
+        raise NotAvailable(f"needs {FEWEST} {what}: there are {len(left)}{flat}")
+    return left
 
 
 def above(*ratios: Score) -> bool:
-    """Whether images are above each set of real ones that these are ratios to, by two standard errors.
+    """Return whether images are above each set of real ones, by two standard errors, given their ratios to these.
 
     Splits differ themselves: MNIST's training images are, at equal contrast, 3.8 ± .5 % sharper than its test images.
     """
@@ -200,9 +200,9 @@ def above(*ratios: Score) -> bool:
 
 
 def paired_ratio(pairs: Pairs) -> Score:
-    """mean(reconstructed) / mean(original), with the standard error that pairing leaves: images' own sharpness cancels.
+    """Return mean(reconstructed) / mean(original), with the standard error of pairs: images' own sharpness cancels.
 
-    Pairs with a flat side, which has NaN, are left out, and the note tells how many.
+    Pairs with a flat side, which has NaN, are left out, and a note has their number.
 
     Raises:
         NotAvailable: fewer than `FEWEST` pairs are left, or the mean of the originals is 0.
@@ -219,21 +219,15 @@ def paired_ratio(pairs: Pairs) -> Score:
         raise NotAvailable("the real images have none")
     value = (a.mean() / b.mean()).item()
     se = (a - value * b).std(correction=1).item() / math.sqrt(len(a)) / b.mean().item()
-    return Score(value, len(a), se, f"of {len(whole):,} pairs, {flat:,} flat: left out" if flat else "")
+    return Score(value, len(a), se, [_left_out(flat, len(whole), "pairs")] if flat else ())
 
 
 # --- metrics ---
 
+to_real = partial(metric, unit="× real", range=(0, math.inf))
 
-@metric(
-    PerImage("laplacian", "prior"),
-    PerImage("laplacian", "test"),
-    PerImage("laplacian", "train"),
-    BlackOrWhite(),
-    unit="× real",
-    range=(0, math.inf),
-    few="unbiased",
-)
+
+@to_real(*sets("laplacian"), BlackOrWhite(), few="unbiased")
 def sharpness(samples: Tensor, real: Tensor, training: Tensor, drawn: bool) -> Score:
     """Mean variance of the Laplacian of prior samples, as a ratio to the real test images.
 
@@ -243,147 +237,50 @@ def sharpness(samples: Tensor, real: Tensor, training: Tensor, drawn: bool) -> S
     return ratio(samples, real, training, drawn)
 
 
-@metric(
-    PerImage("normalised", "prior"),
-    PerImage("normalised", "test"),
-    PerImage("normalised", "train"),
-    BlackOrWhite(),
-    unit="× real",
-    range=(0, math.inf),
-    few="unbiased",
-)
-def sharpness_normalised(samples: Tensor, real: Tensor, training: Tensor, drawn: bool) -> Score:
-    """`sharpness` with each image's variance of the Laplacian over the variance of its pixels.
-
-    Faint samples have a low `sharpness` without any blur; here contrast plays no part. Flat images, under two grey
-    levels of standard deviation, are left out.
-    """
-    return ratio(samples, real, training, drawn)
-
-
-@metric(PerImage("laplacian", "gmm"), PerImage("laplacian", "test"), unit="× real", range=(0, math.inf), few="unbiased")
-def sharpness_gmm(samples: Tensor, real: Tensor) -> Score:
-    """`sharpness` of samples whose codes come from a Gaussian mixture fitted on training codes."""
-    return ratio(samples, real)
-
-
-@metric(Paired("laplacian"), BlackOrWhite(), unit="× real", range=(0, math.inf))
+@to_real(PairedMeasure("laplacian"), BlackOrWhite())
 def sharpness_rec(pairs: Pairs, drawn: bool) -> Score:
     """Mean variance of the Laplacian of 2,000 reconstructions, as a ratio to that of their originals, paired."""
-    score = paired_ratio(pairs)
-    return Score(score.value, score.n, score.se, BLACK_OR_WHITE if drawn else "")
+    return replace(paired_ratio(pairs), notes=(BLACK_OR_WHITE,) if drawn else ())
 
 
-NOISIER = "noisier than real images of either split by two standard errors"
-LOUD = 1.5  #: what ten real images against ten are above in 3.5 % of draws (Fashion-MNIST): words know no error
+NOISIER = Note("noisier than real images of either split by two standard errors", "noisier", warns=True)
+LOUD = 1.5  #: ten real images against ten are above it in 3.5 % of draws (Fashion-MNIST): words know no error
 
 
 def _noisier(value: float) -> str:
-    return f"noisier than real images ({value:.2f} ×)" if value > LOUD else ""
+    return f"samples {value:.2f} times as noisy as real images" if value > LOUD else ""
 
 
-@metric(
-    PerImage("noise", "prior"),
-    PerImage("noise", "test"),
-    PerImage("noise", "train"),
-    BlackOrWhite(),
-    unit="× real",
-    range=(0, math.inf),
-    told=_noisier,
-    few="unbiased",
-)
+@to_real(*sets("noise"), BlackOrWhite(), told=_noisier, few="unbiased")
 def noise(samples: Tensor, real: Tensor, training: Tensor, drawn: bool) -> Score:
     """Mean pixel noise (Immerkaer's estimate) of prior samples, as a ratio to the real test images.
 
-    Clean edges count a little, too: with `sharpness` near 1 and this well above, what looks sharp is noise. The note
-    says so where it's above the noise of test and of training images by two standard errors.
+    Clean edges count a little, too: if `sharpness` is near 1 and this well above 1, what looks sharp is noise. A note
+    warns where it is above the noise of test and of training images by two standard errors.
     """
     score = ratio(samples, real, training, drawn)
     return score.noted(NOISIER) if above(score, ratio(samples, training)) else score
 
 
-def wasserstein(a: Tensor, b: Tensor) -> float:
-    """W1 between the laws of log sharpness: below the rounding of grey levels all count as equal."""
-    from scipy.stats import wasserstein_distance
-
-    logs = [x.clamp_min(ROUNDING).log().numpy() for x in (a, b)]
-    return float(wasserstein_distance(*logs))
+def _of_baseline(value: float) -> str:
+    return "" if value == 1 else f"{value:.2f} times as sharp as the baseline"  # 1 is the baseline itself
 
 
-@metric(
-    PerImage("laplacian", "prior"),
-    PerImage("laplacian", "test"),
-    PerImage("laplacian", "train"),
-    unit="log ratio",
-    direction="lower",
-    range=(0, math.inf),
-    default=False,
-    few="anchored",
-)
-def sharpness_w1(samples: Tensor, real: Tensor, training: Tensor) -> Score:
-    """Wasserstein-1 distance between the laws of log sharpness over prior samples and over real test images.
-
-    Samples that are all alike may have the real images' mean `sharpness`, and still not their spread. 0.1 is what all
-    images a tenth sharper would come to.
-    """
-    samples, real = _seen(samples, "samples"), _seen(real, "real images")
-    n = min(len(samples), len(training))  # few images are farther from all others, real ones too
-    others = training[torch.arange(n) * len(training) // n]
-    note = f"{n:,} real training images come to {wasserstein(others, real):.3f}"
-    return Score(wasserstein(samples, real), min(len(samples), len(real)), notes=note)
+_scores = Scored("sharpness"), BaselineScored("sharpness"), BaselineScored("modes"), BaselineScored("blur")
 
 
-@metric(
-    PerImage("laplacian", "prior"),
-    Judged("prior"),
-    PerImage("laplacian", "test"),
-    TestImages(),
-    unit="× real",
-    range=(0, math.inf),
-    default=False,
-    few="unbiased",
-)
-def sharpness_balanced(samples: Tensor, probabilities: Tensor, real: Tensor, images: Images) -> Score:
-    """`sharpness` with each class of samples, as the judge sees them, weighted by its share of the test split.
+@metric(*_scores, unit="× baseline", range=(0, math.inf), told=_of_baseline)
+def sharpness_vs_gan(own: Score, baseline: Score, modes: Score, _blur: Score) -> Score:
+    """`sharpness` as a ratio to the baseline's, where the baseline is fit for it.
 
-    Trousers have fewer edges than shirts: what a wrong mix of classes does to `sharpness` is gone here.
-    """
-    labels, predicted = images.labels().cpu(), probabilities.argmax(1)
-    means, variances = [], []
-    for k in torch.bincount(labels).nonzero().flatten().tolist():
-        found, share = samples[predicted == k], (labels == k).double().mean().item()
-        if len(found) < LEAST:
-            raise NotAvailable(f"{len(found)} samples look like {images.classes[k]}: too few for a mean")
-        own = Score.of(found)
-        means.append(share * own.value)
-        variances.append((share * (own.se or 0.0)) ** 2)
-    reference = Score.of(_seen(real, "real images"))
-    if reference.value == 0:
-        raise NotAvailable("the real images have none")
-    value = sum(means) / reference.value
-    se = math.sqrt(sum(variances) + (value * (reference.se or 0.0)) ** 2) / reference.value
-    return Score(value, min(len(samples), len(real)), se)
-
-
-@metric(
-    Scored("sharpness"),
-    BaselineScored("sharpness"),
-    BaselineScored("modes"),
-    BaselineScored("blur"),
-    unit="× baseline",
-    range=(0, math.inf),
-    told=lambda value: "" if value == 1 else f"{value:.2f} of the baseline's sharpness",  # it's the baseline itself
-)
-def sharpness_vs_gan(own: Score, anchor: Score, modes: Score, _blur: Score) -> Score:
-    """`sharpness` as a ratio to the baseline's, where the baseline is fit to be an anchor.
-
-    That is: it reaches every class (`modes` is 1), and its `blur` can be told, which has it that at most a tenth of its
-    sharpness is noise that real images of such blur lack. A collapsed or noisy anchor is sharp for the wrong reason.
+    That is: it reaches every class (`modes` is 1), and its `blur` has a value, so at most a tenth of its sharpness is
+    noise that real images of such blur lack. A collapsed or noisy baseline is sharp for the wrong reason.
     """
     if modes.value < 1:
-        raise NotAvailable(f"the baseline is no fit anchor: it reaches {modes.value:.0%} of the classes")
-    if anchor.value == 0:
-        raise NotAvailable("the baseline is no fit anchor: its images are flat")
-    value, note = own.value / anchor.value, f"the baseline's is {anchor.value:.2f} of real images'"
-    se = None if own.se is None or anchor.se is None else math.hypot(own.se, value * anchor.se) / anchor.value
-    return Score(value, min(own.n, anchor.n), se, note)
+        raise NotAvailable(f"the baseline is unfit for comparison: it reaches {modes.value:.0%} of the classes")
+    if baseline.value == 0:
+        raise NotAvailable("the baseline is unfit for comparison: its images are flat")
+    value = own.value / baseline.value
+    se = None if own.se is None or baseline.se is None else math.hypot(own.se, value * baseline.se) / baseline.value
+    note = Note("the baseline is {ratio} times as sharp as real images", "baseline", {"ratio": baseline.value})
+    return Score(value, min(own.n, baseline.n), se, note)

@@ -1,4 +1,4 @@
-"""Where the power of images lies between the coarse and the fine: radial spectra, and the share of high frequencies."""
+"""Radial power spectra of images, and the share of high frequencies."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.contracts.measurement import Context, Request, Score, metric
+from bench.contracts.measurement import Context, Request, Score
 from bench.engine.sharpness import each
-from bench.metrics.sharpness import FLAT, BlackOrWhite, Of, measured, ratio
+from bench.metrics.sharpness import FLAT, BlackOrWhite, Of, measured, ratio, to_real
 
 CUT = 0.25  #: cycles per pixel: details of under four pixels lie above it
 
 
 def power(x: Tensor) -> Tensor:
-    """Power spectra of images (N, H, W): (N, H, W // 2 + 1), whose sum is the mean square of the pixels (Parseval).
+    """Return power spectra of images (N, H, W): (N, H, W // 2 + 1). Each sums to the mean square of the pixels.
 
     The half spectrum of a real image; columns that stand for their mirror image, too, count twice.
     """
@@ -27,12 +27,12 @@ def power(x: Tensor) -> Tensor:
     twice[0] = 1
     if width % 2 == 0:
         twice[-1] = 1
-    found: Tensor = (spectrum.real.square() + spectrum.imag.square()) * twice
-    return found
+    power: Tensor = (spectrum.real.square() + spectrum.imag.square()) * twice
+    return power
 
 
 def rings(height: int, width: int) -> Tensor:
-    """The ring that each frequency of `power` falls into: (H, W // 2 + 1) int64.
+    """Return the ring of each frequency of `power`: (H, W // 2 + 1) int64.
 
     Rings are one cycle per image wide, with `CUT` on an edge: a side that isn't divisible by four counts as the next
     that is. Ring 0 is the mean alone. 28x28 has 20, up to the corner.
@@ -42,12 +42,12 @@ def rings(height: int, width: int) -> Tensor:
 
 
 def _below_cut(height: int, width: int) -> int:
-    """Rings below `CUT`."""
+    """Return the number of rings below `CUT`."""
     return math.ceil(max(height, width) * CUT)
 
 
 def radial(x: Tensor) -> Tensor:
-    """Power in each ring of images (N, H, W): (N, rings), summing to the mean square of the pixels."""
+    """Return the power in each ring of images (N, H, W): (N, rings), summing to the mean square of the pixels."""
     ring = rings(*x.shape[1:]).flatten()
     members = torch.nn.functional.one_hot(ring).to(x.dtype)
     return power(x).flatten(1) @ members
@@ -61,16 +61,12 @@ class Spectrum(NamedTuple):
 
 
 def spectrum(pixels: Tensor) -> Spectrum:
-    """Radial spectra of the grey images: (N, C, H, W) uint8.
-
-    Raises:
-        NotAvailable: images are smaller than 3 x 3.
-    """
+    """Return radial spectra of images (N, C, H, W) uint8 as grey ones. NotAvailable if smaller than 3 x 3."""
     return Spectrum(each(radial, pixels), _below_cut(*pixels.shape[2:]))
 
 
 def high_frequency_ratio(spectrum: Spectrum) -> Tensor:
-    """Share of the variance of each image's pixels at or above `CUT`: (N,) float64 in [0, 1]. NaN for flat images.
+    """Return the share of each image's variance at or above `CUT`: (N,) float64 in [0, 1]. NaN for flat images.
 
     No gain or offset of the grey levels changes it; of white noise it is the share of frequencies up there.
     """
@@ -90,19 +86,11 @@ class Spectra(Request[Spectrum]):
         return Spectrum(power, _below_cut(*context.data.test.shape[1:]))
 
     def keep(self, value: Spectrum) -> dict[str, Tensor]:
-        """The mean over images."""
+        """Keep the mean over images."""
         return {f"spectrum_{self.of}": value.power.mean(0).float()}
 
 
-@metric(
-    Spectra("prior"),
-    Spectra("test"),
-    Spectra("train"),
-    BlackOrWhite(),
-    unit="× real",
-    range=(0, math.inf),
-    few="unbiased",
-)
+@to_real(Spectra("prior"), Spectra("test"), Spectra("train"), BlackOrWhite(), few="unbiased")
 def hfr(samples: Spectrum, real: Spectrum, training: Spectrum, drawn: bool) -> Score:
     """High-frequency ratio: mean share of an image's variance at or above 0.25 cycles per pixel, over the real images'.
 

@@ -1,4 +1,4 @@
-"""ELBO surgery: the mean KL as what a code tells of its image, and how far all codes together are from the prior.
+"""ELBO surgery: the mean KL, split into the information of codes on images and the KL of all codes from the prior.
 
 mean KL(q(z|x) || p(z)) = I_q(n; z) + KL(q(z) || p(z)),   q(z) = 1/N sum_n q(z|x_n)
 
@@ -28,11 +28,11 @@ class Pointwise(NamedTuple):
 
     values: Tensor
     where: Tensor
-    note: str = ""
+    given_label: bool = False
 
     @property
     def most(self) -> float:
-        """ln N, which no mean of `values` exceeds."""
+        """The largest possible mean of `values`, ln N."""
         return math.log(len(self.values))
 
     @property
@@ -41,10 +41,10 @@ class Pointwise(NamedTuple):
 
 
 def information(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """ln q(z_n|x_n) - ln 1/N sum_m q(z_n|x_m), for one draw z_n of each of N diagonal Gaussians: (N, d) to (N,).
+    """Return ln q(z_n|x_n) - ln 1/N sum_m q(z_n|x_m), for one draw z_n of each of N diagonal Gaussians: (N, d) to (N,).
 
     Its mean is I_q(n; z) = ln N - E H[q(n|z)]. In float64: the square is expanded into a product of matrices, and
-    narrow posteriors cancel there. What that rounding could make of 0 is 0.
+    narrow posteriors cancel there. Values within the rounding error of 0 are set to 0.
     """
     z, mean, std = z.double(), mean.double(), std.double()
     centre = mean.mean(0)
@@ -55,9 +55,9 @@ def information(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     columns = torch.cat([precision, mean * precision, constant[:, None]], 1)
     mixture = torch.cat([(-0.5 * block @ columns.T).logsumexp(1) for block in torch.split(rows, 500)])
     terms, most = rows * columns, math.log(len(z))
-    found = -0.5 * terms.sum(1) - mixture + most
+    values = -0.5 * terms.sum(1) - mixture + most
     rounding = torch.finfo(z.dtype).eps * (terms.shape[1] * terms.abs().sum(1) + most)
-    return found.masked_fill(found.abs() < rounding, 0.0)
+    return values.masked_fill(values.abs() < rounding, 0.0)
 
 
 @dataclass(frozen=True)
@@ -67,34 +67,38 @@ class Information(Request[Pointwise]):
     n: int = IMAGES
 
     def resolve(self, context: Context) -> Pointwise:
-        z, mean, std, note = context.get(Posteriors())
+        z, mean, std = context.get(Posteriors())
         if len(z) < 2:
             raise NotAvailable("needs two test images")
         where = positions(context.data.test, self.n)
-        return Pointwise(information(z[where], mean[where], std[where]), where, note)
+        return Pointwise(information(z[where], mean[where], std[where]), where, context.model.uses_labels)
 
 
-def _caveats(pointwise: Pointwise, *others: str) -> list[Note | str]:
-    return [Note("ln N = {most}", "largest_estimate", {"most": pointwise.most}), pointwise.note, *others]
+def _notes(pointwise: Pointwise, saturated: str) -> list[Note]:
+    notes = [Note("the largest possible estimate is ln N = {most}", "largest_estimate", {"most": pointwise.most})]
+    if pointwise.given_label:
+        notes.append(Note("of q(z|x, y), given the label", "given_label"))
+    if pointwise.saturated:
+        notes.append(Note(saturated, "saturated"))
+    return notes
 
 
 @metric(Information(), unit="nats")
-def mutual_information(found: Pointwise) -> Score:
-    """I_q(n; z) = ln N - E H[q(n|z)]: how much a code tells which of N test images it comes from.
+def mutual_information(pointwise: Pointwise) -> Score:
+    """Mutual information of code and image, nats: I_q(n; z) = ln N - E H[q(n|z)] over N test images.
 
-    Hoffman & Johnson 2016, over all N at once, one draw each. It can't exceed ln N: within a nat of that it's
-    "saturated", and no more than a lower bound of what codes tell of images.
+    Hoffman & Johnson 2016, over all N at once, one draw each. It can't exceed ln N: within a nat of that a note calls
+    it saturated, and it is only a lower bound of the information over all images.
     """
-    about = "saturated: within 1 nat of ln N, so a lower bound" if found.saturated else ""
-    return Score.of(found.values, _caveats(found, about))
+    return Score.of(pointwise.values, _notes(pointwise, "saturated: within 1 nat of ln N, so a lower bound"))
 
 
 @metric(Information(), PosteriorKL(), unit="nats")
-def marginal_kl(found: Pointwise, kl: Tensor) -> Score:
-    """KL(q(z) || p(z)) of the aggregated posterior of N test images: their mean KL minus `mutual_information`.
+def marginal_kl(pointwise: Pointwise, kl: Tensor) -> Score:
+    """KL(q(z) || p(z)) of the aggregated posterior of N test images, nats: their mean KL minus `mutual_information`.
 
-    Never below 0 but by the noise of one draw each. Where the information is saturated, it's that of N narrow peaks
+    Not below 0 but by the noise of one draw each. Where the information is saturated, this is that of N narrow peaks
     and an upper bound of that of all images.
     """
-    about = "an upper bound: `mutual_information` is saturated" if found.saturated else ""
-    return Score.of(kl[found.where].sum(1) - found.values, _caveats(found, about))
+    notes = _notes(pointwise, "an upper bound: `mutual_information` is saturated")
+    return Score.of(kl[pointwise.where].sum(1) - pointwise.values, notes)

@@ -1,4 +1,4 @@
-"""Is it trained? Whether the bound still moved at the end, and whether it holds for images that weren't seen."""
+"""Is it trained? The change of the bound at the end of training, and its gap between training and test images."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import torch
 from torch import Tensor
 
 from bench.contracts.images import Images, to_float
-from bench.contracts.measurement import Context, Request, Score, metric
+from bench.contracts.measurement import Context, Note, Request, Score, metric
 from bench.contracts.protocol import seed_for
 from bench.evidence import FOLLOWED, BoundOn, BoundTerms, EarlierBound, Terms, positions
 from bench.metrics.cache import remembered_tensors, statistics
 from bench.metrics.likelihood import pixel_entropy
 
 SEEN = BoundOn("train", 5_000)
-FALLS = 0.3  #: nats over the last fifth of the steps above which training ended too early
+FALLS = 0.3  #: nats over the last fifth of the steps: with a larger fall, training ended too early
+STILL_FALLING = Note("still falling at the last step: train longer", "still_falling", warns=True)
 
 
 class Content(NamedTuple):
-    """How much there is to describe in each image, whatever the model: c covariates.
+    """How much there is to describe in each image, whatever the model: c covariates, (n, c) and (m, c) float64.
 
-    Of the images behind `SEEN` (n, c), and of the test split (m, c).
+    Of the images behind `SEEN`, and of the test split.
     """
 
     train: Tensor
@@ -32,9 +33,9 @@ class Content(NamedTuple):
 
 @dataclass(frozen=True)
 class PixelContent(Request[Content]):
-    """The pixels' own entropy, and what 20 principal components of other training images leave of an image.
+    """The pixels' own entropy, and the squared error of 20 principal components of other training images.
 
-    Without as many others as `SEEN` has, entropies alone: components of images fit these better than unseen ones.
+    Without as many other images as `SEEN` has, entropies alone: components fit their own images better.
     """
 
     def resolve(self, context: Context) -> Content:
@@ -54,7 +55,7 @@ class PixelContent(Request[Content]):
                 columns[name].append(
                     torch.cat([(x - x @ components @ components.T).square().sum(1).double() for x in parts])
                 )
-        return {name: torch.stack(found, 1) for name, found in columns.items()}
+        return {name: torch.stack(covariates, 1) for name, covariates in columns.items()}
 
 
 def _flat(images: Images, where: Tensor) -> Tensor:
@@ -66,9 +67,9 @@ def _generator() -> torch.Generator:
 
 
 def _principal(x: Tensor, d: int = 20) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and d principal components (D, d) of x (N, D), by a randomised factorisation.
+    """Return the mean (D,) and d principal components (D, d) of x (N, D), by a randomised factorisation.
 
-    Of twice as many components and in 8 rounds: on Fashion-MNIST the gap is then that of exact ones to 1e-4 nat.
+    With twice as many components and 8 rounds, the gap on Fashion-MNIST is within 1e-4 nat of that of exact ones.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("content"))
@@ -77,10 +78,10 @@ def _principal(x: Tensor, d: int = 20) -> tuple[Tensor, Tensor]:
 
 @metric(SEEN, Terms(), PixelContent(), unit="nats/image")
 def generalisation_gap(seen: Tensor, terms: BoundTerms, content: Content) -> Score:
-    """ELBO of training images minus ELBO of test images, of images alike in what there is to describe in them.
+    """ELBO of training images minus ELBO of equally complex test images, nats per image.
 
-    That is an analysis of covariance, with slopes in common: no model has a part in the covariates, and their means
-    differ between splits, that of the pixels' entropy by 1.6 nats on Fashion-MNIST. Where all images have the same
+    An analysis of covariance, with slopes in common: no model has a part in the covariates, and their means differ
+    between splits, that of the pixels' entropy by 1.6 nats on Fashion-MNIST. Where all images have the same covariates,
     it is the plain difference. The standard error is over images, which are the same for all models.
     """
     unseen = terms.log_likelihood - terms.rate
@@ -89,15 +90,15 @@ def generalisation_gap(seen: Tensor, terms: BoundTerms, content: Content) -> Sco
     slopes = torch.linalg.pinv(h) @ e
     a, b = Score.of(seen - content.train @ slopes), Score.of(unseen - content.test @ slopes)
     se = None if a.se is None or b.se is None else math.hypot(a.se, b.se)
-    plain = (seen.mean() - unseen.mean()).item()
-    return Score(a.value - b.value, min(a.n, b.n), se, f"not adjusted: {plain:.2f}")
+    plain = Note("not adjusted: {difference}", "not_adjusted", {"difference": (seen.mean() - unseen.mean()).item()})
+    return Score(a.value - b.value, min(a.n, b.n), se, plain)
 
 
 @metric(FOLLOWED, EarlierBound(), unit="nats/image")
 def still_falling(now: Tensor, earlier: Tensor) -> Score:
-    """Nats of test -ELBO lost over the last fifth of the last stage's steps, paired by image.
+    """Fall of the test -ELBO over the last fifth of the last stage's steps, nats per image, paired by image.
 
-    Above .3 more steps would still have helped; below 0 it got worse.
+    Above .3, more steps would still have helped; below 0, the bound got worse.
     """
-    lost = Score.of(now - earlier)
-    return Score.of(now - earlier, "still falling: train longer") if lost.value > FALLS else lost
+    fall = Score.of(now - earlier)
+    return fall.noted(STILL_FALLING) if fall.value > FALLS else fall

@@ -18,11 +18,12 @@ from bench.contracts.protocol import Scoring
 from bench.contracts.variant import Spec, Variant
 from bench.engine.evaluator import Evaluator
 from bench.metrics import conditional, judge, within
-from bench.metrics.gaussians import Gaussian, frechet_distance, influence
+from bench.metrics.gaussians import FeatureGaussian, frechet_distance, influence
 from bench.metrics.judge import TrainedJudge
-from bench.metrics.networks import SHIPPED, Predictions, find
+from bench.metrics.networks import Predictions, find
+from bench.metrics.shelf import SHIPPED
 from bench.util.errors import NotAvailable
-from tests.metrics.test_metrics import Bare, data_of, images
+from tests.metrics.test_metrics import Bare, data_of, images, note
 
 
 class Copier(Variant):
@@ -79,8 +80,9 @@ def test_a_copier_of_training_images_is_worth_training_images(digits: Data, tmp_
     assert quick == [500, 500, 1_000]
     assert more.se is not None
     assert more.se < 0.02  # of pairs
-    real = float(cas.note.partition("500 real images teach it ")[2].partition("%")[0]) / 100
-    assert real > 0.9
+    values = note(cas, "real_images").values  # type: ignore[union-attr]
+    assert values["accuracy"] > 90
+    assert (values["samples"], values["real"]) == (500, 500)
     asked(Copier(digits), digits, tmp_path, "cas")
     assert quick[3:] == [500], "real images teach once"
 
@@ -129,10 +131,10 @@ def test_the_mean_over_classes_is_weighted_by_their_real_share() -> None:
     a, b, c, d = normal(0), normal(5, 1_200), normal(0.5), normal(5, 800)
     real, labels = torch.cat([a, b]), torch.tensor([0] * 400 + [1] * 1_200)
     samples, classes = torch.cat([d, c]), torch.tensor([1] * 800 + [0] * 400)
-    first, second = (frechet_distance(Gaussian.of(x), Gaussian.of(y)) for x, y in ((c, a), (d, b)))
+    first, second = (frechet_distance(FeatureGaussian.of(x), FeatureGaussian.of(y)) for x, y in ((c, a), (d, b)))
     found, se = within.mean_distance(samples, classes, real, labels, ("a", "b"))
     assert found == pytest.approx(first / 4 + second * 3 / 4, rel=1e-9)
-    errors = [influence(x, Gaussian.of(y)).std().item() / len(x) ** 0.5 for x, y in ((c, a), (d, b))]
+    errors = [influence(x, FeatureGaussian.of(y)).std().item() / len(x) ** 0.5 for x, y in ((c, a), (d, b))]
     assert se == pytest.approx(math.hypot(errors[0] / 4, errors[1] * 3 / 4), rel=1e-9)
     assert within.mean_distance(real, labels, real, labels, ("a", "b"))[0] == pytest.approx(0, abs=1e-6)
 
@@ -140,7 +142,7 @@ def test_the_mean_over_classes_is_weighted_by_their_real_share() -> None:
 def test_classes_that_are_exchanged_are_seen_within_and_not_overall() -> None:
     torch.manual_seed(0)
     real, labels = torch.cat([normal(0), normal(5)]), torch.arange(2).repeat_interleave(400)
-    overall = frechet_distance(Gaussian.of(real), Gaussian.of(real))
+    overall = frechet_distance(FeatureGaussian.of(real), FeatureGaussian.of(real))
     exchanged, _ = within.mean_distance(real, 1 - labels, real, labels, ("a", "b"))
     assert overall == pytest.approx(0, abs=1e-6)
     assert exchanged == pytest.approx(8 * 5**2, rel=0.05)
@@ -160,7 +162,7 @@ def test_a_class_with_too_few_images_is_named() -> None:
 def test_the_class_of_a_sample_is_what_it_was_asked_for_or_the_judges() -> None:
     planted: dict[Any, Any] = {
         judge.Judged("prior"): torch.eye(2)[[0, 1, 1]],
-        conditional.AskedLabels(): torch.tensor([1, 0, 0]),
+        conditional.GivenLabels(): torch.tensor([1, 0, 0]),
     }
     for uses, expected in ((True, [1, 0, 0]), (False, [0, 1, 1])):
         context = Bare(model=SimpleNamespace(uses_labels=uses), planted=dict(planted))
@@ -179,4 +181,4 @@ def test_fd_within_says_what_real_images_come_to(fashion: Data) -> None:
     score: Score = within.fd_within(network, mixed, labels[order], test, test, fashion)
     assert score.value == pytest.approx(0, abs=1e-6)
     assert score.n == 10_000
-    assert "unseen training images, by their labels, come to" in score.note
+    assert note(score, "real_images").values["n"] == 10_000  # type: ignore[union-attr]

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from bench.metrics import coverage as family
 from bench.metrics.coverage import PriorErrors, PriorShares, TestPoints, expected_coverage, radii, redraw_errors, shares
-from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Predictions, Trained
+from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Predictions, TrainedClassifier
 from bench.util.errors import NotAvailable
-from tests.metrics.test_metrics import Bare, data_of, images
+from tests.metrics.test_metrics import Bare, data_of, images, note
 
 D = torch.float64
 
@@ -145,7 +145,7 @@ def test_redraws_of_what_is_recalled_for_sure_have_no_error() -> None:
 # --- as metrics ---
 
 
-TRAINED = Trained(torch.nn.Identity(), "fd-v1-x", 0.97)  # type: ignore[arg-type]
+TRAINED = TrainedClassifier(torch.nn.Identity(), "fd-v1-x", 0.97)  # type: ignore[arg-type]
 
 
 def seen(features: Tensor) -> Predictions:
@@ -175,8 +175,10 @@ def test_they_say_what_real_images_come_to(tmp_path: Path) -> None:
         assert 0 < score.se < 0.2
         assert score.value == pytest.approx(expected[which], abs=0.02)
         assert score.n == 90
-        assert f"90 unseen training images come to {real_means[which]:.3f}" in score.note
-    assert f"their own law to {expected_coverage(90, 90):.3f}" in family.coverage(*evidence).note
+        real_note = note(score, "real_images")
+        assert real_note is not None
+        assert real_note.values == {"n": 90, "floor": pytest.approx(real_means[which])}
+    assert note(family.coverage(*evidence), "expected").values == {"expected": expected_coverage(90, 90)}  # type: ignore[union-attr]
 
 
 def test_fewer_samples_than_twice_the_real_images_have_no_error(tmp_path: Path) -> None:

@@ -19,24 +19,23 @@ from torchvision.utils import save_image
 
 from bench.contracts.dataset import DATASETS, Data
 from bench.contracts.images import Images, to_uint8
-from bench.contracts.measurement import METRICS, Score
+from bench.contracts.measurement import Score
 from bench.contracts.protocol import RunRequest, Scoring
 from bench.evidence import Generated, Reconstructions
 from bench.metrics import frechet, inception, kernel
-from bench.metrics.cache import remembered
 from bench.metrics.classifier import Classifier, halves, predict
-from bench.metrics.gaussians import PARTS, Gaussian, expected_bias, extrapolated, frechet_distance, influence, line
+from bench.metrics.gaussians import FeatureGaussian, expected_bias, frechet_distance, influence
 from bench.metrics.inception import InceptionFeatures, InceptionGaussian, InceptionWeights, Weights, find_weights
-from bench.metrics.networks import FeatureNetwork, Predicted, Predictions, Trained, unseen
+from bench.metrics.networks import FeatureNetwork, Predicted, Predictions, TrainedClassifier, unseen
 from bench.running.planning import plan
 from bench.util.errors import DataError, NotAvailable, UsageError
-from tests.metrics.test_metrics import Bare
+from tests.metrics.test_metrics import Bare, kinds, note
 
 D = torch.float64
 
 
-def gaussian(mean: Tensor, cov: Tensor) -> Gaussian:
-    return Gaussian(mean.to(D), cov.to(D), 1_000)
+def gaussian(mean: Tensor, cov: Tensor) -> FeatureGaussian:
+    return FeatureGaussian(mean.to(D), cov.to(D), 1_000)
 
 
 def rotation(d: int) -> Tensor:
@@ -81,27 +80,27 @@ def nuclear(x: Tensor, y: Tensor) -> float:
 def test_two_forms_of_the_trace_agree(n: int, m: int) -> None:
     x, y = features(n, 16), features(m, 16, seed=1)
     assert nuclear(x, x) == pytest.approx(0, abs=1e-9)
-    own = frechet_distance(Gaussian.of(x), Gaussian.of(y))
+    own = frechet_distance(FeatureGaussian.of(x), FeatureGaussian.of(y))
     assert own == pytest.approx(nuclear(x, y), rel=1e-9 if n > 16 else 1e-6)
 
 
 def test_symmetry_scale_and_translation() -> None:
     x, y = features(300, 16), features(200, 16, seed=1)
-    there = frechet_distance(Gaussian.of(x), Gaussian.of(y))
-    assert frechet_distance(Gaussian.of(y), Gaussian.of(x)) == pytest.approx(there, rel=1e-10)
-    assert frechet_distance(Gaussian.of(x + 7), Gaussian.of(y + 7)) == pytest.approx(there, rel=1e-10)
-    assert frechet_distance(Gaussian.of(3 * x), Gaussian.of(3 * y)) == pytest.approx(9 * there, rel=1e-10)
+    there = frechet_distance(FeatureGaussian.of(x), FeatureGaussian.of(y))
+    assert frechet_distance(FeatureGaussian.of(y), FeatureGaussian.of(x)) == pytest.approx(there, rel=1e-10)
+    assert frechet_distance(FeatureGaussian.of(x + 7), FeatureGaussian.of(y + 7)) == pytest.approx(there, rel=1e-10)
+    assert frechet_distance(FeatureGaussian.of(3 * x), FeatureGaussian.of(3 * y)) == pytest.approx(9 * there, rel=1e-10)
 
 
 @pytest.mark.parametrize(("n", "first", "tolerance"), [(300, 2, 1e-9), (300, 0, 1e-6), (10, 0, 1e-5)])
 def test_the_distance_to_itself_is_zero(n: int, first: int, tolerance: float) -> None:
-    g = Gaussian.of(features(n, 16)[:, first:])  # the first two never light up
+    g = FeatureGaussian.of(features(n, 16)[:, first:])  # the first two never light up
     assert frechet_distance(g, g) == pytest.approx(0, abs=tolerance)
 
 
 def test_statistics_are_those_of_numpy() -> None:
     f = features(50, 6).float() + 1e3
-    g = Gaussian.of(f)
+    g = FeatureGaussian.of(f)
     np.testing.assert_allclose(g.mean, f.double().numpy().mean(0), rtol=1e-12)
     np.testing.assert_allclose(g.cov, np.cov(f.double().numpy(), rowvar=False), rtol=1e-9, atol=1e-12)
     assert g.n == 50
@@ -113,7 +112,7 @@ def test_it_agrees_with_pytorch_fid() -> None:
 
     x, y = features(500, 20), features(400, 20, seed=1)
     x[:, -10:], y[:, -10:] = 0, 0
-    a, b = Gaussian.of(x), Gaussian.of(y)
+    a, b = FeatureGaussian.of(x), FeatureGaussian.of(y)
     theirs = calculate_frechet_distance(a.mean.numpy(), a.cov.numpy(), b.mean.numpy(), b.cov.numpy())
     assert frechet_distance(a, b) == pytest.approx(theirs, rel=1e-8)
 
@@ -137,7 +136,7 @@ def test_it_agrees_with_torchmetrics() -> None:
     other.update(y, real=False)
     theirs = _compute_fid(*(s for f in (x, y) for s in (f.double().flatten(1).mean(0), f.double().flatten(1).T.cov())))
     assert other.compute().item() == pytest.approx(float(theirs), rel=1e-6)  # it rounds to single precision
-    own = frechet_distance(Gaussian.of(x.flatten(1)), Gaussian.of(y.flatten(1)))
+    own = frechet_distance(FeatureGaussian.of(x.flatten(1)), FeatureGaussian.of(y.flatten(1)))
     assert own == pytest.approx(float(theirs), rel=1e-8)
 
 
@@ -154,7 +153,7 @@ def test_expected_bias_of_isotropic_features_has_its_closed_form() -> None:
     assert expected_bias(law, n, None) == pytest.approx(both / 2, rel=1e-12)
     assert expected_bias(law, None, None) == 0
     generator = torch.Generator().manual_seed(0)
-    sets = [[Gaussian.of(torch.randn(n, d, generator=generator, dtype=D)) for _ in range(2)] for _ in range(40)]
+    sets = [[FeatureGaussian.of(torch.randn(n, d, generator=generator, dtype=D)) for _ in range(2)] for _ in range(40)]
     found = torch.tensor([frechet_distance(*pair) for pair in sets], dtype=D)
     assert abs(found.mean().item() - both) < 3 * found.std().item() / 40**0.5
 
@@ -166,8 +165,8 @@ def test_finite_samples_of_one_law_have_the_expected_bias(n: int, m: int | None)
     root[0] = 0  # a feature that never lights up
     law = gaussian(torch.zeros(16), root @ root)
 
-    def drawn(count: int | None) -> Gaussian:
-        return law if count is None else Gaussian.of(torch.randn(count, 16, generator=generator, dtype=D) @ root)
+    def drawn(count: int | None) -> FeatureGaussian:
+        return law if count is None else FeatureGaussian.of(torch.randn(count, 16, generator=generator, dtype=D) @ root)
 
     found = torch.tensor([frechet_distance(drawn(n), drawn(m)) for _ in range(200)])
     expected = expected_bias(law, n, m)
@@ -185,15 +184,15 @@ def drawn(n: int, generator: torch.Generator, scale: float = 1.0) -> Tensor:
 def test_the_standard_error_is_the_spread_over_redraws(scale: float) -> None:
     """Of 300 draws of the samples; and it's that of a jackknife."""
     generator = torch.Generator().manual_seed(0)
-    reference = Gaussian.of(drawn(2_000, generator))
+    reference = FeatureGaussian.of(drawn(2_000, generator))
     found, errors = [], []
     for _ in range(300):
         x = drawn(1_000, generator, scale)
-        found.append(frechet_distance(Gaussian.of(x), reference))
+        found.append(frechet_distance(FeatureGaussian.of(x), reference))
         errors.append(Score.of(influence(x, reference)).se)
     assert np.mean(errors) == pytest.approx(np.std(found), rel=0.12)  # type: ignore[arg-type]
     assert np.std(errors) < 0.1 * np.mean(errors)  # type: ignore[arg-type]
-    groups = [Gaussian.of(x[torch.arange(1_000) % 100 != g]) for g in range(100)]
+    groups = [FeatureGaussian.of(x[torch.arange(1_000) % 100 != g]) for g in range(100)]
     left = torch.tensor([frechet_distance(g, reference) for g in groups])
     assert errors[-1] == pytest.approx((99 * left.var(correction=0)).sqrt().item(), rel=0.15)
 
@@ -207,52 +206,18 @@ def test_the_influence_of_gaussian_features_has_its_closed_form() -> None:
 
 
 def test_what_does_not_vary_has_no_influence() -> None:
-    reference = Gaussian.of(features(100, 6))
+    reference = FeatureGaussian.of(features(100, 6))
     assert influence(torch.ones(50, 6), reference).abs().max() == 0
     assert bool(influence(features(4, 6), reference).isfinite().all())
 
 
-def test_a_line_is_that_of_numpy() -> None:
-    x, y = torch.rand(7, dtype=D), torch.rand(7, dtype=D)
-    (slope, intercept), cov = np.polyfit(x.numpy(), y.numpy(), 1, cov=True)
-    assert line(x, y) == pytest.approx((intercept, cov[1, 1] ** 0.5, slope), rel=1e-9)
-
-
-def test_extrapolation_takes_the_bias_away() -> None:
-    generator = torch.Generator().manual_seed(0)
-    d, n = 32, 2_000
-    root = torch.randn(d, d, generator=generator, dtype=D) / d**0.5
-    shift = torch.full((d,), 0.2, dtype=D)
-    true = frechet_distance(gaussian(0 * shift, root.T @ root), gaussian(shift, 1.5 * root.T @ root))
-    finite, infinite, straight, of_parts = [], [], [], []
-    for _ in range(20):
-        x, y = (torch.randn(n, d, generator=generator, dtype=D) @ root for _ in range(2))
-        y = 1.5**0.5 * y + shift
-        found = extrapolated(x, y, 5 * d)
-        assert found.slope > 0
-        finite.append(frechet_distance(Gaussian.of(x), Gaussian.of(y)) - true)
-        infinite.append(found.intercept - true)
-        straight.append(found.se)
-        sizes = [n // parts for parts in PARTS]
-        of_part = [frechet_distance(Gaussian.of(x[:size]), Gaussian.of(y[:size])) for size in sizes]
-        of_parts.append(line(1 / torch.tensor(sizes).double(), torch.tensor(of_part).double()).intercept)
-    noise = float(np.std(infinite)) / 20**0.5
-    assert np.mean(finite) > 5 * noise
-    assert abs(np.mean(infinite)) < 3 * noise
-    assert np.mean(straight) < np.std(infinite)
-    assert np.std(infinite) < 0.7 * np.std(of_parts)  # the mean over all parts, and not the first of each size
-    assert extrapolated(x, y, 5 * d) == found
-    with pytest.raises(NotAvailable, match="640 images on both sides: there are 639"):
-        extrapolated(x[:639], y, 5 * d)
-
-
 def test_what_has_no_covariance() -> None:
     with pytest.raises(NotAvailable, match="there is 1"):
-        Gaussian.of(torch.zeros(1, 4))
+        FeatureGaussian.of(torch.zeros(1, 4))
     for odd in (float("nan"), float("inf")):
         with pytest.raises(NotAvailable, match="aren't finite"):
-            Gaussian.of(torch.tensor([[0.0, 1.0], [odd, 1.0]]))
-    flat = Gaussian.of(torch.full((9, 4), 3.0))
+            FeatureGaussian.of(torch.tensor([[0.0, 1.0], [odd, 1.0]]))
+    flat = FeatureGaussian.of(torch.full((9, 4), 3.0))
     assert frechet_distance(flat, flat) == 0
 
 
@@ -262,19 +227,19 @@ def test_what_has_no_covariance() -> None:
 def test_pytorch_fid_reads_what_is_written_and_the_reverse(tmp_path: Path) -> None:
     from pytorch_fid.fid_score import compute_statistics_of_path
 
-    own, path = Gaussian.of(features(50, 8)), tmp_path / "own.npz"
+    own, path = FeatureGaussian.of(features(50, 8)), tmp_path / "own.npz"
     own.to_npz(path)
     mu, sigma = compute_statistics_of_path(str(path), None, 50, 8, "cpu")
     np.testing.assert_array_equal(mu, own.mean.numpy())
     np.testing.assert_array_equal(sigma, own.cov.numpy())
-    back = Gaussian.from_npz(path)
+    back = FeatureGaussian.from_npz(path)
     assert (back.n, frechet_distance(back, own)) == (50, frechet_distance(own, own))
     np.savez_compressed(tmp_path / "theirs.npz", mu=mu, sigma=sigma)
-    theirs = Gaussian.from_npz(tmp_path / "theirs.npz")
+    theirs = FeatureGaussian.from_npz(tmp_path / "theirs.npz")
     assert theirs.n is None
     assert torch.equal(theirs.cov, own.cov)
     theirs.to_npz(path)
-    assert Gaussian.from_npz(path).n is None
+    assert FeatureGaussian.from_npz(path).n is None
 
 
 @pytest.mark.parametrize(
@@ -294,28 +259,9 @@ def test_a_file_that_holds_no_statistics(held: Any, what: str, tmp_path: Path) -
     path = tmp_path / "statistics.npz"
     path.write_bytes(held) if isinstance(held, bytes) else np.savez(path, **held)
     with pytest.raises(DataError, match=what):
-        Gaussian.from_npz(path)
+        FeatureGaussian.from_npz(path)
     with pytest.raises(NotAvailable, match=what):
         Bare().get(frechet.Statistics(path))
-
-
-def test_statistics_are_computed_once(tmp_path: Path) -> None:
-    made: list[int] = []
-
-    def compute() -> Gaussian:
-        made.append(1)
-        return Gaussian.of(features(20, 4))
-
-    path = tmp_path / "deep" / "statistics.safetensors"
-    first, second = remembered(path, compute), remembered(path, compute)
-    assert len(made) == 1
-    assert torch.equal(first.mean, second.mean)
-    assert torch.equal(first.cov, second.cov)
-    assert (second.n, second.mean.dtype) == (20, D)
-    path.write_bytes(b"damaged")
-    assert torch.equal(remembered(path, compute).cov, first.cov)
-    assert len(made) == 2
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 # --- fd ---
@@ -332,7 +278,7 @@ def score(context: Bare, metric: Any, samples: Tensor) -> Any:
     for sampler in ("prior", "gmm"):
         context.planted[Generated(sampler)] = samples  # type: ignore[arg-type]
     context.planted[Reconstructions(n=None)] = samples
-    drawn = Predicted | InceptionGaussian | InceptionFeatures | frechet.Reference
+    drawn = Predicted | InceptionGaussian | InceptionFeatures | frechet.Reference | kernel.InceptionDistance
     context.planted = {k: v for k, v in context.planted.items() if not isinstance(k, drawn)}
     return metric(*(context.get(need) for need in metric.needs))
 
@@ -357,13 +303,15 @@ def test_fd_rises_with_blur_and_noise(digits: Bare) -> None:
 def test_fd_names_its_network_and_the_distance_of_real_images(digits: Bare) -> None:
     found = score(digits, frechet.fd, half_of_training(digits))
     assert found.n == len(digits.data.test)
-    assert found.note.startswith("fd-v1-")
-    assert "% accurate" in found.note
+    trained = digits.get(FeatureNetwork())
+    assert trained.name.startswith("fd-v1-")
+    assert trained.name in note(found, "feature_network").text
+    assert note(found, "feature_network").values == {"accuracy": 100 * trained.accuracy}
     floor = frechet_distance(digits.get(frechet.Reference("test")), digits.get(frechet.Reference("train")))
-    assert f"real images come to {floor:.3g}" in found.note
+    assert note(found, "real_images").values["floor"] == floor
     bias = expected_bias(digits.get(frechet.Reference("test")), len(half_of_training(digits)), found.n)
-    assert f"finite samples alone bring {bias:.3g}" in found.note
-    drawn = predict(digits.get(FeatureNetwork()).network, half_of_training(digits), "cpu")[0]
+    assert note(found, "finite_samples").values == {"bias": bias}
+    drawn = predict(trained.network, half_of_training(digits), "cpu")[0]
     assert found.se == Score.of(influence(drawn, digits.get(frechet.Reference("test")))).se
 
 
@@ -371,7 +319,7 @@ def test_the_expected_bias_is_what_real_images_come_to(mnist: Data, tmp_path: Pa
     context = Bare(data=mnist, cache=tmp_path)
     split = mnist.test.take(torch.randperm(10_000, generator=torch.Generator().manual_seed(0)))
     features, _ = predict(context.get(FeatureNetwork()).network, split[:4_000], "cpu")
-    a, b = Gaussian.of(features[:2_000]), Gaussian.of(features[2_000:])
+    a, b = FeatureGaussian.of(features[:2_000]), FeatureGaussian.of(features[2_000:])
     assert frechet_distance(a, b) == pytest.approx(expected_bias(a, 2_000, 2_000), rel=0.2)
 
 
@@ -379,11 +327,6 @@ def test_reconstructions_are_compared_with_their_own_images(digits: Bare) -> Non
     test = digits.data.test.take(torch.arange(len(digits.data.test)))
     assert score(digits, frechet.fd_rec, test).value == pytest.approx(0, abs=1e-6)
     assert score(digits, frechet.fd_rec, test // 2).value > 1
-
-
-def test_the_extrapolated_fd_names_its_fit(digits: Bare) -> None:
-    with pytest.raises(NotAvailable, match="1,280 images on both sides"):
-        score(digits, frechet.fd_inf, half_of_training(digits))
 
 
 def test_copying_the_training_images_shows(digits: Bare) -> None:
@@ -459,7 +402,7 @@ def test_weights_are_downloaded_checked_and_kept(server: Server, hub: Path, monk
     weights = find_weights()
     assert weights == Weights(hub / "pt_inception-2015-12-05-6726825d.pth", sha)
     assert weights.path.read_bytes() == server.body
-    assert weights.note == ""
+    assert weights.note is None
     assert [p.name for p in hub.iterdir()] == [weights.path.name]
     assert find_weights() == weights
     assert server.asked == 1
@@ -492,7 +435,9 @@ def test_offline_asks_nobody(server: Server, hub: Path, monkeypatch: pytest.Monk
     assert server.asked == 0
     hub.mkdir(parents=True)
     (hub / "pt_inception-2015-12-05-6726825d.pth").write_bytes(b"by hand")
-    assert "not the published Inception weights" in find_weights().note
+    by_hand = find_weights().note
+    assert by_hand is not None
+    assert (by_hand.kind, by_hand.warns) == ("inception_weights", True)
 
 
 def test_a_file_that_holds_no_weights(hub: Path) -> None:
@@ -614,11 +559,11 @@ def test_fid_is_that_of_the_pytorch_fid_command_line(dims: int, n: int, stand_in
     theirs = calculate_fid_given_paths([fake, statistics], 50, "cpu", dims, 0)
 
     network = inception.build(find_weights(), torch.device("cpu"), dims)
-    a, b = (Gaussian.of(inception.features(network, pixels[name], "cpu")) for name in ("real", "fake"))
+    a, b = (FeatureGaussian.of(inception.features(network, pixels[name], "cpu")) for name in ("real", "fake"))
     tolerance = 1e-4 * (theirs if n > dims else float(a.cov.trace() + b.cov.trace()))
     assert theirs > 10 * tolerance
     assert frechet_distance(b, a) == pytest.approx(theirs, abs=tolerance)
-    assert frechet_distance(b, Gaussian.from_npz(statistics)) == pytest.approx(theirs, abs=tolerance)
+    assert frechet_distance(b, FeatureGaussian.from_npz(statistics)) == pytest.approx(theirs, abs=tolerance)
 
 
 def test_the_quantiser_is_that_of_saved_images(tmp_path: Path) -> None:
@@ -666,20 +611,21 @@ def test_fid_by_stand_in_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     first = Bare(data=data, cache=tmp_path, planted={InceptionWeights(): weights})
     found = score(first, frechet.fid, samples)
     x, y = (v[:, 0, :2, :2].flatten(1) for v in (samples, test.take(torch.arange(60))))
-    assert found.value == pytest.approx(frechet_distance(Gaussian.of(x), Gaussian.of(y)), rel=1e-12)
+    assert found.value == pytest.approx(frechet_distance(FeatureGaussian.of(x), FeatureGaussian.of(y)), rel=1e-12)
     assert found.n == 50
-    assert "not the published" in found.note
-    assert "real images come to" not in found.note
+    assert kinds(found) == {"inception_weights", "finite_samples"}
     assert score(first, kernel.kid, samples).value == pytest.approx(kernel.kernel_distance(x, y)[0], rel=1e-12)
     assert seen == [50, 60, 50]  # `score` forgets the samples, not the test split
     again = Bare(data=data, cache=tmp_path, planted={InceptionWeights(): weights})
     assert score(again, frechet.fid_gmm, samples).value == found.value
-    trained_on = score(again, frechet.fid_train, samples)
+    to_training = score(again, frechet.fid_train, samples)
     assert seen == [50, 60, 50, 50, 50, 30]
     floor = frechet_distance(again.get(InceptionGaussian("train")), again.get(InceptionGaussian("test")))
-    assert "other real images come to" not in trained_on.note, "60 images are no measure of 50 samples"
+    assert "real_images" not in kinds(to_training), "60 images are no measure of 50 samples"
     third = Bare(data=data, cache=tmp_path, planted={InceptionWeights(): weights})
-    assert f"30 other real images come to {floor:.3g}" in score(third, frechet.fid, samples).note
+    values = note(score(third, frechet.fid, samples), "real_images").values
+    assert values["n"] == 30
+    assert values["floor"] == pytest.approx(floor)
     assert score(third, frechet.fid_rec, test.take(torch.arange(60))).value == pytest.approx(0, abs=1e-6)
     third.get(InceptionGaussian("test")).to_npz(tmp_path / "test.npz")
     assert score(third, frechet.fid_to(tmp_path / "test.npz"), samples).value == found.value
@@ -704,8 +650,8 @@ def test_the_time_that_features_take_is_told_before(tmp_path: Path, monkeypatch:
 
 
 def test_fid_needs_more_images_than_features() -> None:
-    few = Gaussian(torch.zeros(4, dtype=D), torch.eye(4, dtype=D), 4)
-    enough = Gaussian(few.mean, few.cov, 5)
+    few = FeatureGaussian(torch.zeros(4, dtype=D), torch.eye(4, dtype=D), 4)
+    enough = FeatureGaussian(few.mean, few.cov, 5)
     published = Weights(Path("w.pth"), inception.PUBLISHED + "0" * 56)
     assert frechet.fid(published, enough, enough, None).value == pytest.approx(0, abs=1e-12)
     with pytest.raises(NotAvailable, match="4 features need 5 samples: there are 4"):
@@ -714,9 +660,8 @@ def test_fid_needs_more_images_than_features() -> None:
         frechet.fid(published, enough, few, None)
 
 
-def test_a_distance_that_rounding_brings_below_0_is_0_and_the_end_of_a_line_may_lie_there() -> None:
+def test_a_distance_that_rounding_brings_below_0_is_0() -> None:
     """Identical features of a singular covariance come to -1e-6 or so."""
     features = torch.randn(400, 8, generator=torch.Generator().manual_seed(0)).repeat(1, 8)
-    trained = Trained(Classifier((1, 8, 8), 2), "fd-x", 0.9)
-    assert 0 <= frechet.fd_rec(trained, Predictions(features, features), Gaussian.of(features)).value < 1e-3
-    assert METRICS.load("fd_inf").range[0] < 0
+    trained = TrainedClassifier(Classifier((1, 8, 8), 2), "fd-x", 0.9)
+    assert 0 <= frechet.fd_rec(trained, Predictions(features, features), FeatureGaussian.of(features)).value < 1e-3

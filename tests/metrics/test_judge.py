@@ -14,8 +14,10 @@ from bench.contracts.dataset import DATASETS
 from bench.contracts.images import Images
 from bench.evidence import Generated
 from bench.metrics import judge as family
+from bench.metrics import shelf
 from bench.metrics.classifier import halves
-from bench.metrics.judge import SHIPPED, Judge, Judged, TheJudge, find, judge, load, right, save, train, trained_on
+from bench.metrics.judge import Judge, Judged, TheJudge, find, judge, load, right, save, train, trained_on
+from bench.metrics.shelf import SHIPPED
 from bench.util.errors import NotAvailable
 from tests.metrics.test_networks import CLASSES, context, toy
 
@@ -109,7 +111,7 @@ def test_a_damaged_shipped_judge_is_not_replaced_in_silence(
     path = save(trained_on(toy()), tmp_path, toy())
     path.write_bytes(b"damaged")
     quick.clear()
-    monkeypatch.setattr(family, "SHIPPED", tmp_path)
+    monkeypatch.setattr(shelf, "SHIPPED", tmp_path)
     with pytest.raises(NotAvailable, match="reinstall"):
         context(toy(), tmp_path).get(TheJudge())
     assert not quick
@@ -131,7 +133,7 @@ def test_a_judge_that_may_be_guessing_judges_nothing(tmp_path: Path, quick: list
     x = toy(400)
     labels = torch.randint(3, (400,), generator=torch.Generator().manual_seed(0))
     noise = Images(x.take(torch.arange(400)), labels, ("a", "b", "c"))
-    with pytest.raises(NotAvailable, match="its commonest class"):
+    with pytest.raises(NotAvailable, match="the commonest class"):
         TheJudge().resolve(context(noise, tmp_path))
     with pytest.raises(NotAvailable, match="can't judge"):
         TheJudge().resolve(context(noise, tmp_path))  # the one that is kept

@@ -24,12 +24,12 @@ from bench.metrics.kernel import (
     kernel_distance,
     paired_kernel_distance,
 )
-from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Predictions, Trained
+from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, Predictions, TrainedClassifier
 from bench.util.errors import NotAvailable
-from tests.metrics.test_metrics import Bare
+from tests.metrics.test_metrics import Bare, kinds, note
 
 D = torch.float64
-TRAINED = Trained(None, "fd-v1-x", 0.97)  # type: ignore[arg-type]
+TRAINED = TrainedClassifier(None, "fd-v1-x", 0.97)  # type: ignore[arg-type]
 
 
 def law(n: int, d: int, generator: torch.Generator, shift: float = 0.0) -> Tensor:
@@ -148,7 +148,8 @@ def test_the_classifiers_distance_compares_some_of_each_in_random_order() -> Non
     mixed = ramp[torch.randperm(len(ramp), generator=torch.Generator().manual_seed(3))]
     found = kernel.kd(TRAINED, Predictions(mixed, mixed), Predictions(ramp, ramp), KernelDistance(0.5, 0.2, 0.1, 70))
     assert found.n == COMPARED
-    assert found.note == f"{TRAINED.note}; 70 other real images come to 0.5 ± 0.2"
+    assert found.notes[0] == TRAINED.note
+    assert note(found, "real_images").values == {"n": 70, "floor": 0.5, "se": 0.2}  # type: ignore[union-attr]
     both = kernel_distance(kernel._some(mixed), kernel._some(ramp))
     assert found.se == both.redraws
     assert abs(found.value) < 3 * both.se
@@ -158,10 +159,10 @@ def test_the_classifiers_distance_compares_some_of_each_in_random_order() -> Non
 
 def test_kid_takes_all_and_names_weights_that_are_not_the_published() -> None:
     x, y = torch.rand(70, 6), torch.rand(60, 6)
-    found, expected = kernel.kid(Weights(Path("w.pth"), PUBLISHED + "0" * 56), x, y, None), kernel_distance(x, y)
-    assert (found.value, found.se) == (expected.value, expected.redraws)
-    assert (found.n, found.note) == (60, "")
-    assert "not the published" in kernel.kid(Weights(Path("w.pth"), "f" * 64), x, y, None).note
+    distance = kernel_distance(x, y)
+    found = kernel.kid(Weights(Path("w.pth"), PUBLISHED + "0" * 56), distance)
+    assert (found.value, found.se, found.n, found.notes) == (distance.value, distance.redraws, 60, ())
+    assert kinds(kernel.kid(Weights(Path("w.pth"), "f" * 64), distance)) == {"inception_weights"}
 
 
 def images(n: int, seed: int) -> Images:
@@ -179,28 +180,23 @@ def context(cache: Path, source: Images, features: dict[str, Tensor]) -> Bare:
 
 
 def test_real_images_are_set_beside_it_and_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`kid` has the value of other real images once `kid_train` has left it; other images have another."""
+    """What is kept of some images is never taken for that of others."""
     generator = torch.Generator().manual_seed(0)
     features = {name: law(80, 8, generator, s) for name, s in (("test", 0.0), ("train", 0.0), ("prior", 0.4))}
     features["reconstructions"] = 0.9 * features["test"]
     source = images(200, 0)
     real = kernel_distance(kernel._some(features["train"]), kernel._some(features["test"]))
-    whole = kernel_distance(features["train"], features["test"])
 
-    def score(metric: Metric, source: Images = source) -> Score:
+    def score(metric: Metric) -> Score:
         c = context(tmp_path, source, features)
         return metric(*(c.get(need) for need in metric.needs))
 
-    assert f"80 other real images come to {real.value:.2g} ± {real.se:.1g}" in score(kernel.kd).note
-    assert "real images" not in score(kernel.kid).note
-    assert f"real images come to {whole.value:.2g}" in score(kernel.kid_train).note
-    assert f"real images come to {whole.value:.2g}" in score(kernel.kid).note
-    assert "real images" not in score(kernel.kid, images(200, 5)).note
+    expected = {"n": 80, "floor": real.value, "se": real.se}
+    assert note(score(kernel.kd), "real_images").values == expected  # type: ignore[union-attr]
     some = [kernel._some(features[name]) for name in ("prior", "train", "reconstructions", "test")]
     assert score(kernel.kd_train).value == kernel_distance(some[0], some[1]).value
-    assert score(kernel.kid_train).value == kernel_distance(features["prior"], features["train"]).value
     assert (score(kernel.kd_rec).value, score(kernel.kd_rec).se) == paired_kernel_distance(some[2], some[3])
-    assert score(kernel.kid_rec).value == paired_kernel_distance(features["reconstructions"], features["test"])[0]
+    assert score(kernel.kid).value == kernel_distance(features["prior"], features["test"]).value
     monkeypatch.setattr(kernel, "kernel_distance", lambda *_: pytest.fail("compared again"))
     assert context(tmp_path, source, features).get(kernel.RealDistance()) == real
     with pytest.raises(pytest.fail.Exception):
@@ -217,13 +213,7 @@ def test_the_time_that_it_takes_is_told_before(tmp_path: Path, monkeypatch: pyte
     samples, test = c.scoring.samples, 80
     each = 1 / (kernel.ROWS * kernel.CENTRED)
     pairs = (samples**2 / 2 + samples * test + test**2 / 2) * each  # within a set each pair once
-    real = 2 * test**2 * each  # of real images to each other, which nobody has kept yet
-    for metric, of_features, of_pairs in (
-        (kernel.kid, samples + test, pairs), (kernel.kid_train, samples + test + 80, pairs + real),
-        (kernel.kid_rec, 80 + test, 3 * test**2 * each),
-    ):  # fmt: skip
-        assert metric.predicted is not None
-        assert metric.predicted(c) == pytest.approx(of_pairs + of_features / 10)
-    c.get(inception.Made()).add("prior")
     assert kernel.kid.predicted is not None
+    assert kernel.kid.predicted(c) == pytest.approx(pairs + (samples + test) / 10)
+    c.get(inception.Computed()).add("prior")
     assert kernel.kid.predicted(c) == pytest.approx(pairs + test / 10)

@@ -92,12 +92,12 @@ def test_ties_count_half() -> None:
 
 
 def test_what_cannot_be_told() -> None:
-    with pytest.raises(NotAvailable, match="one test image"):
+    with pytest.raises(NotAvailable, match="two test images"):
         score(nearest_train, TEST, test=TEST[:1])
     with pytest.raises(NotAvailable, match="every test image is a training image"):
         score(nearest_train, TEST, test=TRAIN[:100])
     flat = torch.full((50, 1, 6, 6), 130, dtype=torch.uint8)
     with pytest.raises(NotAvailable, match="every test image is a training image"):
         score(nearest_train, TEST, train=flat, test=flat)
-    with pytest.raises(NotAvailable, match="stands for no split"):
+    with pytest.raises(NotAvailable, match="two training and two test images"):
         score(dcr_share, TEST, train=TRAIN[:1])

@@ -17,13 +17,13 @@ from torch.distributions import Distribution, Normal
 from bench.blocks.kernels import SCALES, imq, mmd2, squared_distances
 from bench.contracts.dataset import Data
 from bench.contracts.images import Images
-from bench.contracts.measurement import METRICS, Context, Request
+from bench.contracts.measurement import METRICS, Context, Note, Request, Score
 from bench.contracts.protocol import Scoring
 from bench.contracts.variant import Spec
 from bench.evidence import BoundTerms, Indices, TheSpec
 from bench.metrics import codes, latent, likelihood, modes
-from bench.metrics.histograms import divergence, expected_divergence, spread
-from bench.metrics.judge import Judge, TrainedJudge
+from bench.metrics.judge import Judge, TrainedJudge, divergence
+from bench.metrics.modes import expected_divergence, spread
 from bench.util.errors import NotAvailable
 
 
@@ -48,6 +48,17 @@ class Bare(Context):
         for i, start in enumerate(range(0, n, self.scoring.chunk)):
             torch.manual_seed(i)
             yield slice(start, min(n, start + self.scoring.chunk))
+
+
+def note(score: Score, kind: str) -> Note | None:
+    """Return the one note of a kind; None if there is none."""
+    of_kind = [n for n in score.notes if n.kind == kind]
+    assert len(of_kind) < 2
+    return of_kind[0] if of_kind else None
+
+
+def kinds(score: Score) -> set[str]:
+    return {n.kind for n in score.notes}
 
 
 def images(pixels: Tensor, labels: Tensor | None = None, classes: tuple[str, ...] = ()) -> Images:
@@ -144,12 +155,12 @@ def test_mmd_stacks_and_compiles() -> None:
 
 def test_the_bound_and_its_halves() -> None:
     terms = BoundTerms(torch.tensor([-10.0, -20.0]).double(), torch.tensor([1.0, 5.0]).double())
-    score = likelihood.elbo(terms, "")
+    score = likelihood.elbo(terms, None)
     assert (score.value, score.n) == (-18.0, 2)
     assert score.se == pytest.approx(7.0)  # values -11 and -25: sd 9.899 over sqrt 2
     assert likelihood.kl(terms).value == 3
     assert likelihood.distortion(spec("logistic"), terms.log_likelihood).value == 15
-    assert likelihood.elbo(terms, "").value == pytest.approx(
+    assert likelihood.elbo(terms, None).value == pytest.approx(
         -likelihood.distortion(spec("logistic"), terms.log_likelihood).value - likelihood.kl(terms).value
     )
     assert likelihood.elbo_given_y(terms) == score
@@ -162,9 +173,9 @@ def test_the_bound_and_its_halves() -> None:
 def test_a_bound_on_binarised_images_is_called_so(kind: str, pixels: tuple[int, ...], noted: bool) -> None:
     split = images(torch.tensor(pixels, dtype=torch.uint8).repeat(4)[:, None, None, None].expand(-1, 1, 4, 4))
     of = Bare(data=data_of(split, split), planted={TheSpec(): spec(kind)}).get(likelihood.OfBinarised())
-    assert ("dynamic binarisation" in of) == noted
+    assert (of is not None) == noted
     terms = BoundTerms(torch.tensor([-10.0, -20.0]).double(), torch.tensor([1.0, 5.0]).double())
-    assert likelihood.elbo(terms, of).note == of
+    assert kinds(likelihood.elbo(terms, of)) == ({"dynamic_binarisation"} if noted else set())
 
 
 def test_bits_per_dimension_of_uniform_levels_are_eight() -> None:
@@ -356,7 +367,10 @@ def test_classes_without_test_images_arent_asked_for() -> None:
     nine = images(torch.zeros(90, 1, 4, 4, dtype=torch.uint8), torch.arange(9).repeat(10), names)
     score = modes.modes(judged(torch.zeros(100).long(), 10), JUDGE, nine)
     assert score.value == pytest.approx(1 / 9)
-    assert score.note.startswith("never or hardly: b, c, d, e, f, g, h, i;")
+    missing = note(score, "modes_missing")
+    assert missing is not None
+    assert missing.warns
+    assert missing.text.endswith(": b, c, d, e, f, g, h, i")
     one = images(torch.zeros(90, 1, 4, 4, dtype=torch.uint8), torch.full((90,), 7), names)
     with pytest.raises(NotAvailable, match="of one class"):
         modes.modes(judged(torch.zeros(100).long(), 10), JUDGE, one)
@@ -367,7 +381,8 @@ def test_few_samples_say_nothing_of_classes() -> None:
     names = ("ant", "bee", "cat")
     real = images(torch.zeros(100, 1, 4, 4, dtype=torch.uint8), torch.tensor([0] * 49 + [1] * 49 + [2] * 2), names)
     score = modes.modes(judged(torch.arange(2).repeat(50), 3), JUDGE, real)
-    assert (score.value, score.note) == (1.0, f"1 too rare to be asked for; {JUDGE.note}")
+    assert (score.value, kinds(score)) == (1, {"rare_classes", "judge"})
+    assert note(score, "rare_classes").values == {"n": 1}  # type: ignore[union-attr]
     with pytest.raises(NotAvailable, match="of 20 samples no two classes would have 10"):
         modes.modes(judged(torch.arange(2).repeat(10), 3), JUDGE, real)
     with pytest.raises(NotAvailable, match="9 samples are too few for 2 classes"):
@@ -381,8 +396,8 @@ def test_modes_and_confidence_name_the_judge_and_missing_classes() -> None:
     seen = judged(torch.arange(2).repeat(50), 3, sure=0.9)
     score = modes.modes(seen, JUDGE, real)
     assert score.value == pytest.approx(2 / 3)
-    assert "cat" in score.note
-    assert "97.0%" in score.note
+    assert note(score, "modes_missing").text.endswith(": cat")  # type: ignore[union-attr]
+    assert note(score, "judge").values == {"accuracy": 97}  # type: ignore[union-attr]
     assert modes.modes(judged(torch.arange(3).repeat(50), 3), JUDGE, real).value == 1
     assert modes.confidence(seen, JUDGE).value == pytest.approx(0.9)
 
@@ -409,8 +424,8 @@ def test_the_divergence_is_taken_to_the_training_classes() -> None:
     data = of_classes(torch.tensor([0] * 90 + [1] * 10), ("a", "b"))
     score = modes.class_kl(judged(torch.tensor([0] * 500 + [1] * 500), 2), JUDGE, data)
     assert score.value == pytest.approx(0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1))
-    assert "expected 0.0005" in score.note
-    assert "0.002" in score.note
+    assert note(score, "real_images").values == {"floor": 0.0005}  # type: ignore[union-attr]
+    assert note(score, "judge_error").values == {"error": 0.002}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("even", [True, False])

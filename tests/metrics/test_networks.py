@@ -16,12 +16,13 @@ from torchvision.transforms.functional import gaussian_blur
 from bench.contracts.dataset import DATASETS, Data, prepare
 from bench.contracts.images import Images, to_float, to_uint8
 from bench.evidence import Generated
-from bench.metrics import classifier, networks
+from bench.metrics import classifier, networks, shelf
 from bench.metrics.cache import remembered_tensors
 from bench.metrics.classifier import FEATURES, Classifier, _shift, accuracy, halves, predict, train
-from bench.metrics.gaussians import Gaussian, frechet_distance
+from bench.metrics.gaussians import FeatureGaussian, frechet_distance
 from bench.metrics.kernel import kernel_distance
-from bench.metrics.networks import SHIPPED, FeatureNetwork, Predicted, PredictedReal, find, load, save, unseen
+from bench.metrics.networks import FeatureNetwork, Predicted, PredictedReal, find, load, save, unseen
+from bench.metrics.shelf import SHIPPED
 from bench.util.errors import NotAvailable
 from tests.metrics.test_metrics import Bare
 
@@ -208,7 +209,7 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path: Path, quick: li
 def test_a_damaged_shipped_network_is_not_replaced_in_silence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: list[int]
 ) -> None:
-    monkeypatch.setattr(networks, "SHIPPED", tmp_path)
+    monkeypatch.setattr(shelf, "SHIPPED", tmp_path)
     path = save(train(toy(), steps=1), tmp_path, toy(), 0.5)
     path.write_bytes(b"damaged")
     with pytest.raises(NotAvailable, match="reinstall"):
@@ -332,11 +333,11 @@ def test_distances_rise_with_each_disturbance_of_real_images(name: str, request:
     assert trained is not None
     network, real = trained.network, to_float(unseen(data).take(torch.arange(500)))
     test, _ = predict(network, data.test.subset(torch.arange(0, 10_000, 10)), "cpu")
-    reference = Gaussian.of(test)
+    reference = FeatureGaussian.of(test)
     undisturbed, _ = predict(network, to_uint8(real), "cpu")
     for kind, strengths in DISTURBANCES.items():
         found = [undisturbed, *(predict(network, worse(kind, s, real), "cpu")[0] for s in strengths)]
-        fds = [frechet_distance(Gaussian.of(f), reference) for f in found]
+        fds = [frechet_distance(FeatureGaussian.of(f), reference) for f in found]
         kds = [kernel_distance(f, test)[0] for f in found]
         assert all(a < b for distances in (fds, kds) for a, b in pairwise(distances)), (kind, fds, kds)
 

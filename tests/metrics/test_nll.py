@@ -247,11 +247,11 @@ def ones(*values: float) -> Tensor:
 
 
 def test_nll_is_minus_the_bound_and_says_when_k_is_small() -> None:
-    calm = weighing.nll(Weighed(ones(-10, -20), ones(-10.2, -20.2), ones(5, 7)), "")
-    assert (calm.value, calm.n, calm.se, calm.note) == (15, 2, pytest.approx(5), "")
-    steep = weighing.nll(Weighed(ones(-10, -20), ones(-10.5, -20.3), ones(5, 7)), "")
-    assert "--nll-samples" in steep.note
-    assert weighing.nll(weighed(torch.zeros(1, 3)), "").note == ""
+    calm = weighing.nll(Weighed(ones(-10, -20), ones(-10.2, -20.2), ones(5, 7)), None)
+    assert (calm.value, calm.n, calm.se, calm.notes) == (15, 2, pytest.approx(5), ())
+    steep = weighing.nll(Weighed(ones(-10, -20), ones(-10.5, -20.3), ones(5, 7)), None)
+    assert [(n.kind, n.warns) for n in steep.notes] == [("few_draws", True)]
+    assert weighing.nll(weighed(torch.zeros(1, 3)), None).notes == ()
 
 
 def test_the_effective_sample_size_of_known_weights() -> None:
@@ -265,7 +265,7 @@ def test_the_effective_sample_size_of_known_weights() -> None:
 def test_weights_that_are_no_numbers_have_no_score(bad: float) -> None:
     log_w = torch.zeros(6, 5)
     log_w[:, 2] = bad
-    for score, rest in ((weighing.nll, ("",)), (weighing.ess, ())):
+    for score, rest in ((weighing.nll, (None,)), (weighing.ess, ())):
         with pytest.raises(NotAvailable, match=r"came out|aren't finite"):
             score(weighed(log_w), *rest)
 

@@ -16,28 +16,28 @@ from bench.contracts.abilities import Bound
 from bench.contracts.dataset import Data
 from bench.contracts.images import Images
 from bench.contracts.likelihood import likelihood
-from bench.contracts.measurement import METRICS, Metric, Score
+from bench.contracts.measurement import METRICS, Metric, Note, Score
 from bench.contracts.protocol import Scoring
 from bench.contracts.variant import Variant
 from bench.engine.evaluator import Evaluator
 from bench.evidence import BoundTerms, Codes, Reconstructions
 from bench.metrics import anomaly, probing, reconstruction
-from bench.metrics.probing import Task
+from bench.metrics.probing import Labelled
 from bench.util.errors import NotAvailable
 from tests.conftest import build, trained
-from tests.metrics.test_metrics import Bare, data_of, images
+from tests.metrics.test_metrics import Bare, data_of, images, kinds, note
 
 
 def score(metric: Metric, where: Bare) -> Score:
     return metric(*(where.get(need) for need in metric.needs))
 
 
-def blobs(n: int, m: int, k: int = 3, d: int = 4, spread: float = 0.1, seed: int = 0) -> Task:
+def blobs(n: int, m: int, k: int = 3, d: int = 4, spread: float = 0.1, seed: int = 0) -> Labelled:
     """k classes of n + m points around centres of their own."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(n + m) % k
     x = 3 * torch.eye(k, d)[y] + spread * torch.randn(n + m, d, generator=generator)
-    return Task(x[:n], y[:n], x[n:], y[n:])
+    return Labelled(x[:n], y[:n], x[n:], y[n:])
 
 
 # --- probes ---
@@ -47,7 +47,7 @@ def test_separate_classes_are_told_apart_and_noise_is_guessing() -> None:
     for probe in (probing.linear, probing.neighbours):
         assert bool(probe(blobs(90, 60)).all())
         x, asked, y, answers = torch.randn(300, 4), torch.randn(900, 4), torch.arange(300) % 3, torch.arange(900) % 3
-        assert probe(Task(x, y, asked, answers)).double().mean().item() == pytest.approx(1 / 3, abs=0.06)
+        assert probe(Labelled(x, y, asked, answers)).double().mean().item() == pytest.approx(1 / 3, abs=0.06)
 
 
 def test_the_linear_probe_sees_standardised_dimensions() -> None:
@@ -61,14 +61,14 @@ def test_the_linear_probe_sees_standardised_dimensions() -> None:
     reference = torch.as_tensor(model.predict(task.test_x.numpy())) == task.test_y
     assert (right == reference).double().mean().item() > 0.995  # N - 1 against N in the scale
     scale, shift = torch.tensor([1e-3, 1.0, 50.0, 1e3]), torch.tensor([5.0, -1.0, 0.0, 9.0])
-    moved = Task(task.x * scale + shift, task.y, task.test_x * scale + shift, task.test_y)
+    moved = Labelled(task.x * scale + shift, task.y, task.test_x * scale + shift, task.test_y)
     assert (probing.linear(moved) == right).double().mean().item() > 0.995
     assert 0.5 < right.double().mean().item() < 0.95
 
 
 def test_a_constant_dimension_is_no_division_by_zero() -> None:
     task = blobs(90, 60)
-    padded = Task(*(torch.cat([v, torch.full((len(v), 1), 7.0)], 1) if v.ndim == 2 else v for v in task))
+    padded = Labelled(*(torch.cat([v, torch.full((len(v), 1), 7.0)], 1) if v.ndim == 2 else v for v in task))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert bool(probing.linear(padded).all())
@@ -120,16 +120,16 @@ def probed(model: nn.Module, tmp_path: Path, train: Images | None = None, test: 
     return Bare(model=model, data=data_of(train or striped(400), test or striped(300, seed=1)), cache=tmp_path)
 
 
-def said(note: str, what: str) -> float:
-    (text,) = [part for part in note.split("; ") if what in part]
-    return float(text.rpartition(" ")[2].rstrip("%")) / 100
+def said(found: Score, kind: str) -> float:
+    """Return the accuracy that the note of a kind has."""
+    return note(found, kind).values["accuracy"] / 100  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("metric", [probing.linear_probe, probing.knn])
 def test_codes_that_are_the_pixels_score_as_pixels(metric: Metric, tmp_path: Path) -> None:
     found = score(metric, probed(Pixels(), tmp_path))
-    assert said(found.note, "raw pixels") == pytest.approx(found.value, abs=5e-4)
-    assert "principal" not in found.note  # of as many dimensions they'd be the pixels once more
+    assert said(found, "probe_pixels") == pytest.approx(found.value, abs=5e-4)
+    assert "probe_pca" not in kinds(found)  # of as many dimensions they'd be the pixels once more
     assert found.n == 300
     assert found.se == pytest.approx(math.sqrt(found.value * (1 - found.value) / 299))
 
@@ -141,15 +141,15 @@ def test_the_references_are_pca_and_the_encoder_as_it_was(tmp_path: Path) -> Non
     where = probed(model, tmp_path)
     with torch.no_grad():
         model.layer.weight[:, :] = torch.eye(6).repeat_interleave(6, 1)[:3]  # "trained": it reads the three rows
-    task, note = where.get(probing.ProbedCodes(1_000)), where.get(probing.Beside("linear", 1_000))
-    assert probing.linear(task).double().mean().item() > 0.8 > said(note, "before training")
+    task, found = where.get(probing.ProbedCodes(1_000)), score(probing.linear_probe, where)
+    assert found.value > 0.8 > said(found, "probe_untrained")
     x, asked = (where.get(Codes(split)).codes for split in ("train", "test"))
     assert torch.equal(model.layer.weight[0, :6], torch.ones(6))  # it's the copy that was initialised anew
     flat = [probing.flat(where, s, None) for s in (where.data.train, where.data.test)]
     pca = PCA(3, svd_solver="full").fit(flat[0])
     parts = [torch.as_tensor(pca.transform(f)) for f in flat]
-    expected = probing.linear(Task(parts[0], task.y, parts[1], task.test_y)).double().mean().item()
-    assert said(note, "3 principal components") == pytest.approx(expected, abs=0.0071)  # two of 300 images
+    expected = probing.linear(Labelled(parts[0], task.y, parts[1], task.test_y)).double().mean().item()
+    assert said(found, "probe_pca") == pytest.approx(expected, abs=0.0071)  # two of 300 images
     assert x.shape[1] == asked.shape[1] == 3
 
 
@@ -168,7 +168,7 @@ def test_the_references_of_a_dataset_are_kept(tmp_path: Path, monkeypatch: pytes
     first = score(probing.knn, probed(Few(), tmp_path))
     monkeypatch.setattr(probing, "components", None)  # it would be called
     again = score(probing.knn, probed(Few(), tmp_path))
-    assert said(again.note, "principal") == said(first.note, "principal")
+    assert said(again, "probe_pca") == said(first, "probe_pca")
     other = probed(Few(), tmp_path, train=striped(400, seed=5))
     with pytest.raises(TypeError):
         score(probing.knn, other)
@@ -210,8 +210,8 @@ def test_what_cannot_be_initialised_anew_has_no_such_reference(kind: str, tmp_pa
                 self.gain = nn.Parameter(torch.ones(3))
 
     found = score(probing.knn, probed(Loose(), tmp_path))
-    assert "before training" not in found.note
-    assert "raw pixels" in found.note
+    assert "probe_untrained" not in kinds(found)
+    assert "probe_pixels" in kinds(found)
 
 
 def test_probes_need_labels_that_the_codes_have_not_seen(tmp_path: Path) -> None:
@@ -244,7 +244,8 @@ def test_one_test_image_is_right_or_wrong_without_an_error(tmp_path: Path) -> No
 def test_pixels_of_real_garments(fashion: Data, tmp_path: Path) -> None:
     """Logistic regression on 1,000 of Fashion-MNIST's images: 79 % (scikit-learn's own documentation has 80)."""
     where = Bare(model=Pixels(), data=fashion, cache=tmp_path)
-    assert said(where.get(probing.Beside("knn", 1_000)), "raw pixels") == pytest.approx(0.762, abs=0.005)
+    pixels, *_ = where.get(probing.References("knn", 1_000))
+    assert pixels.values["accuracy"] == pytest.approx(76.2, abs=0.5)
 
 
 # --- PSNR ---
@@ -350,11 +351,11 @@ def test_inverted_digits_stand_out_and_the_same_digits_do_not(digits: Data, tmp_
     other = scored(Images(255 - test))
     assert other["auroc_elbo"].value > 0.99
     assert other["auroc_distortion"].value > 0.99
-    assert "mean intensity alone reaches 1.000" in other["auroc_kl"].note
+    assert note(other["auroc_kl"], "trivial_scores").values["intensity"] == 1  # type: ignore[union-attr]
     same = scored(Images(test))
     for found in same.values():
         assert found.value == pytest.approx(0.5, abs=3 * found.se)
-        assert "mean intensity alone reaches 0.500; the size as PNG 0.500" in found.note
+        assert note(found, "trivial_scores").values == {"intensity": 0.5, "png": 0.5}  # type: ignore[union-attr]
     assert {s.reason for s in scored(None).values()} == {"this dataset has no outliers"}
     assert all("the outliers are" in s.reason for s in scored(Images(test[:, :, :7])).values())
 
@@ -364,7 +365,7 @@ def test_signs_are_as_declared() -> None:
         return BoundTerms(torch.tensor(log_px).double().repeat(5), torch.tensor(rate).double().repeat(5))
 
     out, test = of([-9, -8], [1, 2]), of([-3, -2], [5, 6])  # -ELBO 10, 10 and 8, 8
-    trivial = anomaly.Trivial(0.5, 0.5)
+    trivial = Note("trivial")
     assert anomaly.auroc_elbo(out, test, trivial).value == 1
     assert anomaly.auroc_distortion(out.log_likelihood, test.log_likelihood, trivial).value == 1
     assert anomaly.auroc_kl(out, test, trivial).value == 0  # shorter codes: it stays so

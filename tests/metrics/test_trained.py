@@ -128,11 +128,11 @@ def test_components_are_the_principal_ones() -> None:
 def test_still_falling_is_paired_and_flagged_above_a_third_of_a_nat() -> None:
     torch.manual_seed(0)
     before = 50 * torch.randn(400).double()
-    for lost, note in ((0.2, ""), (0.5, "still falling: train longer"), (-1.0, "")):
+    for lost, warned in ((0.2, False), (0.5, True), (-1.0, False)):
         found = training.still_falling(before + lost + 0.1 * torch.randn(400).double(), before)
         assert found.value == pytest.approx(lost, abs=0.02)
         assert found.se == pytest.approx(0.1 / 20, rel=0.15)
-        assert (found.n, found.note) == (400, note)
+        assert (found.n, [n.warns for n in found.notes]) == (400, [True] if warned else [])
 
 
 def test_an_unchanged_model_has_lost_nothing(digits: Data) -> None:
@@ -143,7 +143,8 @@ def test_an_unchanged_model_has_lost_nothing(digits: Data) -> None:
     found = value(model, digits, "still_falling", {earlier(digits.test): bound})
     assert (found.value, found.se) == (0, 0)
     train(model, digits.train, Training(60), seed=0)
-    assert value(model, digits, "still_falling", {earlier(digits.test): bound}).note == "still falling: train longer"
+    found = value(model, digits, "still_falling", {earlier(digits.test): bound})
+    assert [(n.kind, n.warns) for n in found.notes] == [("still_falling", True)]
 
 
 def test_a_bound_that_was_not_followed_on_these_images_says_so(digits: Data) -> None:
