@@ -192,7 +192,7 @@ def test_a_name_that_cannot_be_is_refused(name: str, tmp_path: Path) -> None:
 
 def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(StoreError, match="is there already"):
+    with pytest.raises(StoreError, match="already exists"):
         scaffold.new("variant", "mine", tmp_path / "there")
 
 

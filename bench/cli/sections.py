@@ -1,0 +1,50 @@
+"""Help pages with headings: the options of a command, and the commands of `bench`, in named sections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+
+def examples(*lines: str, then: str = "") -> str:
+    """Return the end of a help page: commands to copy, and a paragraph behind them."""
+    return "\n".join(["\b", "Examples:", *(f"  bench {line}" for line in lines), *(["", then] if then else [])])
+
+
+class Sectioned(click.Command):
+    """A command whose help lists its options in sections: `sections` maps the name of the first to the heading."""
+
+    def __init__(self, *arguments: Any, sections: Mapping[str, str], **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        heading, found = "Options", dict[str, list[tuple[str, str]]]()
+        for param in self.get_params(ctx):
+            heading = self.sections.get(param.name or "", heading)
+            record = param.get_help_record(ctx)
+            if record is not None:
+                found.setdefault(heading, []).append(record)
+        for heading, records in found.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class SectionedGroup(click.Group):
+    """A group whose help lists its commands in sections, in the order of `sections`."""
+
+    def __init__(self, *arguments: Any, sections: Mapping[str, Sequence[click.Command]], **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.sections = sections
+        for command in (command for commands in sections.values() for command in commands):
+            self.add_command(command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.commands))
+        for heading, commands in self.sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(
+                    [(str(c.name).ljust(width), c.get_short_help_str(200)) for c in commands if not c.hidden]
+                )
