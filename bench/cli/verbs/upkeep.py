@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from bench.cli import completion
-from bench.cli.sections import examples
 from bench.cli.verbs.common import UNFINISHED, plugins, print_json, say
 from bench.cli.verbs.common import data_root as _root
 
@@ -80,13 +79,13 @@ def verify(paths: tuple[str, ...], only_sums: bool, retrain: bool, tolerance: fl
     return UNFINISHED if any(finding.unchecked for finding in found) else 0
 
 
-@click.command(epilog=examples("gc results/monday --dry-run", "gc results/*"))
+@click.command(epilog="\b\nExamples:\n  bench gc results/monday --dry-run\n  bench gc results/*")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=completion.runs)
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
 def gc(runs: tuple[str, ...], dry_run: bool) -> None:
-    """Remove the files of interrupted attempts.
+    """Remove what broken-off attempts left behind.
 
-    Results, failures and the checkpoints of unfinished cells stay. Cells that a process is working on are left alone.
+    Results, failures and the checkpoints of unfinished cells stay; cells that a living process is at aren't touched.
     """
     from bench.results.garbage import bytes_in_words, collect
     from bench.results.locate import opened
@@ -101,15 +100,20 @@ def gc(runs: tuple[str, ...], dry_run: bool) -> None:
 
 
 @click.command(
-    epilog=examples("merge results/all results/shard-1 results/shard-2", "merge results/all results/shard-*")
+    epilog="""\b
+Examples:
+  bench merge results/all results/shard-1 results/shard-2
+  bench merge results/all results/shard-*"""
 )
 @click.argument("out", metavar="OUT", shell_complete=completion.runs)
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=completion.runs)
 def merge(out: str, runs: tuple[str, ...]) -> None:
-    """Copy the results of runs, such as the shards of one, into the run OUT.
+    """Join runs, such as the shards of one.
 
-    OUT may exist. The other runs are not changed. Of equal results one copy is kept. If the weights of a cell differ,
-    the second result goes to different/ and the exit code is 5.
+    They come into the run at OUT, which may exist.
+
+    Of equal results one is kept. One with other weights is kept under different/, and the exit code is 5. The runs
+    that are joined aren't changed.
     """
     from bench.upkeep.merge import merge as join
     from bench.util.errors import IntegrityError
@@ -119,4 +123,4 @@ def merge(out: str, runs: tuple[str, ...]) -> None:
     for line in merged.wrong:
         say(line)
     if merged.wrong:
-        raise IntegrityError("some results are damaged or differ: see the lines above")
+        raise IntegrityError("not all of the joined results are what they should be", cause="Those above.")
