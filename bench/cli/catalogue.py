@@ -23,6 +23,7 @@ from rich.text import Text
 from bench.plugins import failures, unpublished
 from bench.plugins.registry import OURS, Registry, defaults, disabled
 from bench.running.kinds import KINDS, registry_of
+from bench.tables.layout import layout
 from bench.util.errors import PluginError, UnknownName
 
 
@@ -122,10 +123,12 @@ def print_list(plugins: Sequence[Listed], console: Console) -> None:
     """Print a line for each plugin, by kind and family; below, the plugins that can't be used, and why."""
     for kind, members in groupby(plugins, key=lambda one: one.kind):
         console.print(Text(f"{kind}s", "bold"))
-        ordered = sorted(members, key=_family)
+        families = layout().families if kind == "metric" else {}
+        known = [*families]
+        ordered = sorted(members, key=lambda one: known.index(one.name) if one.name in families else len(known))
         width = max(len(shown(one.name)) for one in ordered)
-        for family, group in groupby(ordered, key=_family):
-            if family:
+        for family, group in groupby(ordered, key=lambda one: families.get(one.name, "others")):
+            if families:
                 console.print(Text(f"  {family}", "italic"))
             for one in group:
                 mark = "" if not one.default else "[baseline] " if kind == "variant" else "[default] "
@@ -143,12 +146,6 @@ def print_list(plugins: Sequence[Listed], console: Console) -> None:
     if disabled():
         console.print(Text("BENCH_DISABLE_PLUGINS is set: only built-in plugins are listed", "dim"))
     console.print(Text("bench info NAME shows all about a plugin. A plugin's code runs with your rights.", "dim"))
-
-
-def _family(one: Listed) -> str:
-    """Return the name of the module of a metric of ours, '' for other plugins."""
-    is_ours = one.kind == "metric" and one.distribution == OURS
-    return one.address.partition(":")[0].rpartition(".")[2] if is_ours else ""
 
 
 def shown(text: str) -> str:

@@ -31,9 +31,9 @@ class Names(ParamType):
         return tuple(split(str(value)))
 
 
-def names(flag: str, complete: Any, help: str, *more: str, metavar: str | None = None) -> Any:
-    """Return an option that takes a comma-separated list; `more` is its parameter's name, if not the flag's own."""
-    return click.option(flag, *more, type=Names(), default=(), metavar=metavar, shell_complete=complete, help=help)
+def names(flag: str, complete: Any, help: str, *more: str, **settings: Any) -> Any:
+    """Return an option that takes a comma-separated list; `more` are other flags and the parameter's name."""
+    return click.option(flag, *more, type=Names(), default=(), shell_complete=complete, help=help, **settings)
 
 
 class Datasets(Names):

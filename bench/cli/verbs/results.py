@@ -40,7 +40,7 @@ _all = click.option("--all", "every", is_flag=True, help="Show all columns.  [de
 @click.command(
     epilog=examples(
         "table results/monday",
-        "table results/monday --metrics elbo,fd,sharpness",
+        "table results/monday --columns elbo,fd,blur --sort fd",
         "table results/monday --costs",
         "table results/grid --select val:elbo",
         "table results/monday --with published",
@@ -49,22 +49,18 @@ _all = click.option("--all", "every", is_flag=True, help="Show all columns.  [de
     )
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=completion.runs)
-@click.option(
+@names(
     "--columns",
+    completion.metrics,
+    "Comma-separated columns, in this order. +NAME and -NAME add to or remove from the default columns.  "
+    "[default: $BENCH_COLUMNS]",
     "--metrics",
     "columns",
-    type=Names(),
-    default=(),
     envvar="BENCH_COLUMNS",
-    metavar="NAMES",
-    help="Columns, in this order; +NAME and -NAME add to or leave out of the default ones. Also BENCH_COLUMNS.",
-    shell_complete=completion.metrics,
 )
-@click.option("--all", "every", is_flag=True, help="All columns, in as many tables as needed.")
-@click.option("--notes", is_flag=True, help="All notes: caveats of scores, and why scores are missing.")
-@click.option(
-    "--sort", metavar="COLUMN", default="", help="Order the variants of each block by COLUMN, the best first."
-)
+@click.option("--all", "every", is_flag=True, help="Show all columns, in as many tables as needed.")
+@click.option("--notes", is_flag=True, help="Show all notes: caveats of scores, and why scores are missing.")
+@click.option("--sort", metavar="COLUMN", default="", help="Sort the variants of each block by COLUMN, the best first.")
 @click.option(
     "--select",
     metavar="val:METRIC",
@@ -95,8 +91,7 @@ def table(
 
     RUN is the folder of a run, or a file that `bench table --json` wrote.
 
-    If there are many columns, the terminal shows the headline metric with its family, and one metric of each other
-    family. Files have all columns.
+    By default the table has a few columns that matter most; the files in the run's folder have all.
     """
     if beside is not None and (as_json or form not in (None, "md")):
         refused = "--json" if as_json else f"--format {form}"
