@@ -21,9 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.plugins import failures, unpublished
-from bench.plugins.registry import OURS, Registry, defaults, disabled
+from bench.plugins.registry import OURS, Registry, defaults, disabled, registered_document
 from bench.running.kinds import KINDS, registry_of
-from bench.tables.layout import layout
 from bench.util.errors import PluginError, UnknownName
 
 
@@ -123,7 +122,7 @@ def print_list(plugins: Sequence[Listed], console: Console) -> None:
     """Print a line for each plugin, by kind and family; below, the plugins that can't be used, and why."""
     for kind, members in groupby(plugins, key=lambda one: one.kind):
         console.print(Text(f"{kind}s", "bold"))
-        families = layout().families if kind == "metric" else {}
+        families = _families() if kind == "metric" else {}
         known = [*families]
         ordered = sorted(members, key=lambda one: known.index(one.name) if one.name in families else len(known))
         width = max(len(shown(one.name)) for one in ordered)
@@ -146,6 +145,12 @@ def print_list(plugins: Sequence[Listed], console: Console) -> None:
     if disabled():
         console.print(Text("BENCH_DISABLE_PLUGINS is set: only built-in plugins are listed", "dim"))
     console.print(Text("bench info NAME shows all about a plugin. A plugin's code runs with your rights.", "dim"))
+
+
+def _families() -> dict[str, str]:
+    """Return the families of metrics, in the order that tables show them."""
+    declared = (registered_document("columns") or {}).get("families", {})
+    return {name: family for family, names in declared.items() for name in names}
 
 
 def shown(text: str) -> str:

@@ -55,9 +55,7 @@ class Row:
     seconds: Mapping[str, float] = field(default_factory=dict)  #: what each score took; shared evidence at the first
     provenance: Mapping[str, Any] = field(default_factory=dict)  #: versions, machine, device, threads, times
     cell: str = ""  #: name of its folder
-    unsummed: tuple[str, ...] = field(
-        default=(), compare=False
-    )  #: its files without checksums: 'files', 'scores'
+    unsummed: tuple[str, ...] = field(default=(), compare=False)  #: its files without checksums: 'files', 'scores'
 
     def __post_init__(self) -> None:
         settle(self)

@@ -12,7 +12,8 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
 from bench.contracts.row import Row
-from bench.drawing.pictures import Sheet, data_uri
+from bench.drawing.figures import data_uri
+from bench.drawing.pictures import Sheet
 from bench.plugins.hyperparameters import show
 from bench.results.store import Run
 from bench.tables.frames import frame

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from bench.contracts.measurement import Note, Score, number
 from bench.contracts.row import Row
-from bench.plugins.registry import default
+from bench.plugins.registry import default, registered_document
 from bench.tables.columns import Column, Scores, layout
 from bench.tables.statistics import LEAST
 from bench.util.errors import NotAvailable
@@ -242,6 +242,13 @@ def seeds_notes(
     said += [f"fewer than {LEAST} seeds, so not compared: {listed(labels)} ({c})" for c, labels in few.items()]
     common = f"fewer than {LEAST} seeds in common with the best, so not tested"
     return said + [f"{common}: {listed(labels)} ({column})" for column, labels in apart.items()]
+
+
+def chosen_settings(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """Return how the default settings of variants were chosen, where results were looked at: (label, sentence)."""
+    known = registered_document("settings") or {}
+    labels = dict.fromkeys((row.label, row.variant) for row in rows)
+    return [(label, str(known[variant])) for label, variant in labels if variant in known]
 
 
 def untuned(rows: Sequence[Row]) -> list[str]:

@@ -1,19 +1,24 @@
-"""The columns of a table: which there are, in which order, and every row's score in each."""
+"""The columns of a table: which there are, in which order, and every row's score in each.
+
+The order, the families and the default columns are declared in the TOML file that is registered in `bench.defaults` for
+the role `columns`, as 'package:file.toml'.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from bench.contracts.measurement import METRICS, Direction, Metric, Score
 from bench.contracts.protocol import canonical
 from bench.contracts.row import Row
-from bench.plugins.registry import default
-from bench.tables.layout import layout
+from bench.plugins.registry import default, registered_document
 from bench.util.errors import NotAvailable, NotScored, PluginError, UnknownName
 
 Scores = dict[str, Score | NotAvailable]
+ROLE = "columns"
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,38 @@ class Column:
     @property
     def family(self) -> str:
         return layout().families.get(self.name, self.name)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How tables show columns, as declared."""
+
+    default: tuple[tuple[str, ...], ...] = ()  #: each entry is a column, or alternatives of which the first is shown
+    narrow: tuple[str, ...] = ()  #: left out first on a narrow terminal
+    instead: Mapping[str, str] = field(default_factory=dict)  #: the sentence that says why an alternative is shown
+    costs: Mapping[str, str] = field(default_factory=dict)
+    families: Mapping[str, str] = field(default_factory=dict)  #: by column, in reading order
+
+
+@cache
+def layout() -> Layout:
+    """Return the registered layout; an empty one if none is registered.
+
+    Raises:
+        PluginError: the registered file cannot be read.
+    """
+    if (declared := registered_document(ROLE)) is None:
+        return Layout()
+    try:
+        return Layout(
+            tuple(tuple(entry.split("|")) for entry in declared["default"]),
+            tuple(declared["narrow"]),
+            dict(declared["instead"]),
+            dict(declared["costs"]),
+            {name: family for family, names in declared["families"].items() for name in names},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PluginError(f"the declared columns ({default(ROLE)}) cannot be read", cause=f"{error!r}") from None
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:

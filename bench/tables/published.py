@@ -6,15 +6,13 @@ Every entry says how its protocol differs from a run of this suite.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.plugins.registry import default
+from bench.plugins.registry import default, registered_document
 from bench.util.errors import PluginError
 from bench.util.text import escape_markdown
 
@@ -56,14 +54,12 @@ def published(datasets: Iterable[str]) -> list[Published]:
 
 @cache
 def _all() -> tuple[Published, ...]:
-    if (address := default(ROLE)) is None:
+    if (document := registered_document(ROLE)) is None:
         return ()
-    package, _, file = address.partition(":")
     try:
-        document = tomllib.loads((files(package) / file).read_text(encoding="utf-8"))
         return tuple(entry for table in document["table"] for entry in _entries(table))
-    except (OSError, ImportError, ValueError, KeyError, TypeError) as error:
-        raise PluginError(f"the published values of {address} cannot be read", cause=f"{error!r}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise PluginError(f"the published values ({default(ROLE)}) cannot be read", cause=f"{error!r}") from None
 
 
 def _entries(table: Mapping[str, Any]) -> list[Published]:

@@ -355,6 +355,7 @@ def _below(
     warned = below.warnings(lines, known)
     warned += [f"found more than once, counted once: {', '.join(repeated)}"] if repeated else []
     notes = [*below.column_notes(lines, [*shown, *empty]), *below.sentences(lines, known)]
+    notes += below.chosen_settings(rows)
     few, apart = _unranked(ranked, rankings, "few"), _unranked(ranked, rankings, "apart")
     about = [*below.seeds_notes(lines, few, apart), *(below.untuned(rows) if tuning is None else tuning)]
     return Below(tuple(warned), tuple(legend), (*notes, *(("table", text) for text in about)))

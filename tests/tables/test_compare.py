@@ -15,9 +15,9 @@ from torch import Tensor
 
 from bench.contracts.measurement import Score
 from bench.contracts.row import Row
+from bench.tables.columns import Layout
 from bench.tables.compare import Comparison, between, compare
 from bench.tables.difference import Difference, Evidence
-from bench.tables.layout import Layout
 from bench.tables.summary import summary
 from bench.tables.threshold import Threshold
 from bench.util.errors import IncomparableRows, UnknownName, UsageError

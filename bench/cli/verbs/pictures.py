@@ -14,7 +14,7 @@ from bench.cli.sections import examples
 from bench.cli.verbs.common import data_root, plugins, say
 
 if TYPE_CHECKING:
-    from bench.show.views import Trained
+    from bench.show.views import TrainedCell
 
 CELL = """\
 CELL is the folder of a cell (the beginning of its name is enough, as in results/monday/vae-fashion-s0), the folder of a
@@ -57,7 +57,7 @@ def _cell(
     data_root: str | None,
     plugins: tuple[str, ...],
     **options: Any,
-) -> tuple[Trained, dict[str, Any]]:
+) -> tuple[TrainedCell, dict[str, Any]]:
     """Load the cell that the arguments name; return it and the other options. Print a note if several cells match."""
     from bench.show.views import trained
 
@@ -69,14 +69,14 @@ def _cell(
 
 def _draw(name: str, view: str, *, out: Path | None, **settings: Any) -> None:
     """Draw a cell by the function `view` of `bench.show.views`, and print the path of the picture."""
-    from bench.drawing.pictures import SUFFIXES, checked_suffix
+    from bench.drawing.pictures import SUFFIXES, checked_suffix, write
     from bench.show import views
 
     if out is not None:
         checked_suffix(out, SUFFIXES)
     cell, options = _cell(**settings)
     path = out or Path(f"{name}-{cell.row.cell}.png")
-    getattr(views, view)(cell, **options).drawing().write(path)
+    write(getattr(views, view)(cell, **options).drawing(), path)
     click.echo(path)
 
 
