@@ -332,7 +332,7 @@ def test_a_run_that_was_stopped_shows_what_it_has(
         (["elbo>-101"], 6, "above -101"),
         (["beta:elbo<-100"], 6, "no row is called 'beta'"),
         (["vae:kl>3"], 6, "seed 0: kl is n/a"),
-        (["elbo=3"], 2, "isn't [LABEL:]METRIC<VALUE"),
+        (["elbo=3"], 2, "[LABEL:]METRIC<VALUE"),
         (["elbow<3"], 2, "Did you mean 'elbo'"),
     ],
 )
@@ -472,7 +472,7 @@ def test_list_says_what_each_is_and_marks_the_defaults(bench: Bench) -> None:
     assert "vaebench" not in out
     (baseline,) = (line for line in out.splitlines() if "[baseline]" in line)
     assert baseline.split()[0] == "gan"
-    assert out.index("metrics\n") < out.index("  likelihood\n") < out.index("    elbo ") < out.index("  weighing\n")
+    assert out.index("metrics\n") < out.index("  bound\n") < out.index("    elbo ") < out.index("  distance\n")
 
 
 @pytest.mark.parametrize(
@@ -519,24 +519,28 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Row]]:
 def test_table_joins_runs(bench: Bench, stored: dict[str, list[Row]]) -> None:
     stored |= {"a": [row("vae", scores={"elbo": -1.5})], "b": [row("beta", scores={"elbo": -2.5})]}
     out = bench("table", "a", "b")[1]
-    assert "−1.500*" in out
-    assert "−2.500" in out
+    assert "−1.50*" in out
+    assert "−2.50" in out
     assert [d["label"] for d in json.loads(bench("table", "a", "b", "--json")[1])] == ["vae", "beta"]
 
 
-def test_a_table_as_json_is_read_like_its_run(bench: Bench, stored: dict[str, list[Row]], tmp_path: Path) -> None:
+def test_a_table_as_json_is_read_like_its_run(
+    bench: Bench, stored: dict[str, list[Row]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     stored |= {"a": [row(scores={"elbo": -2.5})], "b": [row(scores={"elbo": -1.5})]}
-    path = tmp_path / "a.json"
+    path = Path("a.json")
     path.write_text(bench("table", "a", "--json")[1], encoding="utf-8")
     for rest in ((), ("--json",), ("--format", "csv"), ("--methods",)):
-        assert bench("table", str(path), *rest) == bench("table", "a", *rest)
-    assert "+1.000" in bench("compare", str(path), "b")[1]
+        code, out, err = bench("table", path, *rest)
+        assert (code, out.replace("a.json", "a"), err) == bench("table", "a", *rest)
+    assert "+1.0" in bench("compare", path, "b")[1]
     path.write_text("[")
-    code, _, err = bench("table", str(path))
-    assert (code, "holds no rows" in err) == (4, True)
+    code, _, err = bench("table", path)
+    assert (code, "a.json" in err) == (4, True)
 
 
-@pytest.mark.parametrize(("form", "mark"), [("md", "**−1.500**"), ("csv", ",-1.5,"), ("latex", r"\textbf{$-$1.500}")])
+@pytest.mark.parametrize(("form", "mark"), [("md", "**−1.50**"), ("csv", ",-1.5,"), ("latex", r"\textbf{$-$1.50}")])
 def test_table_formats(bench: Bench, stored: dict[str, list[Row]], form: str, mark: str) -> None:
     stored["a"] = [row("vae", scores={"elbo": -1.5}), row("beta", scores={"elbo": -2.5})]
     assert mark in bench("table", "a", "--format", form)[1]
@@ -544,7 +548,7 @@ def test_table_formats(bench: Bench, stored: dict[str, list[Row]], form: str, ma
 
 def test_compare_prints_differences_and_refuses_other_protocols(bench: Bench, stored: dict[str, list[Row]]) -> None:
     stored |= {"a": [row(scores={"elbo": -2.5})], "b": [row(scores={"elbo": -1.5})], "c": [row(training={"steps": 7})]}
-    assert "+1.000" in bench("compare", "a", "b")[1]
+    assert "+1.0" in bench("compare", "a", "b")[1]
     (found,) = [d for d in json.loads(bench("compare", "a", "b", "--json")[1])["differences"] if d["metric"] == "elbo"]
     assert (found["difference"], found["mark"]) == (1.0, "~")
     code, out, err = bench("compare", "a", "c")
@@ -555,11 +559,11 @@ def test_compare_prints_differences_and_refuses_other_protocols(bench: Bench, st
 @pytest.mark.parametrize(
     ("texts", "code", "says"),
     [
-        (["elbo<-0.5nat"], 6, "vae · fashion: elbo -1 is below -0.5 nat"),
-        (["elbo<-1.5nats"], 0, ""),
+        (["elbo<-0.5"], 6, "vae · fashion: elbo -1 is below -0.5"),
+        (["elbo<-1.5"], 0, ""),
         (["modes<-5%"], 6, "--fail-if: no pair has modes"),
-        (["elbo<-5%"], 2, "no zero to count from"),
-        (["elbo<-0.5bits"], 2, "isn't measured in bits"),
+        (["elbo<-5%"], 2, "%"),
+        (["elbo<-0.5nat"], 2, "METRIC<VALUE"),
     ],
 )
 def test_a_difference_may_fail_a_comparison(

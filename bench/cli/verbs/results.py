@@ -179,7 +179,7 @@ def _print_published(rows: Sequence[Row], form: str | None) -> None:
     epilog=examples(
         "compare results/monday results/tuesday",
         "compare results/monday --between vae,beta",
-        "compare results/monday results/tuesday --fail-if 'elbo<-0.5nat' --fail-if 'fd>5%'",
+        "compare results/monday results/tuesday --fail-if 'elbo<-0.5' --fail-if 'fd>5%'",
     )
 )
 @click.argument("a", metavar="A", shell_complete=completion.runs)
@@ -191,8 +191,7 @@ def _print_published(rows: Sequence[Row], form: str | None) -> None:
     "--fail-if",
     multiple=True,
     metavar="[LABEL:]METRIC<VALUE",
-    help="Exit with code 6 if a difference b - a is below (<) or above (>) VALUE: in the metric's unit, or in % of a "
-    "if the metric's scale starts at 0. Repeatable.",
+    help="Exit with code 6 if b - a is below (<) or above (>) VALUE, a number or a percentage of a. Repeatable.",
 )
 @plugins()
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
