@@ -98,15 +98,16 @@ def _sentences(module: str) -> dict[str, str]:
 
 def _source(module: str) -> Path:
     """Return the file of a module, found without importing the module or the packages around it."""
-    name, path = "", None
+    name, spec = "", None
     for part in module.split("."):
         name = f"{name}.{part}".lstrip(".")
-        specs = (finder.find_spec(name, path) for finder in sys.meta_path)
-        spec = next(filter(None, specs), None)
+        folders = spec and spec.submodule_search_locations
+        spec = next(filter(None, (finder.find_spec(name, folders) for finder in sys.meta_path)), None)
         if spec is None:
-            raise ImportError(name)
-        path = spec.submodule_search_locations
-    return Path(str(spec.origin))
+            break
+    if spec is None or spec.origin is None:
+        raise ImportError(name)
+    return Path(spec.origin)
 
 
 def _title(node: ast.AST) -> str:

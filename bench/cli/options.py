@@ -1,12 +1,12 @@
-"""Types of options, and the reader of a run's configuration file."""
+"""Kinds of options, their types, and the reader of a run's configuration file."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     ParamType = click.ParamType[Any]
 else:  # generic from click 8.4 on
     ParamType = click.ParamType
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Names(ParamType):
@@ -29,11 +31,6 @@ class Names(ParamType):
         if isinstance(value, list | tuple):
             return tuple(str(item) for item in value)
         return tuple(split(str(value)))
-
-
-def names(flag: str, complete: Any, help: str, *more: str, **settings: Any) -> Any:
-    """Return an option that takes a comma-separated list; `more` are other flags and the parameter's name."""
-    return click.option(flag, *more, type=Names(), default=(), shell_complete=complete, help=help, **settings)
 
 
 class Datasets(Names):
@@ -95,6 +92,23 @@ class Shard(ParamType):
         if match is None:
             raise UsageError(f"--shard {value} is not of the form I/N", fix="For example: --shard 1/8, to --shard 8/8.")
         return int(match[1]), int(match[2])
+
+
+def option(
+    name: str, help: str, type: Any = None, default: Any = None, **settings: Any
+) -> Callable[[_Function], _Function]:
+    """Return an option with a value; its help shows the default."""
+    return click.option(name, type=type, default=default, show_default=default is not None, help=help, **settings)
+
+
+def flag(name: str, help: str, *more: str) -> Callable[[_Function], _Function]:
+    """Return an option without a value; `more` is the name of its parameter."""
+    return click.option(name, *more, is_flag=True, help=help)
+
+
+def names(name: str, complete: Any, help: str, *more: str, **settings: Any) -> Callable[[_Function], _Function]:
+    """Return an option that takes a comma-separated list; `more` are other flags and the parameter's name."""
+    return click.option(name, *more, type=Names(), default=(), shell_complete=complete, help=help, **settings)
 
 
 def read_config(path: Path) -> dict[str, Any]:

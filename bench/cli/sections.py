@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import click
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def examples(*lines: str, then: str = "") -> str:
@@ -13,17 +15,25 @@ def examples(*lines: str, then: str = "") -> str:
     return "\n".join(["\b", "Examples:", *(f"  bench {line}" for line in lines), *(["", then] if then else [])])
 
 
-class Sectioned(click.Command):
-    """A command whose help lists its options in sections: `sections` maps the name of the first to the heading."""
+def section(heading: str, *options: Callable[[_Function], _Function]) -> Callable[[_Function], _Function]:
+    """Return a decorator that adds options to a `Sectioned` command; its help lists them under `heading`."""
 
-    def __init__(self, *arguments: Any, sections: Mapping[str, str], **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self.sections = sections
+    def decorate(function: _Function) -> _Function:
+        for option in reversed(options):
+            option(function)
+            vars(function)["__click_params__"][-1].heading = heading
+        return function
+
+    return decorate
+
+
+class Sectioned(click.Command):
+    """A command whose help lists its options by section."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         heading, found = "Options", dict[str, list[tuple[str, str]]]()
         for param in self.get_params(ctx):
-            heading = self.sections.get(param.name or "", heading)
+            heading = getattr(param, "heading", heading)
             record = param.get_help_record(ctx)
             if record is not None:
                 found.setdefault(heading, []).append(record)

@@ -223,7 +223,7 @@ def compare(
     shown = ("all",) if every or (as_json and not metrics) else metrics
     rows, others = _rows([a]), [] if b is None else _rows([b])
     if between:
-        comparison = comparing.between(rows, *between, _evidence(a), shown)
+        comparison = comparing.between(rows, between[0], between[1], _evidence(a), shown)
     else:
         evidence = _evidence(a), _evidence(b or "")
         comparison = comparing.compare(rows, others, evidence, (a, b or ""), shown)

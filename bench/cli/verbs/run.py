@@ -12,8 +12,8 @@ import click
 from click.core import ParameterSource
 
 from bench.cli import completion
-from bench.cli.options import Datasets, Duration, Seeds, Shard, is_of_a_run, names, read_config
-from bench.cli.sections import Sectioned, examples
+from bench.cli.options import Datasets, Duration, Seeds, Shard, flag, is_of_a_run, names, option, read_config
+from bench.cli.sections import Sectioned, examples, section
 from bench.cli.verbs.common import (
     INTEGRITY,
     STOPPED,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bench.contracts.row import Row
 
 
-_PRECISION = click.Choice(["fp32", "bf16"])
+_PRECISION, _SPLIT = click.Choice(["fp32", "bf16"]), click.Choice(["test", "validation"])
 _OF_A_RUN = "bench.config.of_a_run"  # key in a context's meta: a run wrote the file that --config names
 
 
@@ -44,10 +44,9 @@ class _Run(Sectioned):
         except click.NoSuchOption as error:
             known = [name for param in self.params for name in param.opts]
             wanted = "--variants" if error.option_name in ("--model", "--models") else error.option_name
-            error.possibilities = get_close_matches(wanted, known, cutoff=0.75)
-            if not error.possibilities:
-                error.message += " Set a hyperparameter by --set, for example --set beta.beta=10."
-            raise
+            close = get_close_matches(wanted, known, cutoff=0.75)
+            hint = "" if close else " Set a hyperparameter by --set, for example --set beta.beta=10."
+            raise click.NoSuchOption(error.option_name, error.message + hint, close, ctx) from None
 
 
 def _config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
@@ -60,15 +59,6 @@ def _config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Path |
 
 @click.command(
     cls=_Run,
-    sections={
-        "variants": "What to train",
-        "limit": "Data",
-        "steps": "Training",
-        "metrics": "Scores",
-        "device": "Machine",
-        "timeout": "Interruptions and failures",
-        "out": "Output",
-    },
     epilog=examples(
         "run --variants vae,beta,vqvae --dataset fashion --seeds 3",
         'run --variants "beta[beta=1|4|10],vae" --dataset mnist,fashion',
@@ -78,142 +68,110 @@ def _config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Path |
         then="The same command finishes a run that was interrupted. More variants, seeds or metrics extend it.",
     ),
 )
-@names(
-    "--variants",
-    completion.variants,
-    "Comma-separated variants, settings in brackets: vae,beta[beta=1|4].  [default: all]",
+@section(
+    "What to train",
+    names("--variants", completion.variants, "Comma-separated variants: vae,beta[beta=1|4].  [default: all]"),
+    click.option(
+        "--dataset",
+        "datasets",
+        type=Datasets(),
+        default=(),
+        help="Comma-separated datasets: names, folder:PATH or npz:PATH.  [default: the embedded one]",
+        shell_complete=completion.datasets,
+    ),
+    option("--seeds", "Number of seeds (3 means 0,1,2), or a comma-separated list.", Seeds(), "1"),
+    option(
+        "--set",
+        "Set a hyperparameter of VARIANT or, by *, of all. Repeatable.",
+        multiple=True,
+        metavar="VARIANT.NAME=VALUE",
+    ),
+    option("--backbone", "Networks of all variants that accept one: mlp, ...", shell_complete=completion.backbones),
+    option("--likelihood", "Pixel likelihood p(x|z).  [default: bernoulli for grey images, logistic for colour]"),
+    option("--baseline/--no-baseline", "Add the baseline, which is not ranked.", default=True),
+    option("--sanity/--no-sanity", "Add the reference rows: real images, mean image, PPCA.", default=True),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        is_eager=True,
+        callback=_config,
+        help="Read settings from a JSON or YAML file; options on the command line take precedence.",
+    ),
+    plugins(),
 )
-@click.option(
-    "--dataset",
-    "datasets",
-    type=Datasets(),
-    default=(),
-    help="Comma-separated datasets: names, folder:PATH or npz:PATH.  [default: the embedded one]",
-    shell_complete=completion.datasets,
+@section(
+    "Data",
+    option("--limit", "Train on a random subset of N images; every row says so.", int, metavar="N"),
+    click.option(
+        "--validation",
+        type=int,
+        default=0,
+        metavar="N",
+        help="Hold out N training images for validation.  [default: if validation images are scored, a sixth, or the "
+        "dataset's own validation split; else none]",
+    ),
+    option("--image-size", "Resize the images of a folder to N x N pixels.", int, metavar="N"),
+    data_root,
 )
-@click.option(
-    "--seeds", type=Seeds(), default="1", help="Number of seeds (3 means 0,1,2) or a list: 0,7.  [default: 1]"
+@section(
+    "Training",
+    option("--steps", "Optimiser steps of each stage.  [default: the dataset's budget]", int, metavar="N"),
+    option("--epochs", "Passes over the training split, instead of --steps.", float, metavar="N"),
+    option("--batch-size", "Images in a training batch.", int, 128, metavar="N"),
+    option("--precision", "Precision of matrix products in training.", _PRECISION, "fp32"),
+    flag("--compile", "Compile the losses with torch.compile; on a GPU with CUDA graphs."),
+    flag("--stack-seeds", "Train all seeds of a variant in one pass; faster on a GPU."),
 )
-@click.option(
-    "--set", multiple=True, metavar="VARIANT.NAME=VALUE", help="Set a hyperparameter; * means all variants. Repeatable."
+@section(
+    "Scores",
+    names(
+        "--metrics",
+        completion.metrics,
+        "Comma-separated metrics. +NAME and -NAME add to or remove from the default set, as in "
+        '--metrics=+linear_probe,-fid; "all" computes every metric.',
+    ),
+    option("--eval-split", "Split that is scored.  [default: validation for grids over settings, else test]", _SPLIT),
+    option("--nll-samples", "Importance samples per image for `nll`.", int, 100, metavar="N"),
+    option("--nll-images", "Images that `nll` is computed on.", int, 1_000, metavar="N"),
+    option("--inception-precision", "Precision of the network of FID and KID.", _PRECISION, "fp32"),
+    option(
+        "--fail-if",
+        "Exit with code 6 if a row's METRIC is below (<) or above (>) VALUE. Repeatable.",
+        multiple=True,
+        metavar="[LABEL:]METRIC<VALUE",
+    ),
 )
-@click.option(
-    "--backbone",
-    help="Networks of all variants that accept a backbone: mlp, conv, ...",
-    shell_complete=completion.backbones,
+@section(
+    "Machine",
+    option("--device", "auto, cpu, cuda or mps.", default="auto"),
+    option("--jobs", "Cells at once, each in its own process.", int, 1, metavar="N"),
+    option("--threads", "CPU threads of each cell.  [default: cores / --jobs]", int, metavar="N"),
+    option(
+        "--executor", "Plugin that starts processes: ray, ...  [default: local]", shell_complete=completion.executors
+    ),
+    option("--address", "Address of the executor's cluster, for example Ray's head node."),
+    option("--gpus-per-cell", "GPUs that an executor reserves for each cell.", float, 0.0, metavar="SHARE"),
+    option("--shard", "Run only the I-th of N parts of the cells, for job arrays.", Shard(), metavar="I/N"),
+    flag("--in-process", "Run the cells one by one in this process, for debugging."),
 )
-@click.option(
-    "--likelihood", help="Pixel likelihood p(x|z) of all variants.  [default: bernoulli for grey, logistic for colour]"
+@section(
+    "Interruptions and failures",
+    option("--timeout", "Stop a cell after this time (90s, 30m, 12h) and save a checkpoint.", Duration()),
+    option("--stall", "Treat a cell as hung after this long without progress.", Duration(), "30m"),
+    option("--checkpoint", "Time between checkpoints.", Duration(), "60s"),
+    flag("--fail-fast", "Stop at the first cell that fails."),
+    flag("--retry-failed", "Run again the cells that failed or diverged."),
+    flag("--force", "Train and score again the cells that have results already."),
 )
-@click.option(
-    "--baseline/--no-baseline", default=True, help="Add the baseline, which is not ranked.  [default: baseline]"
+@section(
+    "Output",
+    option("--out", "Folder of the run.  [default: one in results/, named by the request]", metavar="DIR"),
+    names("--logger", completion.loggers, "Comma-separated loggers: tensorboard, mlflow, ..."),
+    flag("--profile", "Trace some steps of each cell that is trained, and show where time goes."),
+    flag("--dry-run", "Show what would be done; train nothing."),
+    flag("--json", "Print the rows as JSON to stdout, and nothing else there.", "as_json"),
+    flag("--quiet", "Show no progress."),
 )
-@click.option(
-    "--sanity/--no-sanity",
-    default=True,
-    help="Add the reference rows: real images, mean image, PPCA.  [default: sanity]",
-)
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    is_eager=True,
-    callback=_config,
-    help="Read settings from a JSON or YAML file; options on the command line take precedence.",
-)
-@plugins()
-@click.option("--limit", type=int, metavar="N", help="Train on a random subset of N images; every row says so.")
-@click.option(
-    "--validation",
-    type=int,
-    default=0,
-    metavar="N",
-    help="Hold out N training images for validation.  [default: if validation images are scored, a sixth, or the "
-    "dataset's own validation split; else none]",
-)
-@click.option("--image-size", type=int, metavar="PIXELS", help="Resize the images of a folder to this side length.")
-@data_root
-@click.option("--steps", type=int, metavar="N", help="Optimiser steps of each stage.  [default: the dataset's budget]")
-@click.option("--epochs", type=float, metavar="N", help="Passes over the training split, instead of --steps.")
-@click.option("--batch-size", type=int, default=128, show_default=True, metavar="N", help="Images in a training batch.")
-@click.option(
-    "--precision", type=_PRECISION, default="fp32", show_default=True, help="Precision of matrix products in training."
-)
-@click.option("--compile", is_flag=True, help="Compile the losses with torch.compile; on a GPU with CUDA graphs.")
-@click.option("--stack-seeds", is_flag=True, help="Train all seeds of a variant in one pass; faster on a GPU.")
-@names(
-    "--metrics",
-    completion.metrics,
-    "Comma-separated metrics. +NAME and -NAME add to or remove from the default set, as in "
-    '--metrics=+linear_probe,-fid; "all" computes every metric.',
-)
-@click.option(
-    "--eval-split",
-    type=click.Choice(["test", "validation"]),
-    help="Split that is scored.  [default: validation if a variant has several settings, else test]",
-)
-@click.option(
-    "--nll-samples",
-    type=int,
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="Importance samples per image for `nll`.",
-)
-@click.option(
-    "--nll-images", type=int, default=1_000, show_default=True, metavar="N", help="Images that `nll` is computed on."
-)
-@click.option(
-    "--inception-precision",
-    type=_PRECISION,
-    default="fp32",
-    show_default=True,
-    help="Precision of the network of FID and KID; bf16 rows are comparable only with each other.",
-)
-@click.option(
-    "--fail-if",
-    multiple=True,
-    metavar="[LABEL:]METRIC<VALUE",
-    help="Exit with code 6 if a row's METRIC is below (<) or above (>) VALUE. Repeatable.",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
-@click.option(
-    "--jobs", type=int, default=1, show_default=True, metavar="N", help="Cells at once, each in its own process."
-)
-@click.option("--threads", type=int, metavar="N", help="CPU threads of each cell.  [default: cores / --jobs]")
-@click.option(
-    "--executor",
-    help="Plugin that starts the cells' processes: ray, ...  [default: local]",
-    shell_complete=completion.executors,
-)
-@click.option("--address", help="Address of the executor's cluster, for example Ray's head node.")
-@click.option(
-    "--gpus-per-cell", type=float, default=0.0, metavar="SHARE", help="GPUs that an executor reserves for each cell."
-)
-@click.option("--shard", type=Shard(), metavar="I/N", help="Run only the I-th of N parts of the cells, for job arrays.")
-@click.option("--in-process", is_flag=True, help="Run the cells one by one in this process, for debugging.")
-@click.option("--timeout", type=Duration(), help="Stop a cell after this time (90s, 30m, 12h) and save a checkpoint.")
-@click.option(
-    "--stall",
-    type=Duration(),
-    default=1800.0,
-    help="Treat a cell as hung after this long without progress.  [default: 30m]",
-)
-@click.option("--checkpoint", type=Duration(), default=60.0, help="Time between checkpoints.  [default: 60s]")
-@click.option("--fail-fast", is_flag=True, help="Stop at the first cell that fails.")
-@click.option("--retry-failed", is_flag=True, help="Run again the cells that failed or diverged.")
-@click.option("--force", is_flag=True, help="Train and score again the cells that have results already.")
-@click.option("--out", metavar="DIR", help="Folder of the run.  [default: one in results/, named by the request]")
-@names(
-    "--logger",
-    completion.loggers,
-    "Comma-separated loggers that also write into the run's folder: tensorboard, mlflow, ...",
-)
-@click.option(
-    "--profile", is_flag=True, help="Trace some steps of each cell that is trained, and show where time goes."
-)
-@click.option("--dry-run", is_flag=True, help="Show what would be done; train nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON to stdout, and nothing else there.")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
 @click.pass_context
 def run(
     ctx: click.Context,

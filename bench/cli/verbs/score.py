@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -42,20 +43,7 @@ _path = click.Path(path_type=Path)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @_root
 @click.option("--json", "as_json", is_flag=True, help="Print the row as JSON.")
-def score(
-    samples: Path,
-    dataset: str,
-    name: str | None,
-    bounds: Path | None,
-    likelihood: str | None,
-    fid_reference: Path | None,
-    scale: float | None,
-    metrics: tuple[str, ...],
-    out: Path | None,
-    device: str,
-    data_root: str | None,
-    as_json: bool,
-) -> None:
+def score(samples: Path, dataset: str, metrics: tuple[str, ...], as_json: bool, **settings: Any) -> None:
     """Score samples of your own model.
 
     SAMPLES is an .npz file with an array `samples` of shape (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or floats
@@ -77,27 +65,12 @@ def score(
         sys.stderr.write(f"{text}\n")
 
     with working() as say:
-        row, run = submit(
-            samples,
-            dataset,
-            name=name,
-            bounds=bounds,
-            likelihood=likelihood,
-            fid_reference=fid_reference,
-            scale=scale,
-            metrics=metrics,
-            out=out,
-            device=device,
-            data_root=data_root,
-            say=say,
-            foretell=foretell,
-            note=note,
-        )
+        row, run = submit(samples, dataset, metrics=metrics, say=say, foretell=foretell, note=note, **settings)
     print_rows([row], as_json, str(run.path))
-    counted, *others = (other.cell for other in namesakes(row, run))
+    newest, *others = (other.cell for other in namesakes(row, run))
     if others:
         click.echo(
-            f"this run has several results with the label {row.label!r}: tables show the newest, {counted}, and not "
+            f"this run has several results with the label {row.label!r}: tables show the newest, {newest}, and not "
             f"{', '.join(others)}. Use another --name to show both.",
             err=True,
         )
