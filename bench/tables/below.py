@@ -167,7 +167,7 @@ def legend(marks: set[str], seeds: int, *, several_blocks: bool, missing: bool) 
     words = [f"* best{scope}"] if "best" in marks else []
     words += ["~ ties with it"] if "tie" in marks else []
     words += [f"± sd over {seeds} seeds"] if seeds > 1 else []
-    words += ["– n/a (--notes says why)"] if missing else []
+    words += ["– n/a (see notes)"] if missing else []
     few = {1: "one seed: differences may be chance (--seeds 3)", 2: "two seeds show no significance (--seeds 3 does)"}
     return [text for text in (" · ".join(words), few.get(seeds, "")) if text]
 

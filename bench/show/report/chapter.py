@@ -22,7 +22,7 @@ from bench.tables import costs as costing
 from bench.tables import ratedistortion as rd
 from bench.tables.columns import Column
 from bench.tables.methods import methods
-from bench.tables.summary import Group
+from bench.tables.summary import DatasetTable
 from bench.util.errors import NotAvailable
 
 PICTURED = 24  #: labels with pictures of their own, so that the file stays small enough for a mail
@@ -50,8 +50,8 @@ class Chapter:
     dataset: str
     methods: str  #: the paragraph for a paper
     split: str  #: of the images that are shown: 'test', or 'validation'
-    group: Group  #: the columns that a screen shows
-    full: Group  #: all columns
+    table: DatasetTable  #: the columns that a screen shows
+    full: DatasetTable  #: all columns
     classes: tuple[str, ...]
     real: Shown[Picture]
     originals: Shown[Picture]
@@ -68,8 +68,8 @@ class Chapter:
 
 def chapter(
     key: str,
-    group: Group,
-    full: Group,
+    table: DatasetTable,
+    full: DatasetTable,
     rows: Sequence[Row],
     whence: Mapping[int, Run],
     originals: Originals,
@@ -77,16 +77,16 @@ def chapter(
     say: Callable[[str], None],
 ) -> Chapter:
     """Return the chapter of one dataset; `whence` maps the id() of a row to its run."""
-    every = exhibits(group.lines, whence, key)
+    every = exhibits(table.lines, whence, key)
     references = [e for e in every if e.row.anchor]
     shown = ([e for e in every if not e.row.anchor][: max(0, PICTURED - len(references))] + references)[:PICTURED]
-    say(f"{group.dataset}: images")
+    say(f"{table.dataset}: images")
     data, why = _data(shown, originals)
     real = _real(data)
     split = _split(shown)
     portraits = []
     for i, exhibit in enumerate(shown, 1):
-        say(f"{group.dataset}: {exhibit.label} ({i} of {len(shown)})")
+        say(f"{table.dataset}: {exhibit.label} ({i} of {len(shown)})")
         portraits.append(_portrait(exhibit, data, real, originals, plugins))
     rows_of = {id(run): (run, [r for r in rows if whence[id(r)] is run]) for run in whence.values()}
     planes, without = _planes([pair for pair in rows_of.values() if pair[1]], every)
@@ -94,10 +94,10 @@ def chapter(
     none = Shown[Picture](missing=why)
     return Chapter(
         key=key,
-        dataset=group.dataset,
+        dataset=table.dataset,
         methods=methods(rows),
         split=split,
-        group=group,
+        table=table,
         full=full,
         classes=tuple(data.test.classes if data is not None else _numbers(shown)),
         real=none if real is None else attempt(square, real, f"Images of the {split} split"),
@@ -109,7 +109,7 @@ def chapter(
         panels=tuple(attempt(curves.panels, shown, whence).figure or ()),
         planes=planes,
         without=without,
-        tradeoffs=tuple(attempt(tradeoff.tradeoffs, every, group.columns).figure or ()),
+        tradeoffs=tuple(attempt(tradeoff.tradeoffs, every, table.columns).figure or ()),
         costs=tuple(costing.costs(rows)),
     )
 

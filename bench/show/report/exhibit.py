@@ -18,7 +18,7 @@ from bench.running.identity import data_of
 from bench.running.loading import load
 from bench.show.report.provenance import portable
 from bench.show.views import TrainedCell
-from bench.tables.summary import Line
+from bench.tables.summary import VariantLine
 from bench.util.errors import BenchError, NotAvailable, NotHandedOver, StoreError, UnknownName, UsageError
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class Exhibit:
     colour: str  #: classes of the style sheet: c0 to c7, or ca for the baseline and reference rows
     run: Run
     row: Row
-    line: Line = field(repr=False)
+    line: VariantLine = field(repr=False)
     warnings: tuple[str, ...] = ()  #: given while the model was loaded
 
     @property
@@ -108,7 +108,7 @@ class Exhibit:
         return TrainedCell(self.run, self.row, model)
 
 
-def exhibits(lines: Sequence[Line], whence: Mapping[int, Run], first: str) -> list[Exhibit]:
+def exhibits(lines: Sequence[VariantLine], whence: Mapping[int, Run], first: str) -> list[Exhibit]:
     """Return an exhibit for each line with a result, but for sanity rows; `whence` maps the id() of a row to its run.
 
     Labels that occur in several runs get the run's name and steps.
@@ -119,8 +119,8 @@ def exhibits(lines: Sequence[Line], whence: Mapping[int, Run], first: str) -> li
     own = 0
     for i, line in enumerate(kept):
         row = min(line.rows, key=lambda r: r.seed)
-        colour = "ca" if line.anchor else f"c{own % COLOURS}" + " second" * (own >= COLOURS)
-        own += not line.anchor
+        colour = "ca" if line.reference else f"c{own % COLOURS}" + " second" * (own >= COLOURS)
+        own += not line.reference
         run = whence[id(row)]
         where = f" ({run.path.resolve().name}, {line.steps} steps)" if times[line.label] > 1 else ""
         found.append(Exhibit(f"{first}x{i}", f"{line.label}{where}", colour, run, row, line))

@@ -59,11 +59,11 @@ def write(
         failed += [*failures(run, of_run), *broken, *missing(run, of_run, broken)]
         origins.append(origin(run))
     known = [row for row in rows if row.dataset != UNKNOWN]
-    originals, tables = Originals(data_root), zip(summary(known, metrics).groups, summary(known).groups, strict=True)
+    originals, tables = Originals(data_root), zip(summary(known, metrics), summary(known, ("all",)), strict=True)
     chapters = [
-        chapter(f"d{i}", group, full, [row for row in known if row.dataset == group.dataset],
+        chapter(f"d{i}", table, full, [row for row in known if row.dataset == table.dataset],
                 whence, originals, plugins, say)
-        for i, (group, full) in enumerate(tables)
+        for i, (table, full) in enumerate(tables)
     ]  # fmt: skip
     say("writing")
     html = rendered(

@@ -42,7 +42,7 @@ def _seconds(exhibit: Exhibit) -> float | None:
 
 
 def _mean(exhibit: Exhibit, column: Column) -> float | None:
-    cell = exhibit.line.cells.get(column.name)
+    cell = exhibit.line.values.get(column.name)
     return None if cell is None else cell.mean
 
 
