@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 else:  # generic from click 8.4 on
     ParamType = click.ParamType
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class Names(ParamType):
@@ -94,19 +94,17 @@ class Shard(ParamType):
         return int(match[1]), int(match[2])
 
 
-def option(
-    name: str, help: str, type: Any = None, default: Any = None, **settings: Any
-) -> Callable[[_Function], _Function]:
+def option(name: str, help: str, type: Any = None, default: Any = None, **settings: Any) -> Callable[[_F], _F]:
     """Return an option with a value; its help shows the default."""
     return click.option(name, type=type, default=default, show_default=default is not None, help=help, **settings)
 
 
-def flag(name: str, help: str, *more: str) -> Callable[[_Function], _Function]:
+def flag(name: str, help: str, *more: str) -> Callable[[_F], _F]:
     """Return an option without a value; `more` is the name of its parameter."""
     return click.option(name, *more, is_flag=True, help=help)
 
 
-def names(name: str, complete: Any, help: str, *more: str, **settings: Any) -> Callable[[_Function], _Function]:
+def names(name: str, complete: Any, help: str, *more: str, **settings: Any) -> Callable[[_F], _F]:
     """Return an option that takes a comma-separated list; `more` are other flags and the parameter's name."""
     return click.option(name, *more, type=Names(), default=(), shell_complete=complete, help=help, **settings)
 

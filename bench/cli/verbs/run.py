@@ -42,10 +42,12 @@ class _Run(Sectioned):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            known = [name for param in self.params for name in param.opts]
-            wanted = "--variants" if error.option_name in ("--model", "--models") else error.option_name
-            close = get_close_matches(wanted, known, cutoff=0.75)
-            hint = "" if close else " Set a hyperparameter by --set, for example --set beta.beta=10."
+            close = get_close_matches(error.option_name, [o for p in self.params for o in p.opts], cutoff=0.75)
+            hint = ""
+            if error.option_name in ("--model", "--models"):
+                hint = " Did you mean '--variants'?"
+            elif not close:
+                hint = " Set a hyperparameter by --set, for example --set beta.beta=10."
             raise click.NoSuchOption(error.option_name, error.message + hint, close, ctx) from None
 
 
