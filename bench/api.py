@@ -1,4 +1,4 @@
-"""What Python users call: `bench.run` and `bench.load`."""
+"""The functions of the Python interface: `bench.run` and `bench.load`."""
 
 from __future__ import annotations
 
@@ -27,21 +27,24 @@ def run(
     progress: bool = True,
     **settings: Any,
 ) -> pd.DataFrame:
-    """Train and score variants on datasets, as `bench run` does; one line of the table a cell.
+    """Train and score variants on datasets, as `bench run` does, and return a table with one row for each cell.
 
-    A notebook shows it as a table of means over seeds, with samples below.
+    A notebook shows the table as means over seeds, with samples below.
+
+        bench.run("vae,beta", "fashion", seeds=3)
+        bench.run([MyVAE, "vae"], "digits", set={"beta.beta": 10}, steps=300, out="results/monday")
 
     Args:
-        variants: selectors such as 'vae' or 'beta[beta=1|4]', files ('./mine.py:Mine'), or classes; all that are
-            installed by default. A class of a notebook runs in this process.
-        dataset: one or several names; the embedded one by default.
-        seeds: how many (3 is 0, 1, 2), or which.
-        set: hyperparameters, as {'beta.beta': 10} or ['beta.beta=10']; the value may be a class too.
-        progress: show progress on stderr.
-        settings: the other fields of `bench.contracts.protocol.RunRequest`: steps, epochs, out, device, limit, ...
+        variants: names with settings ('vae', 'beta[beta=1|4]'), files ('./mine.py:Mine') or classes; by default all
+            installed variants. A class that was defined in a notebook is trained in the notebook's process.
+        dataset: one name or several; by default the embedded dataset.
+        seeds: number of seeds (3 means 0, 1, 2), or the seeds themselves.
+        set: values of hyperparameters, as {'beta.beta': 10} or ['beta.beta=10']; a value can be a class.
+        progress: whether to show progress on stderr.
+        settings: further fields of `bench.contracts.protocol.RunRequest`: steps, epochs, out, device, limit, ...
 
     Raises:
-        BenchError: what `bench run` would print.
+        BenchError: the error that `bench run` would print.
     """
     from bench.contracts.logger import logged
     from bench.running import runner
@@ -76,9 +79,9 @@ def _name(value: Any) -> str:
         return adopt(value)
     if not isinstance(value, str | int | float | bool | tuple | list | None):
         raise UsageError(
-            f"{str(value).splitlines()[0][:80]} can't be handed over",
-            cause="A run builds each model anew, and its rows say from what.",
-            fix="Hand over a class, or write './mine.py:Mine'.",
+            f"{str(value).splitlines()[0][:80]} is an object, not a class or a name",
+            cause="A run builds each model itself, so that its rows can say how.",
+            fix="Pass the class, or the class's file as './mine.py:Mine'.",
         )
     return "-".join(map(str, value)) or "none" if isinstance(value, tuple | list) else str(value)
 
@@ -86,17 +89,17 @@ def _name(value: Any) -> str:
 def load(cell: str | Path, plugins: Iterable[str | type] = ()) -> Variant:
     """Return the trained model of a finished cell, on the CPU, in eval mode.
 
-    It samples, encodes and decodes by the abilities it has (`bench.contracts.abilities`). A notebook shows its
-    hyperparameters and the pictures that its cell keeps. Only safetensors and JSON are read.
+    The model's methods (`sample`, `encode`, `decode`, ...) depend on its abilities: see `bench.contracts.abilities`. A
+    notebook shows the model's hyperparameters and pictures. Only safetensors and JSON files are read.
 
     Args:
-        cell: its folder.
-        plugins: what it was trained with that isn't installed: classes, or files as './mine.py:Mine'. A results
-            folder never names code to be run.
+        cell: folder of the cell.
+        plugins: variants and networks of the cell that are not installed: classes, or files as './mine.py:Mine'. Code
+            that only the results folder names is never run.
 
     Raises:
-        StoreError: no finished cell lies there, or its weights don't fit.
-        PluginError, UnknownName: its variant, or a network of it, is neither installed nor handed over.
+        StoreError: the folder has no finished cell, or its weights don't fit the variant.
+        PluginError, UnknownName: the variant or a network is neither installed nor among `plugins`.
     """
     from bench.running import loading
 

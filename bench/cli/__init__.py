@@ -1,8 +1,8 @@
-"""The command line: a group of verbs (`bench/cli/verbs/`), exit codes, and errors on one screen.
+"""The command line: the commands of `bench/cli/verbs/`, their exit codes, and errors on one screen.
 
-Exit codes: 0 all cells ok or skipped; 1 a mistake of ours; 2 a request that can't be carried out; 3 finished with
-cells that have no result; 4 a results folder, or a file in it, that can't be used; 5 results or plugins that aren't
-what they should be; 6 a --fail-if threshold; 130 interrupted, 143 terminated.
+Exit codes: 0 all cells are ok or skipped; 1 an error of the suite or of a plugin; 2 the request can't be carried out;
+3 finished, but some cells have no result; 4 a results folder, or a file in it, can't be used; 5 a result or a plugin
+failed its checks; 6 a --fail-if threshold was crossed; 130 interrupted; 143 terminated.
 """
 
 from __future__ import annotations
@@ -10,64 +10,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 import click
 
+from bench.cli.options import Names
+from bench.cli.sections import SectionedGroup, examples
 from bench.cli.verbs.common import INTERRUPTED, STOPPED
+from bench.cli.verbs.data import data
+from bench.cli.verbs.pareto import pareto
+from bench.cli.verbs.pictures import encode, interpolate, latent, reconstruct, sample, traverse
+from bench.cli.verbs.plugins import check, info, list_, new
+from bench.cli.verbs.report import report
+from bench.cli.verbs.results import compare, table
+from bench.cli.verbs.run import run
+from bench.cli.verbs.score import score
+from bench.cli.verbs.upkeep import explain, gc, merge, verify
 from bench.util.errors import BenchError
 from bench.util.text import plain
-
-VERBS = {
-    "run": ("run:run", "Train and score variants."),
-    "score": ("score:score", "Score samples of your own model."),
-    "list": ("plugins:list_", "Show the installed variants, datasets and metrics."),
-    "info": ("plugins:info", "Show what a plugin is, and its hyperparameters."),
-    "check": ("plugins:check", "Check whether a plugin keeps its contract."),
-    "new": ("plugins:new", "Write a package with a plugin of your own."),
-    "table": ("results:table", "Show the table of one run or several, over seeds."),
-    "compare": (
-        "results:compare",
-        "Show what differs from run A to run B, whether that is real, and in which direction.",
-    ),
-    "report": ("report:report", "Write one HTML file with the tables and the pictures of runs."),
-    "pareto": ("pareto:pareto", "Show which labels trade rate for distortion best, and draw them."),
-    "sample": ("pictures:sample", "Draw images from a trained model."),
-    "reconstruct": ("pictures:reconstruct", "Show test images, what a model makes of their codes, and the error."),
-    "interpolate": ("pictures:interpolate", "Decode the straight line between the codes of two test images."),
-    "traverse": ("pictures:traverse", "Move the most active units of a test image's code, one at a time."),
-    "latent": ("pictures:latent", "Show the codes of test images in a plane, coloured by class."),
-    "encode": ("pictures:encode", "Write the codes of a split's images to an npz."),
-    "data": ("data:data", "Bring datasets to this machine, or see what is there."),
-    "explain": ("upkeep:explain", "Show what a cell is named after, and its state."),
-    "verify": ("upkeep:verify", "Check finished cells: their files, and their scores."),
-    "gc": ("upkeep:gc", "Remove what broken-off attempts left behind."),
-    "merge": ("upkeep:merge", "Join runs, such as the shards of one."),
-}
-"""Each verb's command, as MODULE:NAME in `bench.cli.verbs`, and its help's first sentence."""
-
-
-class _Verb(click.Command):
-    """Stands for a verb whose module isn't imported yet."""
-
-    def __init__(self, name: str) -> None:
-        self.address, sentence = VERBS[name]
-        super().__init__(name, help=sentence)
-
-    def load(self) -> click.Command:
-        module, _, name = self.address.partition(":")
-        command: click.Command = getattr(import_module(f"bench.cli.verbs.{module}"), name)
-        return command
-
-
-class _Verbs(click.Group):
-    """Imports a verb when it's called or completed, and none to list them."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name, verb, rest = super().resolve_command(ctx, args)
-        return name, verb.load() if isinstance(verb, _Verb) else verb, rest
 
 
 def _debug(_: click.Context, __: click.Parameter, on: bool) -> None:
@@ -76,28 +35,34 @@ def _debug(_: click.Context, __: click.Parameter, on: bool) -> None:
 
 
 @click.group(
-    cls=_Verbs,
-    commands={name: _Verb(name) for name in VERBS},
+    cls=SectionedGroup,
+    sections={
+        "Train and score": (run, score, data),
+        "Look at results": (table, compare, report, pareto),
+        "Look at a trained model": (sample, reconstruct, interpolate, traverse, latent, encode),
+        "Use and write plugins": (list_, info, check, new),
+        "Look after results folders": (verify, explain, merge, gc),
+    },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="""\b
-Examples:
-  bench run                                            all variants on the embedded dataset
-  bench run --variants vae,beta,vqvae --dataset fashion
-  bench table results/monday --format md
-  bench compare results/monday results/tuesday
-  bench info vqvae""",
+    epilog=examples(
+        "run                                            all variants on the embedded dataset",
+        "run --variants vae,beta,vqvae --dataset fashion",
+        "table results/monday --format md",
+        "compare results/monday results/tuesday",
+        "info vqvae",
+    ),
 )
 @click.version_option(package_name="vaebench", prog_name="bench")
 @click.option("--debug", is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks (or BENCH_DEBUG=1).")
 def cli() -> None:
-    """Train variational autoencoders by one protocol, score them with one evaluator, compare them honestly."""
+    """Train variational autoencoders, score them all in the same way, and compare them with statistics."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; every outcome is an exit code and at most one screen of message."""
+    """Run the command line and return its exit code; print an error as at most one screen of text."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to stop
+            stream.reconfigure(errors="replace")  # a letter that the terminal lacks must not stop the program
     try:
         code = cli.main(args=argv, prog_name="bench", standalone_mode=False)
         sys.stdout.flush()
@@ -109,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         vars(error)["message"] = plain(error.message, lines=True)
         error.show()
         if "extra argument" in error.format_message() and _takes_names(error):
-            click.echo("Names in a list are separated by commas, without spaces: --variants vae,beta", err=True)
+            click.echo("Separate the names of a list by commas, without spaces: --variants vae,beta", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo(f"\n{STOPPED}", err=True)
@@ -119,28 +84,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _takes_names(error: click.ClickException) -> bool:
-    from bench.cli.options import Names
-
     context = getattr(error, "ctx", None)
     return context is not None and any(isinstance(option.type, Names) for option in context.command.params)
 
 
 def _report(error: Exception) -> int:
+    """Print an exception as an error message, with its traceback under --debug; return the exit code."""
     from bench.show.console import print_error
 
     if os.environ.get("BENCH_DEBUG", "") not in ("", "0"):
         import traceback
 
         traceback.print_exc()
-    if isinstance(error, BenchError):
-        print_error(error)
-        return error.exit_code
-    first = (str(error).splitlines() or [""])[0][:500]
-    print_error(
-        BenchError(
+    if not isinstance(error, BenchError):
+        first = (str(error).splitlines() or [""])[0][:500]
+        error = BenchError(
             f"unexpected {type(error).__name__}: {first}",
-            cause="That is a mistake in the suite or in a plugin.",
-            fix="bench --debug ... shows where; a cell's own log is in its folder.",
+            cause="This is a bug in the suite or in a plugin.",
+            fix="bench --debug ... shows where; the log of a cell is in the cell's folder.",
         )
-    )
-    return 1
+    print_error(error)
+    return error.exit_code

@@ -1,14 +1,19 @@
-"""What is installed: names from metadata alone, and what one plugin says of itself."""
+"""`bench list` and `bench info`: the installed plugins, and the description of one plugin."""
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
+import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,8 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.plugins import failures, unpublished
-from bench.plugins.entry import Entry
-from bench.plugins.registry import Registry, defaults, disabled
+from bench.plugins.registry import OURS, Registry, defaults, disabled, registered_document
 from bench.running.kinds import KINDS, registry_of
 from bench.util.errors import PluginError, UnknownName
 
@@ -27,42 +31,34 @@ class Listed:
     """A line of `bench list`."""
 
     kind: str
-    name: str  #: what to ask for it by
+    name: str  #: the name to use in a command
     distribution: str
     version: str
     address: str
-    origin: str = ""  #: where the distribution came from, if it wasn't an index; else where it lies
+    origin: str = ""  #: URL that the distribution was installed from, else the folder it is installed in
     default: bool = False
-    problem: str = ""  #: why it can't be used: in its metadata, or when it was loaded last
+    problem: str = ""  #: the fault in its metadata, or the last error on import
+    about: str = ""  #: title or first line of its docstring, read from the source text
 
 
 def listed() -> list[Listed]:
-    """All plugins, those with faults among them. Imports none of them."""
+    """Return all plugins, including faulty ones. Imports none of them."""
     found, roles = [], defaults()
     for kind, (group, _) in KINDS.items():
         registry = Registry[Any](group, kind)
         role = roles.get({"variant": "baseline"}.get(kind, kind))
         for e in registry.entries:
-            name = registry.key(e)
-            problem = failures.last(group, e) or ""
-            origin = _origin(e.distribution)
-            found.append(Listed(kind, name, e.distribution, e.version, e.value, origin, name == role, problem))
+            name, problem = registry.key(e), failures.last(group, e) or ""
+            about = _sentences(e.module).get(e.value.partition(":")[2], "")
+            where = e.distribution, e.version, e.value, _origin(e.distribution)
+            found.append(Listed(kind, name, *where, name == role, problem, about))
         for f in registry.faults:
             found.append(Listed(kind, f.name, f.distribution, f.version, "", _origin(f.distribution), problem=f.reason))
     return found
 
 
-@cache
-def _origin(name: str) -> str:
-    with suppress(PackageNotFoundError, ValueError):
-        found = distribution(name)
-        direct = json.loads(found.read_text("direct_url.json") or "{}")
-        return str(direct.get("url") or found.locate_file(""))
-    return ""
-
-
 def checked() -> list[Listed]:
-    """The same, after each has been loaded in a process of its own."""
+    """Import each plugin in a process of its own, then return all plugins with the problems found."""
     from bench.running.executors.local import Local
     from bench.running.vetting import vet
 
@@ -74,138 +70,181 @@ def checked() -> list[Listed]:
     return listed()
 
 
-def print_list(found: list[Listed], console: Console) -> None:
-    """A table for each kind, and then what is wrong."""
-    for kind in KINDS:
-        table = Table.grid()  # its own padding would take as long as all the rest
-        for one in (one for one in found if one.kind == kind):
-            mark = "untuned anchor, joins every run" if kind == "variant" else "default"
-            words = Text("can't be used", "red") if one.problem else Text(mark if one.default else "", "italic")
-            where = f"{one.distribution} {one.version}   "
-            table.add_row(Text(f"   {shown(one.name)}   "), Text(where, "dim"), words)
+@cache
+def _origin(name: str) -> str:
+    with suppress(PackageNotFoundError, ValueError):
+        found = distribution(name)
+        direct = json.loads(found.read_text("direct_url.json") or "{}")
+        return str(direct.get("url") or found.locate_file(""))
+    return ""
+
+
+@cache
+def _sentences(module: str) -> dict[str, str]:
+    """Return one line about each class, function and constant of a module, from its source: nothing is imported.
+
+    The line is a class's `title`, else the first line of the docstring, or of the string below an assignment.
+    """
+    lines: dict[str, str] = {}
+    with suppress(ImportError, OSError, ValueError, SyntaxError, RecursionError, AttributeError):
+        body = ast.parse(_source(module).read_bytes()).body
+        for node, below in zip(body, [*body[1:], None], strict=True):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                lines[node.name] = _title(node) or ast.get_docstring(node) or ""
+            elif isinstance(node, ast.Assign) and isinstance(below, ast.Expr):
+                lines |= {target.id: _text(below.value) for target in node.targets if isinstance(target, ast.Name)}
+    return {name: text.partition("\n")[0] for name, text in lines.items()}
+
+
+def _source(module: str) -> Path:
+    """Return the file of a module, found without importing the module or the packages around it."""
+    name, spec = "", None
+    for part in module.split("."):
+        name = f"{name}.{part}".lstrip(".")
+        folders = spec and spec.submodule_search_locations
+        spec = next(filter(None, (finder.find_spec(name, folders) for finder in sys.meta_path)), None)
+        if spec is None:
+            break
+    if spec is None or spec.origin is None:
+        raise ImportError(name)
+    return Path(spec.origin)
+
+
+def _title(node: ast.AST) -> str:
+    assigned = (s for s in getattr(node, "body", ()) if isinstance(s, ast.Assign))
+    return next((_text(s.value) for s in assigned if getattr(s.targets[0], "id", "") == "title"), "")
+
+
+def _text(node: ast.AST) -> str:
+    return inspect.cleandoc(node.value) if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def print_list(plugins: Sequence[Listed], console: Console) -> None:
+    """Print a line for each plugin, by kind and family; below, the plugins that can't be used, and why."""
+    for kind, members in groupby(plugins, key=lambda one: one.kind):
         console.print(Text(f"{kind}s", "bold"))
-        console.print(table if table.row_count else Text("   none", "dim"))
-    for one in found:
+        families = _families() if kind == "metric" else {}
+        known = [*families]
+        ordered = sorted(members, key=lambda one: known.index(one.name) if one.name in families else len(known))
+        width = max(len(shown(one.name)) for one in ordered)
+        for family, group in groupby(ordered, key=lambda one: families.get(one.name, "others")):
+            if families:
+                console.print(Text(f"  {family}", "italic"))
+            for one in group:
+                mark = "" if not one.default else "[baseline] " if kind == "variant" else "[default] "
+                origin = "" if one.distribution == OURS else f"[{one.distribution} {one.version}] "
+                problem = "[can't be used, see below] " if one.problem else ""
+                line = Text(f"    {shown(one.name).ljust(width)}  ")
+                line.append(mark, "italic").append(origin, "dim").append(problem, "red").append(shown(one.about))
+                if console.is_terminal:
+                    line.truncate(console.width, overflow="ellipsis")
+                console.print(line, soft_wrap=True)
+    for one in plugins:
         if one.problem:
             owner = Text(f"{one.kind} {shown(one.name)} of {one.distribution} {one.version}: ", "red")
             console.print(owner + Text(shown(one.problem), ""), soft_wrap=True)
     if disabled():
-        console.print(Text("BENCH_DISABLE_PLUGINS is set: built-ins alone", "dim"))
-    console.print(Text("bench info NAME tells more of each; a plugin is code that runs with your rights", "dim"))
+        console.print(Text("BENCH_DISABLE_PLUGINS is set: only built-in plugins are listed", "dim"))
+    console.print(Text("bench info NAME shows all about a plugin. A plugin's code runs with your rights.", "dim"))
+
+
+def _families() -> dict[str, str]:
+    """Return the families of metrics, in the order that tables show them."""
+    declared = (registered_document("columns") or {}).get("families", {})
+    return {name: family for family, names in declared.items() for name in names}
 
 
 def shown(text: str) -> str:
-    """A name from somebody's metadata, as it can be shown: on one line, no control characters, not too long."""
+    """Return text from somebody's metadata on one line, without control characters, at most 300 characters long."""
     clean = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return clean if len(clean) <= 300 else f"{clean[:300]}..."
 
 
-@dataclass(frozen=True)
-class Description:
-    """A plugin in words: `facts` by name, and its arguments as (name, type and range, default, meaning)."""
-
-    kind: str
-    entry: Entry
-    doc: str
-    facts: dict[str, str]
-    arguments: list[tuple[str, str, str, str]]
-
-
-def describe(name: str) -> list[Description]:
-    """All plugins called `name`, of whatever kind.
-
-    Raises:
-        UnknownName: there is none.
-        PluginError: it can't be imported.
-    """
-    return [_describe(kind, registry, name) for kind, registry in homes(name)]
-
-
 def homes(name: str) -> list[tuple[str, Registry[Any]]]:
-    """The registries that have something called `name`; of a file, that which its object belongs to.
+    """Return the kinds, and their registries, that have a plugin called `name`; for a file, the kind of its object.
 
     Raises:
-        UnknownName: there is none.
-        PluginError: it's no plugin at all, or two distributions claim it.
+        UnknownName: no plugin has this name.
+        PluginError: the object in the file is no plugin, or two distributions have a plugin of this name.
     """
     registries = [(kind, registry_of(kind)) for kind in KINDS]
     if unpublished.take(name) is not None:
         obj = Registry[Any]("", "plugin").load(name)
         fitting = [(kind, registry) for kind, registry in registries if registry.check(obj) is None]
         if not fitting:
-            reasons = "; ".join(f"as a {kind} it's {registry.check(obj)}" for kind, registry in registries)
-            raise PluginError(f"{name} is no plugin", cause=f"{reasons}.")
+            reasons = "; ".join(f"as a {kind}: {registry.check(obj)}" for kind, registry in registries)
+            raise PluginError(f"{name} is not a plugin of any kind", cause=f"{reasons}.")
         return fitting[:1]
     found = [(kind, r) for kind, r in registries if name in {e.name for e in r.entries} or name in r]
     if not found:
         known = {key for _, r in registries for key in r}
-        raise UnknownName("plugin", name, known, fix="`bench list` shows all there is.")
+        raise UnknownName("plugin", name, known, fix="`bench list` shows all plugins.")
     return found
 
 
-def _describe(kind: str, registry: Registry[Any], name: str) -> Description:
-    from bench.plugins.hyperparameters import show
+def print_info(name: str, console: Console) -> None:
+    """Print what each plugin called `name` is: docstring, facts, and hyperparameters or options.
 
-    entry, obj = registry.entry(name), registry.load(name)
-    facts = {"from": f"{entry.distribution} {entry.version}".rstrip() + f", {entry.value}"}
+    Raises:
+        UnknownName, PluginError: as for `homes`; or the plugin can't be imported.
+    """
+    for kind, registry in homes(name):
+        entry, obj = registry.entry(name), registry.load(name)
+        console.print(Text.assemble((entry.name, "bold"), f"  {kind}"))
+        doc = inspect.cleandoc(obj.doc) if kind == "metric" else inspect.getdoc(obj) or ""
+        for paragraph in re.split(r"\n\s*\n", doc):
+            indented = any(line.startswith(" ") for line in paragraph.splitlines())
+            console.print(Text(paragraph if indented else " ".join(paragraph.split())))
+        console.print()
+        facts = Table.grid(padding=(0, 2))
+        origin = f"{entry.distribution} {entry.version}".rstrip() + f", {entry.value}"
+        for label, value in {"from": origin, **_facts(kind, entry.name, obj)}.items():
+            if value:
+                facts.add_row(Text(label, "dim"), Text(value))
+        console.print(facts)
+        _print_arguments(kind, obj, console)
+        console.print()
+
+
+def _facts(kind: str, name: str, obj: Any) -> dict[str, str]:
+    """Return what a plugin of a kind declares, by label."""
     if kind == "metric":
         low, high = obj.range
-        direction = f"{obj.direction} is better" if obj.direction else "none: a coordinate, never marked"
-        needs = ", ".join(map(str, obj.needs)) or "nothing"
-        facts |= {
+        return {
             "unit": obj.unit,
-            "direction": direction,
+            "direction": f"{obj.direction} is better" if obj.direction else "none: values are not ranked",
             "range": f"{low:g} to {high:g}",
-            "requests": needs,
+            "computed": "by default" if obj.default else f"only with --metrics=+{name} or --metrics=all",
+            "requests": ", ".join(map(str, obj.needs)) or "nothing",
         }
-        return Description(kind, entry, inspect.cleandoc(obj.doc), facts, [])
     if kind == "dataset":
         size = sum(file.size for file in obj.files) / 1e6
-        facts |= {
-            "title": obj.title,
-            "license": obj.license,
-            "files": f"{size:.1f} MB" if obj.files else "none to fetch",
-        }
+        files = f"{size:.1f} MB to download" if obj.files else "none to download"
+        return {"title": obj.title, "license": obj.license, "files": files}
     if kind == "variant":
-        facts |= {"labels": "used" if obj.uses_labels else "not used"}
-        facts |= {f"no {ability.__name__}": reason for ability, reason in obj.lacks.items()}
-    arguments = [
-        (h.name, f"{h.type_name}{f', {h.range}' if h.range else ''}", show(h.default), h.doc) for h in _arguments(obj)
-    ]
-    return Description(kind, entry, inspect.getdoc(obj) or "", {k: v for k, v in facts.items() if v}, arguments)
+        from bench.contracts.abilities import ABILITIES
+
+        methods = {a: [name for name in vars(a) if not name.startswith("_")] for a in ABILITIES if a not in obj.lacks}
+        return {
+            "labels": "used" if obj.uses_labels else "not used",
+            "abilities": ", ".join(a.__name__ for a, names in methods.items() if all(hasattr(obj, n) for n in names)),
+            **{f"no {ability.__name__}": reason for ability, reason in obj.lacks.items()},
+        }
+    return {}
 
 
-def _arguments(obj: type) -> list[Any]:
-    from bench.plugins.hyperparameters import hyperparameters
+def _print_arguments(kind: str, obj: Any, console: Console) -> None:
+    from bench.plugins.hyperparameters import hyperparameters, show
 
-    return [] if inspect.isabstract(obj) or "__init__" not in dir(obj) else list(hyperparameters(obj).values())
-
-
-def print_description(found: Description, console: Console) -> None:
-    """One plugin on one screen."""
-    console.print(Text.assemble((found.entry.name, "bold"), f"  {found.kind}"))
-    for paragraph in re.split(r"\n\s*\n", found.doc):
-        indented = any(line.startswith(" ") for line in paragraph.splitlines())
-        console.print(Text(paragraph if indented else " ".join(paragraph.split())))
+    if kind not in ("variant", "dataset", "backbone") or inspect.isabstract(obj):
+        return
+    arguments = hyperparameters(obj).values()
+    if not arguments:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for head in ("hyperparameter" if kind == "variant" else "option", "takes", "default", "meaning"):
+        table.add_column(head)
+    for h in arguments:
+        table.add_row(*map(Text, (h.name, f"{h.type_name}{f', {h.range}' if h.range else ''}", show(h.default), h.doc)))
     console.print()
-    facts = Table.grid(padding=(0, 2))
-    for name, value in found.facts.items():
-        facts.add_row(Text(name, "dim"), Text(value))
-    console.print(facts)
-    if found.arguments:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        for head in (
-            "hyperparameter" if found.kind == "variant" else "option",
-            "takes",
-            "default",
-            "meaning",
-        ):
-            table.add_column(head)
-        for argument in found.arguments:
-            table.add_row(*map(Text, argument))
-        console.print()
-        console.print(table)
-    console.print()
-
-
-__all__ = ["Description", "Listed", "checked", "describe", "homes", "listed", "print_description", "print_list"]
+    console.print(table)

@@ -1,6 +1,6 @@
-"""What a shell offers behind TAB: plugins by name, runs, cells, and what a run's table has. Nothing heavy is imported.
+"""Completion in the shell: names of plugins, runs, cells and labels. Imports nothing heavy.
 
-Names are read from metadata and runs from the disk; what can't be read offers nothing.
+Names are read from metadata and runs from the disk. A file or folder that can't be read gives no completions.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from click.shell_completion import CompletionItem
 
 from bench.util.text import is_plain
 
-RESULTS = "results"  # where runs lie by default
+RESULTS = "results"  # default folder of runs
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
 def _listed(group: str) -> Callable[[], list[str]]:
-    """The names in an entry-point group."""
+    """Return a function that returns the names in an entry-point group."""
 
     def names() -> list[str]:
         from bench.plugins.registry import Registry
@@ -30,16 +30,16 @@ def _listed(group: str) -> Callable[[], list[str]]:
 
 
 def _by_commas(names: Callable[[], Sequence[str]], signs: str = "") -> Completer:
-    """The last of a list by commas; `signs` may stand before a name."""
+    """Return a completer of the last name in a comma-separated list; a name may have one of `signs` before it."""
 
     def complete(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
         head, comma, last = typed.rpartition(",")
         if last.count("[") > last.count("]") or typed.count("[") > typed.count("]"):
-            return []  # within a selector's brackets
+            return []  # inside the brackets of a variant's settings
         sign = last[:1] if last[:1] in tuple(signs) else ""
         already = {part.lstrip(signs) for part in head.split(",")}
-        found = [n for n in names() if n.startswith(last[len(sign) :]) and n not in already]
-        return [CompletionItem(f"{head}{comma}{sign}{name}") for name in found]
+        fitting = [n for n in names() if n.startswith(last[len(sign) :]) and n not in already]
+        return [CompletionItem(f"{head}{comma}{sign}{name}") for name in fitting]
 
     return complete
 
@@ -51,18 +51,22 @@ loggers = _by_commas(_listed("bench.loggers"))
 backbones = _by_commas(_listed("bench.backbones"))
 executors = _by_commas(_listed("bench.executors"))
 plugins = _by_commas(
-    lambda: [n for kind in ("variants", "datasets", "metrics", "backbones") for n in _listed(f"bench.{kind}")()]
+    lambda: [
+        name
+        for kind in ("variants", "datasets", "metrics", "backbones", "executors", "loggers")
+        for name in _listed(f"bench.{kind}")()
+    ]
 )
 
 
 def runs(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
-    """Folders of runs that begin as typed, those under results/ by their names alone; else folders."""
-    found = _runs(typed) or (_runs(os.path.join(RESULTS, typed)) if not os.path.dirname(typed) else [])
-    return [CompletionItem(path) for path in found] or [CompletionItem(typed, type="dir")]
+    """Complete the folder of a run, also by its name in results/; if no run fits, any folder."""
+    paths = _runs(typed) or (_runs(os.path.join(RESULTS, typed)) if not os.path.dirname(typed) else [])
+    return [CompletionItem(path) for path in paths] or [CompletionItem(typed, type="dir")]
 
 
 def cells(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem]:
-    """Cells of a run, behind its folder and '/', and its labels, behind ':'; else runs."""
+    """Complete a run; after the run and '/', one of its cells; after the run and ':', one of its labels."""
     folder, colon, label = typed.rpartition(":")
     if colon and _is_run(Path(folder)):
         return [CompletionItem(f"{folder}:{name}") for name in _labels(Path(folder)) if name.startswith(label)]
@@ -75,14 +79,16 @@ def cells(ctx: click.Context, param: click.Parameter, typed: str) -> list[Comple
 
 
 def labels(ctx: click.Context, _: click.Parameter, typed: str) -> list[CompletionItem]:
-    """The labels of the run that stands before."""
-    given = next(filter(None, (ctx.params.get("cell"), ctx.params.get("a"), *ctx.args)), "")  # args: an option is open
+    """Complete labels of the run that was typed before."""
+    given = next(
+        filter(None, (ctx.params.get("cell"), ctx.params.get("a"), *ctx.args)), ""
+    )  # args: after an open option
     head, comma, last = typed.rpartition(",")
     return [CompletionItem(f"{head}{comma}{n}") for n in _labels(Path(str(given))) if n.startswith(last)]
 
 
 def _runs(begun: str) -> list[str]:
-    """Paths of runs that begin so."""
+    """Return the paths of runs that begin with `begun`."""
     folder, begin = os.path.split(begun)
     inside = (os.path.join(folder, name) for name in _listing(Path(folder or ".")) if name.startswith(begin))
     return [path for path in inside if _is_run(Path(path))]
@@ -100,7 +106,7 @@ def _listing(folder: Path) -> Iterable[str]:
 
 
 def _labels(run: Path) -> list[str]:
-    """The labels in a run's table."""
+    """Return the labels in a run's table.csv, or nothing if it can't be read."""
     import csv
 
     from bench.util import inside

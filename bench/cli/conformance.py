@@ -1,4 +1,4 @@
-"""`bench check`: a plugin's conformance, a line for each check as it ends."""
+"""`bench check`: run the conformance checks of a plugin, and print a line for each check when it ends."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ MARKS = {"passed": ("✓", "green"), "failed": ("✗", "bold red"), "skipped": (
 
 
 def run(name: str, given: tuple[str, ...], only: tuple[str, ...], *, quiet: bool = False) -> list[Report]:
-    """Check all plugins called `name`, and print what comes of it.
+    """Check all plugins called `name`, and print the outcomes.
+
+    Args:
+        given: hyperparameters or options, as NAME=VALUE.
+        only: names of the checks to run; all by default.
 
     Raises:
-        UsageError: there is none, there are no checks of its kind, or a hyperparameter doesn't fit.
-        PluginError: it can't be loaded.
+        UsageError: no such plugin or check, no checks for this kind of plugin, or a wrong hyperparameter.
+        PluginError: the plugin can't be loaded.
     """
     unpublished.hand_over([name, *(text.partition("=")[2].strip() for text in given)])
     out, reports = console.out(), []
@@ -38,10 +42,10 @@ def run(name: str, given: tuple[str, ...], only: tuple[str, ...], *, quiet: bool
                 raise UnknownName(f"check of a {kind}", wanted, known)
         if not quiet:
             out.print(Text.assemble((name, "bold"), f"  {kind}"))
-        say = partial(_print, out=out, told=set())
+        say = partial(_print, out=out, printed=set())
         report = check(plugin, only=only, on_outcome=(lambda _: None) if quiet else say, **arguments)
         if not quiet:
-            out.print(Text(f"{name}: {_sum(report)}"))
+            out.print(Text(f"{name}: {_summary(report)}"))
         reports.append(report)
     return reports
 
@@ -49,15 +53,19 @@ def run(name: str, given: tuple[str, ...], only: tuple[str, ...], *, quiet: bool
 def _subjects(name: str, given: tuple[str, ...]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     pairs = [text.partition("=") for text in given]
     if wrong := [key for key, equals, value in pairs if not (key and equals and value)]:
-        raise UsageError(f"--set {wrong[0]!r} isn't NAME=VALUE", fix="For example: --set beta=10")
+        raise UsageError(f"--set {wrong[0]!r} is not of the form NAME=VALUE", fix="For example: --set beta=10")
     settings = {key.strip(): value.strip() for key, _, value in pairs}
     if ":" in name and name.partition(":")[0] in registry_of("dataset"):
-        found = [("dataset", registry_of("dataset"))]  # folder:PATH
+        homes = [("dataset", registry_of("dataset"))]  # folder:PATH
     else:
-        found = [(kind, registry) for kind, registry in catalogue.homes(name) if kind != "backbone"]
-    if not found:
-        raise UsageError(f"{name!r} is a backbone, and there are no checks of those", fix="Check a variant.")
-    for kind, registry in found:
+        homes = catalogue.homes(name)
+    checkable = [(kind, registry) for kind, registry in homes if kind in ("variant", "dataset", "metric")]
+    if not checkable:
+        raise UsageError(
+            f"{name!r} is a {homes[0][0]}: bench check has no checks for this kind of plugin",
+            fix="Check a variant, a dataset or a metric. A backbone is checked with a variant: --set backbone=NAME.",
+        )
+    for kind, registry in checkable:
         if kind == "dataset":
             cls, arguments = data.asked_for(name)
             yield kind, cls, arguments | checked(name, cls, settings)
@@ -66,16 +74,16 @@ def _subjects(name: str, given: tuple[str, ...]) -> Iterator[tuple[str, Any, dic
             yield kind, obj, {} if kind == "metric" else checked(name, obj, settings)
 
 
-def _print(outcome: Outcome, out: Console, told: set[str]) -> None:
-    """A check's name, and what is to be said of it; what was said before isn't said again."""
+def _print(outcome: Outcome, out: Console, printed: set[str]) -> None:
+    """Print a check's mark, its name and, unless an earlier check printed the same one, its message."""
     mark, style = MARKS[outcome.status]
     out.print(Text.assemble((f" {mark} ", style), (outcome.check, "" if outcome.status != "skipped" else "dim")))
-    if outcome.message and outcome.message not in told:
+    if outcome.message and outcome.message not in printed:
         out.print(Padding(Text(outcome.message, "red" if outcome.status == "failed" else "dim"), (0, 0, 0, 5)))
-        told.add(outcome.message)
+        printed.add(outcome.message)
 
 
-def _sum(report: Report) -> str:
+def _summary(report: Report) -> str:
     counts = {status: sum(o.status == status for o in report.outcomes) for status in MARKS}
     words = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
     seconds = sum(o.seconds for o in report.outcomes)

@@ -1,12 +1,12 @@
-"""What the options of `bench run` can hold, typed or in a configuration file."""
+"""Kinds of options, their types, and the reader of a run's configuration file."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 else:  # generic from click 8.4 on
     ParamType = click.ParamType
 
+_F = TypeVar("_F", bound=Callable[..., Any])
+
 
 class Names(ParamType):
-    """Names or selectors, separated by commas outside of brackets; a list where a configuration has one."""
+    """Names separated by commas outside of brackets; in a configuration also a list."""
 
     name = "names"
 
@@ -32,7 +34,7 @@ class Names(ParamType):
 
 
 class Datasets(Names):
-    """Datasets, separated by commas; those of a path that is there are part of it."""
+    """Datasets separated by commas; a comma in the path of an existing file separates nothing."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         if not isinstance(value, str):
@@ -43,9 +45,9 @@ class Datasets(Names):
 
 
 class Seeds(ParamType):
-    """How many seeds, or which."""
+    """Number of seeds, or a list of them."""
 
-    name = "N or a,b,c"
+    name = "N|A,B,C"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         try:
@@ -56,47 +58,62 @@ class Seeds(ParamType):
             numbers = tuple(int(part) for part in str(value).split(","))
         except ValueError:
             raise UsageError(
-                f"--seeds {value} isn't a number of seeds, or a list of them",
-                fix="For example: --seeds 3 (that is 0,1,2), or --seeds 0,7,11.",
+                f"--seeds {value} is neither a number of seeds nor a list of seeds",
+                fix="For example: --seeds 3 (which means 0,1,2), or --seeds 0,7,11.",
             ) from None
         if "," in str(value):
             return numbers
         if numbers[0] < 1:
-            raise UsageError(f"--seeds {value} asks for no seed at all", fix="For example: --seeds 3.")
+            raise UsageError(f"--seeds {value} is less than one seed", fix="For example: --seeds 3.")
         return tuple(range(numbers[0]))
 
 
 class Duration(ParamType):
-    """Seconds, or with a unit: 90, 90s, 30m, 12h."""
+    """Duration in seconds, or with a unit: 90, 90s, 30m, 12h."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(s|m|h|d|)\s*", str(value))
-        if found is None:
-            raise UsageError(f"{value!r} isn't a length of time", fix="For example: 90s, 30m or 12h.")
-        return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(s|m|h|d|)\s*", str(value))
+        if match is None:
+            raise UsageError(f"{value!r} is not a duration", fix="For example: 90s, 30m or 12h.")
+        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
 class Shard(ParamType):
-    """I/N, counted from 1."""
+    """Part I of N, counted from 1."""
 
     name = "i/n"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         if isinstance(value, tuple | list) and len(value) == 2:
             return int(value[0]), int(value[1])
-        found = re.fullmatch(r"(\d+)/(\d+)", str(value))
-        if found is None:
-            raise UsageError(f"--shard {value} isn't I/N", fix="For example: --shard 1/8, to --shard 8/8.")
-        return int(found[1]), int(found[2])
+        match = re.fullmatch(r"(\d+)/(\d+)", str(value))
+        if match is None:
+            raise UsageError(f"--shard {value} is not of the form I/N", fix="For example: --shard 1/8, to --shard 8/8.")
+        return int(match[1]), int(match[2])
+
+
+def option(name: str, help: str, type: Any = None, default: Any = None, **settings: Any) -> Callable[[_F], _F]:
+    """Return an option with a value; its help shows the default."""
+    return click.option(name, type=type, default=default, show_default=default is not None, help=help, **settings)
+
+
+def flag(name: str, help: str, *more: str) -> Callable[[_F], _F]:
+    """Return an option without a value; `more` is the name of its parameter."""
+    return click.option(name, *more, is_flag=True, help=help)
+
+
+def names(name: str, complete: Any, help: str, *more: str, **settings: Any) -> Callable[[_F], _F]:
+    """Return an option that takes a comma-separated list; `more` are other flags and the parameter's name."""
+    return click.option(name, *more, type=Names(), default=(), shell_complete=complete, help=help, **settings)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A run's settings from JSON or YAML, by the names of `RunRequest`'s fields, and its `schema` if it has one.
+    """Read a run's settings from JSON or YAML: fields of `RunRequest` by name, and `schema` if the file has one.
 
     Raises:
-        UsageError: unreadable, or a setting that doesn't exist.
+        UsageError: the file can't be read, or has a setting that doesn't exist.
     """
     import yaml
 
@@ -108,23 +125,23 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path} can't be read as JSON or YAML", cause=" ".join(str(error).split())) from None
     except RecursionError:
-        raise UsageError(f"{path} holds no settings", cause="It's nested too deeply.") from None
+        raise UsageError(f"{path} holds no settings", cause="Its values are nested too deeply.") from None
     if not isinstance(document, dict):
         raise UsageError(f"{path} holds no settings", fix="For example: variants: [vae, beta]")
     single = {"dataset": "datasets", "variant": "variants", "metric": "metrics"}
-    named = {single.get(str(key), str(key)).replace("-", "_"): value for key, value in document.items()}
-    given = named.get("set")
-    if isinstance(given, dict):
-        named["set"] = [f"{key}={value}" for key, value in given.items()]
-    elif isinstance(given, str):
-        named["set"] = [given]
-    RunRequest.from_json({**named, "seeds": ()})  # refuses what it doesn't know
-    return {key: value for key, value in named.items() if value is not None}
+    settings = {single.get(str(key), str(key)).replace("-", "_"): value for key, value in document.items()}
+    values = settings.get("set")
+    if isinstance(values, dict):
+        settings["set"] = [f"{key}={value}" for key, value in values.items()]
+    elif isinstance(values, str):
+        settings["set"] = [values]
+    RunRequest.from_json({**settings, "seeds": ()})  # raises an error for an unknown setting
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def is_of_a_run(path: Path, settings: Mapping[str, Any]) -> bool:
-    """Return whether a configuration is what a run wrote down, and so part of a results folder: its `run.json`.
+    """Return whether a run wrote this configuration, so that it is part of a results folder and may run no code.
 
-    That is told by its name, what lies beside it, or the `schema` that runs write.
+    The signs are the name `run.json`, a folder `cells` beside the file, and the field `schema`.
     """
     return path.name == "run.json" or "schema" in settings or (path.parent / "cells").is_dir()

@@ -1,4 +1,4 @@
-"""`bench new`: a package with a plugin that works as it stands, its tests, and its two lines of TOML."""
+"""`bench new`: write a package with a working plugin, its tests and its entry point."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 
 
 def new(kind: Kind, name: str, folder: Path | None = None) -> Path:
-    """Write a package for a plugin called `name`; returns its folder, by default ./vaebench-NAME.
+    """Write a package for a plugin called `name`, and return its folder, by default ./vaebench-NAME.
 
     Raises:
-        UsageError: the name is none, or taken.
-        StoreError: the folder is there already, or can't be written.
+        UsageError: the name is invalid, or an installed plugin has it.
+        StoreError: the folder exists, or can't be written.
     """
     if not _NAME.fullmatch(name) or len(name) > 40:
         raise UsageError(
-            f"{name!r} can't be a {kind}'s name here",
-            cause="It's up to 40 lower-case letters and digits, joined by - or _, and begins with a letter.",
+            f"invalid name {name!r} for a {kind}",
+            cause="A name has at most 40 lower-case letters and digits, joined by - or _, and begins with a letter.",
             fix="For example: free-bits",
         )
     taken = [e for e in Registry[Any](KINDS[kind][0], kind).entries if e.name.casefold() == name]
     if taken:
-        raise UsageError(f"{taken[0].distribution} has a {kind} called {name!r} already", fix="Choose another name.")
+        raise UsageError(f"{taken[0].distribution} already has a {kind} called {name!r}", fix="Choose another name.")
     distribution = f"{OURS}-{name.replace('_', '-')}"
     home = folder or Path(distribution)
     words = re.split("[_-]", name)
@@ -56,7 +56,7 @@ def new(kind: Kind, name: str, folder: Path | None = None) -> Path:
             target.parent.mkdir(exist_ok=True)
             target.write_text(Template(source.read_text(encoding="utf-8")).substitute(values), encoding="utf-8")
     except FileExistsError:
-        raise StoreError(f"{home} is there already", fix="Choose another folder with --out.") from None
+        raise StoreError(f"{home} already exists", fix="Choose another folder with --out.") from None
     except OSError as error:
         raise StoreError(f"{home} can't be written: {error.strerror or error}") from None
     return home

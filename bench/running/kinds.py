@@ -12,6 +12,7 @@ KINDS = {
     "dataset": ("bench.datasets", "bench.contracts.dataset:DATASETS"),
     "metric": ("bench.metrics", "bench.contracts.measurement:METRICS"),
     "backbone": ("bench.backbones", "bench.blocks.backbone:BACKBONES"),
+    "executor": ("bench.executors", "bench.contracts.executor:EXECUTORS"),
     "logger": ("bench.loggers", "bench.contracts.logger:LOGGERS"),
 }
 """The entry-point group of a kind, and the registry that its contract defines."""

@@ -79,15 +79,9 @@ together = pytest.mark.xdist_group("outside")  # so that nobody waits for the en
 @together
 def test_all_of_them_run_beside_the_built_ins(outside: tuple[Path, Outside]) -> None:
     home, run = outside
-    names = (
-        "--variants",
-        "vae,iwae,my-variant",
-        "--dataset",
-        "bars,my-dataset",
-        "--metrics",
-        "elbo,effective_dimensions,my-metric",
-    )
-    done = run("-m", "bench.cli", "run", *names, *SHORT, "--out", str(home / "run"), "--json")
+    names = ("--variants", "vae,iwae,my-variant", "--dataset", "bars,my-dataset")
+    options = ("--metrics", "elbo,effective_dimensions,my-metric", *SHORT, "--in-process", "--json")
+    done = run("-m", "bench.cli", "run", *names, *options, "--out", str(home / "run"))
     rows = json.loads(done.stdout)
     assert [(row["dataset"], row["label"], row["status"]) for row in rows] == [
         (dataset, label, "ok") for dataset in ("bars", "my-dataset") for label in ("vae", "iwae", "my-variant")
@@ -152,28 +146,34 @@ def blocks(language: str, page: str = "docs/variants.md") -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
+def quick(command: str) -> list[str]:
+    """Return the arguments of a command of the tutorial, with fewer steps, processes and repeated checks."""
+    more = {"run": ["--steps", "20"], "check": []}  # the last --steps counts
+    program, verb, *arguments = shlex.split(command)
+    assert program == "bench"
+    if "results/first" in arguments:
+        more["run"].append("--in-process")
+    if "free-bits" in arguments:
+        more["check"] = ["--only", "hyperparameters_are_declared"]  # the same class passed all checks by its file
+    return [verb, *arguments, *more.get(verb, [])]
+
+
 def test_the_tutorial_is_true(tmp_path: Path) -> None:
-    """Its commands, one after the other, in an environment of its own; its class replaces the scaffold's."""
+    """All its commands run in an environment of its own; its class replaces the scaffold's."""
     run = environment(tmp_path)
     module, test_file = blocks("python")
     (tmp_path / "mine.py").write_text(module)
     commands = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
     assert len(commands) == 9
-    before = "import sys; from bench.cli import main; sys.exit(max(main(a) or 0 for a in {0!r}))"
-    waiting: list[list[str]] = []
-    for command in commands:
-        program, *arguments = shlex.split(command)
-        if program == "bench":
-            waiting.append(arguments)
-            continue
-        assert run("-c", before.format(waiting)).returncode == 0  # one process for several commands
-        waiting = []
-        package = tmp_path / "vaebench-free-bits"
-        (package / "vaebench_free_bits.py").write_text(module)
-        (package / "tests" / "test_vaebench_free_bits.py").write_text(test_file)
-        assert arguments[0] == "install"
-        run(*PIP, *arguments[1:])
-    done = run("-c", before.format(waiting))
+    (new,) = (command for command in commands if command.startswith("bench new "))
+    (install,) = (command for command in commands if command.startswith("pip install "))
+    run("-m", "bench.cli", *quick(new))
+    package = tmp_path / "vaebench-free-bits"
+    (package / "vaebench_free_bits.py").write_text(module)
+    (package / "tests" / "test_vaebench_free_bits.py").write_text(test_file)
+    run(*PIP, *shlex.split(install)[2:])
+    others = [quick(command) for command in commands if command not in (new, install)]
+    done = run("-c", f"import sys; from bench.cli import main; sys.exit(max(main(a) for a in {others!r}))")
     assert "free-bits" in done.stdout
     assert (tmp_path / "results" / "second" / "table.csv").is_file()
     rows = (tmp_path / "results" / "first" / "table.csv").read_text()
@@ -192,7 +192,7 @@ def test_a_name_that_cannot_be_is_refused(name: str, tmp_path: Path) -> None:
 
 def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(StoreError, match="is there already"):
+    with pytest.raises(StoreError, match="already exists"):
         scaffold.new("variant", "mine", tmp_path / "there")
 
 

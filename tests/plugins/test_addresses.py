@@ -213,9 +213,8 @@ LOADING = {"sample", "reconstruct", "interpolate", "traverse", "latent", "encode
 
 
 def verbs(command: click.Command, name: str = "") -> Iterator[str]:
-    loaded = command.load() if isinstance(command, cli._Verb) else command
-    if isinstance(loaded, click.Group):
-        for below, one in loaded.commands.items():
+    if isinstance(command, click.Group):
+        for below, one in command.commands.items():
             yield from verbs(one, f"{name} {below}".strip())
     else:
         yield name

@@ -473,7 +473,7 @@ def test_of_two_results_of_one_name_it_says_which_counts(
     code, _, err = bench("score", second, *call)
     (newer,) = set(Run(tmp_path / "run").names()) - {older}
     assert code == 0
-    assert f"the newest result called 'm', {newer}, and not {older}: another --name" in err
+    assert f"the newest, {newer}, and not {older}" in err
     assert bench("score", first, *call)[2] == err, "what is scored already doesn't become the newest"
     _, out, _ = bench("table", tmp_path / "run", "--json")
     assert json.loads(out)[0]["cell"] == newer

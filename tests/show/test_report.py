@@ -520,7 +520,7 @@ def test_the_verb_says_where_it_is(bench: Bench, run: Run, tmp_path: Path) -> No
     code, _, err = bench("report", tmp_path / "nothing")
     assert code == 4
     assert "isn't a run" in err
-    for wrong, why in (("nothing.py:Mine", "there is no file"), ("vea", "--plugin vea is no file's")):
+    for wrong, why in (("nothing.py:Mine", "there is no file"), ("vea", "--plugin vea names no file")):
         code, out, err = bench("report", run.path, "--plugin", wrong)
         assert (code, out) == (2, "")
         assert why in err

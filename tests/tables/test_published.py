@@ -95,7 +95,7 @@ def test_what_has_no_place_for_them_is_refused_before_anything_is_printed(
     assert main(["table", "nowhere", "--with", "published", *how]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert f"isn't printed by {' '.join(how)}" in err
+    assert f"can't be combined with {' '.join(how)}" in err
 
 
 def test_a_file_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

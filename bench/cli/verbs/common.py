@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 UNFINISHED, INTEGRITY, THRESHOLD, INTERRUPTED = 3, 5, 6, 130
-STOPPED = "interrupted: every finished cell is on disk, and the same command does the rest"
+STOPPED = "interrupted: all finished cells are saved, and the same command does the rest"
 
 data_root = click.option(
-    "--data-root", metavar="DIR", help="Where datasets lie; else BENCH_DATA, else the user's cache."
+    "--data-root", metavar="DIR", help="Folder of the datasets.  [default: $BENCH_DATA, else the user's cache]"
 )
 
 
@@ -25,15 +25,15 @@ def _take(_: click.Context, __: click.Parameter, addresses: tuple[str, ...]) -> 
 
     for address in addresses:
         if unpublished.take(address) is None:
-            raise UsageError(f"--plugin {address} is no file's", fix="For example: --plugin ./mine.py:Mine")
+            raise UsageError(f"--plugin {address} names no file", fix="For example: --plugin ./mine.py:Mine")
     return addresses
 
 
 def plugins(*, passed_on: bool = False) -> Callable[[_Function], _Function]:
-    """Return the option that hands code over to a verb that reads results, which never name code to be run.
+    """Return the option --plugin, which allows code from files to run: a results folder alone never can.
 
     Args:
-        passed_on: whether the verb has a parameter `plugins` of the addresses. They are handed over anyway.
+        passed_on: whether the command has a parameter `plugins` for the addresses; they are allowed to run either way.
     """
     return click.option(
         "--plugin",
@@ -42,7 +42,7 @@ def plugins(*, passed_on: bool = False) -> Callable[[_Function], _Function]:
         expose_value=passed_on,
         callback=_take,
         metavar="FILE.py:NAME",
-        help="Code that cells were made with and that isn't installed: results never name code to be run.",
+        help="A plugin that the cells were made with and that is not installed. Its code runs only if named here.",
     )
 
 
@@ -57,20 +57,20 @@ def print_rows(rows: Sequence[Row], as_json: bool, folder: str = "") -> None:
 
 
 def refuse_damaged(rows: Iterable[Row]) -> None:
-    """Name the files that some of the rows shown couldn't be read from.
+    """Raise an error that names the files of unreadable rows.
 
     Raises:
-        Damaged: there are such rows.
+        StoreError: some of the rows are damaged.
     """
     from bench.util.errors import StoreError
 
-    lines = [row.reason for row in rows if row.status == "damaged"]
-    if lines:
-        more = [f"and {len(lines) - 5} more"] if len(lines) > 5 else []
+    reasons = [row.reason for row in rows if row.status == "damaged"]
+    if reasons:
+        more = [f"and {len(reasons) - 5} more"] if len(reasons) > 5 else []
         raise StoreError(
-            f"{len(lines)} row{' is' if len(lines) == 1 else 's are'} damaged",
-            cause="\n".join([*lines[:5], *more]),
-            fix="The same `bench run` puts these files aside, and makes anew what was in them.",
+            f"{len(reasons)} row{' is' if len(reasons) == 1 else 's are'} damaged",
+            cause="\n".join([*reasons[:5], *more]),
+            fix="Run the same `bench run` again: it moves these files to damaged/ and computes their cells anew.",
         )
 
 
@@ -83,7 +83,7 @@ def print_json(document: Any) -> None:
 
 
 def say(text: object, *, err: bool = False) -> None:
-    """Print lines that tell of files and folders, whose names may be anything."""
+    """Print lines that may hold names of files and folders, without control characters."""
     from bench.util.text import plain
 
     click.echo(plain(str(text), lines=True), err=err)

@@ -1,25 +1,24 @@
-"""`bench data`: datasets on this machine."""
+"""The commands `bench data fetch`, `status` and `clear`."""
 
 from __future__ import annotations
 
 import click
 
 from bench.cli import completion
+from bench.cli.sections import examples
 from bench.cli.verbs.common import data_root as _root
 
 
-@click.group(
-    epilog="\b\nExamples:\n  bench data status\n  bench data fetch mnist fashion\n  bench data clear --dry-run"
-)
+@click.group(epilog=examples("data status", "data fetch mnist fashion", "data clear --dry-run"))
 def data() -> None:
-    """Bring datasets to this machine, or see what is there."""
+    """Download datasets, and show which ones are on this machine."""
 
 
 @data.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=completion.datasets)
 @_root
 def fetch(names: tuple[str, ...], data_root: str | None) -> None:
-    """Download what is missing, checked by size and sha256."""
+    """Download the missing files of datasets, and check their size and sha256."""
     from bench import data as datasets
     from bench.show.progress import downloads
 
@@ -29,14 +28,14 @@ def fetch(names: tuple[str, ...], data_root: str | None) -> None:
     for name, dataset in wanted:
         with downloads() as on_progress:
             files = datasets.fetch(dataset, root, on_progress)
-        click.echo(f"{name}: {f'{len(files)} files fetched into' if files else 'all there, in'} {root}")
+        click.echo(f"{name}: {f'{len(files)} files downloaded to' if files else 'complete, in'} {root}")
 
 
 @data.command()
 @click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=completion.datasets)
 @_root
 def status(names: tuple[str, ...], data_root: str | None) -> None:
-    """Show which datasets are there."""
+    """Show which datasets are complete on this machine."""
     from bench import data as datasets
     from bench.show import console
 
@@ -55,10 +54,10 @@ def _hand_over(names: tuple[str, ...]) -> None:
 @data.command()
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
 def clear(dry_run: bool) -> None:
-    """Remove decoded images, which are made again when they're needed.
+    """Remove the cached copies of large image folders.
 
-    A large folder of images is decoded once, and kept in the user's cache (or BENCH_CACHE). What a process is just
-    making stays.
+    The images of a large folder are decoded once into the user's cache (or BENCH_CACHE); a run that needs a removed
+    copy makes it again. A copy that a process is making is not removed.
     """
     from bench import data as datasets
     from bench.results.garbage import bytes_in_words

@@ -1,4 +1,4 @@
-"""`bench pareto`."""
+"""The command `bench pareto`."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ from pathlib import Path
 import click
 
 from bench.cli import completion
+from bench.cli.sections import examples
 from bench.cli.verbs.common import print_json, refuse_damaged, say
 
 
 @click.command(
-    epilog="""\b
-Examples:
-  bench pareto results/monday
-  bench pareto results/a results/b --out both.svg
-  bench pareto results/reference/mnist/table.json"""
+    epilog=examples(
+        "pareto results/monday",
+        "pareto results/a results/b --out both.svg",
+        "pareto results/reference/mnist/table.json",
+    )
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=completion.runs)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.svg",
-    help="Where the figure goes.  [default: of a single run, its own folder]",
+    help="Output file of the figure.  [default: in the folder of a single run]",
 )
-@click.option("--json", "as_json", is_flag=True, help="The points as JSON, and nothing else on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print the points as JSON to stdout, and nothing else there.")
 def pareto(runs: tuple[str, ...], out: Path | None, as_json: bool) -> None:
-    """Show which labels trade rate for distortion best, and draw them.
+    """Show and draw the labels on the rate-distortion frontier.
 
-    A label is dominated if another has no more rate, no more distortion, and less of one: means over seeds, on the
-    images that the run was asked to score. -ELBO = D + R, whatever was trained. Labels on different data, likelihoods
-    or protocols, and those that use labels, aren't held against each other. RUN may also be a file that
-    `bench table --json` made.
+    A label is dominated if another label has no more rate, no more distortion, and less of one of them: means over
+    seeds on the scored images, with -ELBO = distortion + rate at beta = 1. Labels are compared only within the same
+    data, likelihood and protocol, and apart from variants that use class labels.
+
+    RUN is the folder of a run, or a file that `bench table --json` wrote.
     """
     from bench.contracts.naming import alike
     from bench.results.locate import opened
@@ -41,19 +43,18 @@ def pareto(runs: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     from bench.util.errors import UsageError
 
     if out and any(out.resolve() == Path(path).resolve() for path in runs):
-        raise UsageError(f"{out} is what is to be read", fix="Give the figure a name of its own: --out both.svg")
+        raise UsageError(f"--out {out} would replace an input file", fix="Choose another file: --out both.svg")
     stores = [None if Path(path).is_file() else opened(path) for path in runs]
     rows = [frames.read(Path(path)) if run is None else run.rows() for path, run in zip(runs, stores, strict=True)]
-    found, without = planes(zip(stores, alike(*rows), strict=True))
+    drawable, without = planes(zip(stores, alike(*rows), strict=True))
     if as_json:
-        print_json({"planes": [plane.to_json() for plane in found], "without": without})
+        print_json({"planes": [plane.to_json() for plane in drawable], "without": without})
     else:
-        for shown in table(found, without):
-            console.out().print(shown, soft_wrap=isinstance(shown, str))
+        for part in table(drawable, without):
+            console.out().print(part, soft_wrap=isinstance(part, str))
     only = stores[0] if len(stores) == 1 else None
     path = out or (only.path / FIGURE if only else None)
     if path is not None:
-        drawn = write(path, found, without)
-        told = f"figure in {path}" if drawn else "no figure: no two labels with a bound can stand in one plane"
-        say(told, err=True)
+        drawn = write(path, drawable, without)
+        say(f"figure in {path}" if drawn else "no figure: no two labels with a bound are comparable", err=True)
     refuse_damaged(row for of_run in rows for row in of_run)

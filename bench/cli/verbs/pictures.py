@@ -1,166 +1,53 @@
-"""Looking at a trained model: `bench sample`, `reconstruct`, `interpolate`, `traverse`, `latent`, `encode`."""
+"""Commands that look at a trained model, from `bench sample` to `bench encode`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.cli import completion
-from bench.cli.options import Names
+from bench.cli.options import names
+from bench.cli.sections import examples
 from bench.cli.verbs.common import data_root, plugins, say
 
 if TYPE_CHECKING:
-    from bench.drawing.pictures import Scatter, Sheet
     from bench.show.views import TrainedCell
 
-WHICH = """\
-CELL is a cell's folder (results/monday/vae-fashion-s0 is enough of one), a run's, or RUN:VARIANT. Of several finished
-cells it's the first."""
+CELL = """\
+CELL is the folder of a cell (the beginning of its name is enough, as in results/monday/vae-fashion-s0), the folder of a
+run, or RUN:VARIANT. If several finished cells match, the first one is used."""
 
 
-def _verb(name: str, about: str, n: str, seed: str, classes: str, out: str, example: str) -> Callable[[Any], Any]:
-    """A verb over one finished cell, with the options that all of these have."""
-
-    def decorate(function: Any) -> Any:
-        options = [
-            click.argument("cell", metavar="CELL", shell_complete=completion.cells),
-            click.option(
-                "--variant", metavar="LABEL", shell_complete=completion.labels, help="Which variant of a run."
-            ),
-            click.option("--cell-seed", type=int, metavar="N", help="The cell that was trained with this seed."),
-            click.option("--class", "classes", type=Names(), default=(), metavar="NAME,...", help=classes),
-            click.option("--n", type=click.IntRange(1), metavar="N", help=n),
-            click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help=seed),
-            click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help=out),
-            plugins(passed_on=True),
-            data_root,
-        ]
-        for option in reversed(options):
-            function = option(function)
-        examples = "\n".join(f"  bench {name} {line}" for line in example.splitlines())
-        function.__doc__ = f"{about}\n\n{WHICH}"
-        return click.command(name, epilog=f"\b\nExamples:\n{examples}")(function)
-
-    return decorate
-
-
-PICTURE = "A .png or .svg.  [default: NAME-CELL.png here]"
-SHOWN_CLASSES = "Test images of these classes alone, by name or number."
-
-
-@_verb(
-    "sample",
-    "Draw images from a trained model.\n\nThey are decoder means; of a conditional model, a row for each class.",
-    "Images.  [default: 48, or 10 a class]",
-    "Of the draws.  [default: 0]",
-    "Of a conditional model, these classes, by name or number.",
-    PICTURE.replace("NAME", "sample"),
-    "results/monday\nresults/monday:cvae --class 3,8 --n 40 --out cvae.svg\nresults/monday --variant gan --cell-seed 1",
-)
-def sample(**settings: Any) -> None:
-    from bench.show import views
-
-    _draw("sample", views.samples, **settings)
-
-
-@_verb(
-    "reconstruct",
-    "Show test images, what a model makes of their codes, and the error.",
-    "Images.  [default: 24]",
-    "Which images.  [default: 0]",
-    SHOWN_CLASSES,
-    PICTURE.replace("NAME", "reconstruct"),
-    "results/monday:vqvae\nresults/monday --class Sandal,Bag --n 36",
-)
-def reconstruct(**settings: Any) -> None:
-    from bench.show import views
-
-    _draw("reconstruct", views.reconstructions, **settings)
-
-
-@_verb(
-    "interpolate",
-    "Decode the straight line between the codes of two test images.\n\n"
-    "A conditional decoder is given the label of the nearer one.",
-    "Strips.  [default: 6]",
-    "Which images.  [default: 0]",
-    "From the first of two classes to the second, or within one.",
-    PICTURE.replace("NAME", "interpolate"),
-    "results/monday:vae\nresults/monday:vae --class Trouser,Dress --n 10 --out strips.svg",
-)
-def interpolate(**settings: Any) -> None:
-    from bench.show import views
-
-    _draw("interpolate", views.interpolations, **settings)
-
-
-@_verb(
-    "traverse",
-    "Move the most active units of a test image's code, one at a time.\n\n"
-    "Each goes from -3 to 3 standard deviations of its codes; the others stay.",
-    "Units.  [default: 10, or all there are]",
-    "Which image.  [default: 0]",
-    SHOWN_CLASSES,
-    PICTURE.replace("NAME", "traverse"),
-    "results/monday:beta\nresults/monday:beta --class 7 --n 20",
-)
-def traverse(**settings: Any) -> None:
-    from bench.show import views
-
-    _draw("traverse", views.traversals, **settings)
-
-
-@_verb(
-    "latent",
-    "Show the codes of test images in a plane, coloured by class.\n\n"
-    "Of two dimensions the axes themselves, of more the first two principal components, of one a band for each class.",
-    "Images.  [default: 2000, or all there are]",
-    "Which images.  [default: 0]",
-    SHOWN_CLASSES,
-    PICTURE.replace("NAME", "latent"),
-    "results/monday:vae\nresults/monday:vae --class 3,5,8 --out latent.svg",
-)
-def latent(**settings: Any) -> None:
-    from bench.show import views
-
-    _draw("latent", views.plane, **settings)
-
-
-@_verb(
-    "encode",
-    "Write the codes of a split's images to an npz.\n\n"
-    "It holds `codes` (N, d), or indices (N, L) where codes are discrete; `labels` (N,), -1 where there is none; and "
-    "`index` (N,), the position in the split.",
-    "Images.  [default: all]",
-    "Which images, where they aren't all.  [default: 0]",
-    "Images of these classes alone, by name or number.",
-    "An .npz.  [default: encode-CELL.npz here]",
-    "results/monday:vae --out codes.npz\nresults/monday:vae --split train --n 10000",
-)
-@click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
-def encode(out: Path | None, split: str, **settings: Any) -> None:
-    from io import BytesIO
-
-    import numpy as np
-
-    from bench.drawing.pictures import checked_suffix, write_file
-    from bench.show import views
-
-    if out is not None:
-        checked_suffix(out, [".npz"])
-    cell, options = _cell(**settings)
-    found = views.encode(cell, split=split, **options)
-    path, content = out or Path(f"encode-{cell.row.cell}.npz"), BytesIO()
-    codes, labels, index = (part.numpy() for part in (found.codes, found.labels, found.index))
-    np.savez_compressed(content, codes=codes, labels=labels, index=index)
-    write_file(path, content.getvalue())
-    click.echo(
-        f"{codes.shape[0]:,} codes of {codes.shape[1]:,} {'indices' if codes.dtype.kind == 'i' else 'units'}", err=True
-    )
-    click.echo(path)
+def _command(
+    name: str,
+    callback: Any,
+    about: str,
+    *lines: str,
+    n: str,
+    seed: str = "Seed that chooses the images.  [default: 0]",
+    classes: str = "Show test images of these classes only; names or numbers.",
+    out: str = "Image file, .png or .svg.  [default: {}-CELL.png in this folder]",
+) -> click.Command:
+    """Return a command for one finished cell, with the options that all these commands have and `lines` as examples."""
+    options = [
+        click.argument("cell", metavar="CELL", shell_complete=completion.cells),
+        click.option("--variant", metavar="LABEL", shell_complete=completion.labels, help="Variant, if CELL is a run."),
+        click.option("--cell-seed", type=int, metavar="N", help="Use the cell that was trained with this seed."),
+        names("--class", None, classes, "classes", metavar="NAME,..."),
+        click.option("--n", type=click.IntRange(1), metavar="N", help=n),
+        click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help=seed),
+        click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help=out.format(name)),
+        plugins(passed_on=True),
+        data_root,
+    ]
+    command = click.command(name, help=f"{about}\n\n{CELL}", epilog=examples(*(f"{name} {line}" for line in lines)))
+    for option in reversed(options):
+        callback = option(callback)
+    made: click.Command = command(callback)
+    return made
 
 
 def _cell(
@@ -171,22 +58,110 @@ def _cell(
     plugins: tuple[str, ...],
     **options: Any,
 ) -> tuple[TrainedCell, dict[str, Any]]:
-    """The cell that is meant, said aloud where it's one of several, and the other settings."""
+    """Load the cell that the arguments name; return it and the other options. Print a note if several cells match."""
     from bench.show.views import trained
 
-    found, note = trained(cell, variant, cell_seed, data_root, plugins)
+    model, note = trained(cell, variant, cell_seed, data_root, plugins)
     if note:
         say(note, err=True)
-    return found, options
+    return model, options
 
 
-def _draw(name: str, view: Callable[..., Sheet | Scatter], out: Path | None, **settings: Any) -> None:
-    """Draw a view of a cell, and say where it is."""
+def _draw(name: str, view: str, *, out: Path | None, **settings: Any) -> None:
+    """Draw a cell by the function `view` of `bench.show.views`, and print the path of the picture."""
     from bench.drawing.pictures import SUFFIXES, checked_suffix, write
+    from bench.show import views
 
     if out is not None:
         checked_suffix(out, SUFFIXES)
     cell, options = _cell(**settings)
     path = out or Path(f"{name}-{cell.row.cell}.png")
-    write(view(cell, **options).drawing(), path)
+    write(getattr(views, view)(cell, **options).drawing(), path)
     click.echo(path)
+
+
+def _encode(out: Path | None, split: str, **settings: Any) -> None:
+    from io import BytesIO
+
+    import numpy as np
+
+    from bench.drawing.pictures import checked_suffix, write_file
+    from bench.show import views
+
+    if out is not None:
+        checked_suffix(out, [".npz"])
+    cell, options = _cell(**settings)
+    encoded = views.encode(cell, split=split, **options)
+    path, content = out or Path(f"encode-{cell.row.cell}.npz"), BytesIO()
+    codes, labels, index = (part.numpy() for part in (encoded.codes, encoded.labels, encoded.index))
+    np.savez_compressed(content, codes=codes, labels=labels, index=index)
+    write_file(path, content.getvalue())
+    unit = "indices" if codes.dtype.kind == "i" else "units"
+    click.echo(f"{codes.shape[0]:,} codes of {codes.shape[1]:,} {unit}", err=True)
+    click.echo(path)
+
+
+sample = _command(
+    "sample",
+    partial(_draw, "sample", "samples"),
+    "Draw images from a trained model.\n\nThe images are decoder means. A conditional model draws one row per class.",
+    "results/monday",
+    "results/monday:cvae --class 3,8 --n 40 --out cvae.svg",
+    "results/monday --variant gan --cell-seed 1",
+    n="Number of images.  [default: 48, or 10 per class]",
+    seed="Seed of the draws.  [default: 0]",
+    classes="Classes that a conditional model draws; names or numbers.",
+)
+reconstruct = _command(
+    "reconstruct",
+    partial(_draw, "reconstruct", "reconstructions"),
+    "Draw test images, their reconstructions and the errors.",
+    "results/monday:vqvae",
+    "results/monday --class Sandal,Bag --n 36",
+    n="Number of images.  [default: 24]",
+)
+interpolate = _command(
+    "interpolate",
+    partial(_draw, "interpolate", "interpolations"),
+    "Decode points on the line between the codes of two test images.\n\n"
+    "A conditional decoder gets the label of the nearer image.",
+    "results/monday:vae",
+    "results/monday:vae --class Trouser,Dress --n 10 --out strips.svg",
+    n="Number of strips.  [default: 6]",
+    classes="Class of the first image and class of the second, or one class for both.",
+)
+traverse = _command(
+    "traverse",
+    partial(_draw, "traverse", "traversals"),
+    "Vary the most active units of a test image's code, one at a time.\n\n"
+    "Each unit goes from -3 to 3 standard deviations of its codes; the other units stay fixed.",
+    "results/monday:beta",
+    "results/monday:beta --class 7 --n 20",
+    n="Number of units.  [default: 10, or all if there are fewer]",
+    seed="Seed that chooses the image.  [default: 0]",
+)
+latent = _command(
+    "latent",
+    partial(_draw, "latent", "plane"),
+    "Draw the codes of test images in a plane, coloured by class.\n\n"
+    "Codes of two dimensions are drawn as they are, those of more dimensions by their first two principal components, "
+    "and those of one dimension as a band per class.",
+    "results/monday:vae",
+    "results/monday:vae --class 3,5,8 --out latent.svg",
+    n="Number of images.  [default: 2000, or all if there are fewer]",
+)
+encode = _command(
+    "encode",
+    click.option(
+        "--split", type=click.Choice(["test", "train"]), default="test", show_default=True, help="Split to encode."
+    )(_encode),
+    "Write the codes of a split's images to an .npz file.\n\n"
+    "Its arrays are `codes` (N, d), or indices (N, L) of discrete codes; `labels` (N,), -1 if an image has none; and "
+    "`index` (N,), the positions in the split.",
+    "results/monday:vae --out codes.npz",
+    "results/monday:vae --split train --n 10000",
+    n="Number of images.  [default: all]",
+    seed="Seed that chooses the images, if not all are encoded.  [default: 0]",
+    classes="Encode images of these classes only; names or numbers.",
+    out="Output file.  [default: {}-CELL.npz in this folder]",
+)

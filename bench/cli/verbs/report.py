@@ -1,4 +1,4 @@
-"""`bench report`."""
+"""The command `bench report`."""
 
 from __future__ import annotations
 
@@ -7,32 +7,27 @@ from pathlib import Path
 import click
 
 from bench.cli import completion
-from bench.cli.options import Names
+from bench.cli.options import names
+from bench.cli.sections import examples
 from bench.cli.verbs.common import data_root as _root
 from bench.cli.verbs.common import plugins as _plugins
 
 
 @click.command(
-    epilog="""\b
-Examples:
-  bench report results/monday
-  bench report results/monday results/tuesday --out both.html
-  bench report results/monday --metrics elbo,fd,sharpness"""
+    epilog=examples(
+        "report results/monday",
+        "report results/monday results/tuesday --out both.html",
+        "report results/monday --metrics elbo,fd,sharpness",
+    )
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=completion.runs)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.html",
-    help="Where the report goes.  [default: of a single run, report.html in its own folder]",
+    help="Output file.  [default: report.html in the folder of a single run]",
 )
-@click.option(
-    "--metrics",
-    type=Names(),
-    default=(),
-    help="The first table's columns; another one has all of them.",
-    shell_complete=completion.metrics,
-)
+@names("--metrics", completion.metrics, "Comma-separated columns of the first table; a second table has all columns.")
 @_plugins(passed_on=True)
 @_root
 def report(
@@ -42,10 +37,10 @@ def report(
     plugins: tuple[str, ...],
     data_root: str | None,
 ) -> None:
-    """Write one HTML file with the tables and the pictures of runs.
+    """Write one HTML file with the tables and pictures of one or more runs.
 
-    It needs no server and no network, and loads nothing from anywhere. Pictures show the first seed of each label.
-    Without the dataset, or without a variant's code, what needs them is missing, and the report says so.
+    The file needs no server and no network. Pictures show the first seed of each label. If a dataset or the code of a
+    variant is missing, the report leaves out the parts that need it, and says so.
     """
     from bench.results.locate import opened
     from bench.show.progress import working
@@ -54,7 +49,7 @@ def report(
 
     stores = [opened(path) for path in runs]
     if out is None and len(stores) > 1:
-        raise UsageError("the report of several runs needs a place", fix="For example --out report.html.")
+        raise UsageError("the report of several runs has no default file", fix="Name one: --out report.html.")
     path = out or stores[0].path / REPORT
     with working() as say:
         write(stores, path, metrics=metrics, data_root=data_root, plugins=plugins, say=say)

@@ -1,4 +1,4 @@
-"""Looking at results: `bench table`, `bench compare`."""
+"""The commands `bench table` and `bench compare`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli import completion
-from bench.cli.options import Names
+from bench.cli.options import names
+from bench.cli.sections import examples
 from bench.cli.verbs.common import THRESHOLD, UNFINISHED, plugins, print_json, print_rows, refuse_damaged, say
 from bench.util.errors import UsageError
 
@@ -24,59 +25,55 @@ def _rows(paths: Sequence[str]) -> list[Row]:
     from bench.tables import frames
 
     files = (Path(path) for path in paths)
-    found = alike(*(frames.read(path) if path.is_file() else Run(path).rows() for path in files))
-    return [row for rows in found for row in rows]
+    tables = alike(*(frames.read(path) if path.is_file() else Run(path).rows() for path in files))
+    return [row for rows in tables for row in rows]
 
 
-_metrics = click.option(
+_metrics = names(
     "--metrics",
-    type=Names(),
-    default=(),
-    help="Those columns; or more or fewer than usual: --metrics=+kl,-fd.",
-    shell_complete=completion.metrics,
+    completion.metrics,
+    "Comma-separated columns. +NAME and -NAME add to or remove from the default columns: --metrics=+kl,-fd.",
 )
-_all = click.option("--all", "every", is_flag=True, help="All columns. By default the most important of many.")
+_all = click.option("--all", "every", is_flag=True, help="Show all columns.  [default: the most important ones]")
 
 
 @click.command(
-    epilog="""\b
-Examples:
-  bench table results/monday
-  bench table results/monday --metrics elbo,fd,sharpness
-  bench table results/monday --costs
-  bench table results/grid --select val:elbo
-  bench table results/monday --with published
-  bench table results/a results/b --format latex
-  bench table results/monday --json > monday.json"""
+    epilog=examples(
+        "table results/monday",
+        "table results/monday --columns elbo,fd,blur --sort fd",
+        "table results/monday --costs",
+        "table results/grid --select val:elbo",
+        "table results/monday --with published",
+        "table results/a results/b --format latex",
+        "table results/monday --json > monday.json",
+    )
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=completion.runs)
-@click.option(
+@names(
     "--columns",
+    completion.metrics,
+    "Comma-separated columns, in this order. +NAME and -NAME add to or remove from the default columns.  "
+    "[default: $BENCH_COLUMNS]",
     "--metrics",
     "columns",
-    type=Names(),
-    default=(),
     envvar="BENCH_COLUMNS",
-    metavar="NAMES",
-    help="Columns, in this order; +NAME and -NAME add to or leave out of the default ones. Also BENCH_COLUMNS.",
-    shell_complete=completion.metrics,
 )
-@click.option("--all", "every", is_flag=True, help="All columns, in as many tables as needed.")
-@click.option("--notes", is_flag=True, help="All notes: caveats of scores, and why scores are missing.")
-@click.option(
-    "--sort", metavar="COLUMN", default="", help="Order the variants of each block by COLUMN, the best first."
-)
+@click.option("--all", "every", is_flag=True, help="Show all columns, in as many tables as needed.")
+@click.option("--notes", is_flag=True, help="Show all notes: caveats of scores, and why scores are missing.")
+@click.option("--sort", metavar="COLUMN", default="", help="Sort the variants of each block by COLUMN, the best first.")
 @click.option(
     "--select",
     metavar="val:METRIC",
-    help="Of a run scored on validation images: the best setting of each variant by METRIC, scored on the test split.",
+    help="Choose each variant's setting with the best METRIC on validation images; score it on the test split.",
 )
-@click.option("--costs", is_flag=True, help="Seconds of training, and of each metric.")
-@click.option("--methods", is_flag=True, help="The paragraph that a paper has to have about the table.")
-@click.option("--with", "beside", type=click.Choice(["published"]), help="Published values below it, marked as such.")
+@click.option("--costs", is_flag=True, help="Show the seconds of training and of each metric instead.")
+@click.option("--methods", is_flag=True, help="Print a methods paragraph for a paper instead.")
+@click.option("--with", "beside", type=click.Choice(["published"]), help="Add a table of values from papers.")
 @plugins()
-@click.option("--format", "form", type=click.Choice(["md", "csv", "latex"]), help="Text for other programs.")
-@click.option("--json", "as_json", is_flag=True, help="The rows as one JSON array.")
+@click.option(
+    "--format", "form", type=click.Choice(["md", "csv", "latex"]), help="Print the table as text for other programs."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as one JSON array.")
 def table(
     runs: tuple[str, ...],
     columns: tuple[str, ...],
@@ -90,16 +87,17 @@ def table(
     form: Any,
     as_json: bool,
 ) -> int:
-    """Show the table of one run or several, over seeds.
+    """Show the scores of one or more runs: means over seeds.
 
-    RUN may also be a file that --json made: a table without its run.
+    RUN is the folder of a run, or a file that `bench table --json` wrote.
 
-    Where there are many columns, a screen shows the family of the headline metric and one merit of each other family;
-    files have all.
+    By default the table has a few columns that matter most; the files in the run's folder have all.
     """
     if beside is not None and (as_json or form not in (None, "md")):
         refused = "--json" if as_json else f"--format {form}"
-        raise UsageError(f"--with published isn't printed by {refused}", fix="Leave that out, or use --format md.")
+        raise UsageError(
+            f"--with published can't be combined with {refused}", fix=f"Leave out {refused}, or use --format md."
+        )
     tuning: tuple[str, ...] | None = None
     choices: tuple[Choice, ...] = ()
     unfinished = False
@@ -154,7 +152,8 @@ def _print_about(
         click.echo(costing.markdown(rows), nl=False)
     elif form is not None:
         raise UsageError(
-            f"--costs isn't printed as {form}", fix="--format md, --json, or costs.csv in the run's folder."
+            f"--costs can't be printed as {form}",
+            fix="Use --format md or --json, or read costs.csv in the run's folder.",
         )
     else:
         screen = console.out()
@@ -173,68 +172,63 @@ def _print_published(rows: Sequence[Row], form: str | None) -> None:
         for part in as_renderables(entries):
             console.out().print(part)
     if not entries:
-        click.echo("no published values are known for these datasets", err=True)
+        click.echo("no published values for these datasets", err=True)
 
 
 @click.command(
-    epilog="""\b
-Examples:
-  bench compare results/monday results/tuesday
-  bench compare results/monday --between vae,beta
-  bench compare results/monday results/tuesday --fail-if 'elbo<-0.5nat' --fail-if 'fd>5%'"""
+    epilog=examples(
+        "compare results/monday results/tuesday",
+        "compare results/monday --between vae,beta",
+        "compare results/monday results/tuesday --fail-if 'elbo<-0.5' --fail-if 'fd>5%'",
+    )
 )
 @click.argument("a", metavar="A", shell_complete=completion.runs)
 @click.argument("b", metavar="[B]", required=False, shell_complete=completion.runs)
-@click.option(
-    "--between",
-    type=Names(),
-    metavar="LABEL,LABEL",
-    shell_complete=completion.labels,
-    help="Two labels of the one run A, instead of B.",
-)
+@names("--between", completion.labels, "Compare two labels of run A, instead of run B.", metavar="LABEL,LABEL")
 @_metrics
 @_all
 @click.option(
     "--fail-if",
     multiple=True,
     metavar="[LABEL:]METRIC<VALUE",
-    help="Exit with 6 if b - a is so; or >. In the metric's unit, or percent where it has a zero.",
+    help="Exit with code 6 if b - a is below (<) or above (>) VALUE, a number or a percentage of a. Repeatable.",
 )
 @plugins()
-@click.option("--json", "as_json", is_flag=True, help="The differences as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
 def compare(
     a: str,
     b: str | None,
-    between: tuple[str, ...] | None,
+    between: tuple[str, ...],
     metrics: tuple[str, ...],
     every: bool,
     fail_if: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Show what differs from run A to run B, whether that is real, and in which direction.
+    """Test the differences between two runs, or between two labels of one run.
 
-    Rows are paired by label, dataset and seed. Rows made under different conditions aren't compared. A and B may also
-    be files that `bench table --json` made.
+    Rows are paired by label, dataset and seed. Rows with different training or scoring protocols are not compared.
+
+    A and B are folders of runs, or files that `bench table --json` wrote.
     """
     from bench.show import console
     from bench.tables import compare as comparing
     from bench.tables.threshold import Threshold
 
-    if (b is None) == (between is None) or (between is not None and len(between) != 2):
+    if (b is None) == (not between) or len(between) not in (0, 2):
         raise UsageError(
-            "bench compare takes two runs, or one and two of its labels",
-            fix="bench compare A B, or bench compare A --between vae,beta.",
+            "bench compare needs two runs, or one run and two of its labels",
+            fix="For example: bench compare A B, or bench compare A --between vae,beta.",
         )
     thresholds = [Threshold.parse(text, differences=True) for text in fail_if]
     shown = ("all",) if every or (as_json and not metrics) else metrics
     rows, others = _rows([a]), [] if b is None else _rows([b])
-    if between is not None:
-        found = comparing.between(rows, between[0], between[1], _evidence(a), shown)
+    if between:
+        comparison = comparing.between(rows, between[0], between[1], _evidence(a), shown)
     else:
         evidence = _evidence(a), _evidence(b or "")
-        found = comparing.compare(rows, others, evidence, (a, b or ""), shown)
-    print_json(found.to_json()) if as_json else console.comparison(found)
-    crossed = dict.fromkeys(line for threshold in thresholds for line in threshold.crossed_by(found))
+        comparison = comparing.compare(rows, others, evidence, (a, b or ""), shown)
+    print_json(comparison.to_json()) if as_json else console.comparison(comparison)
+    crossed = dict.fromkeys(line for threshold in thresholds for line in threshold.crossed_by(comparison))
     for line in crossed:
         say(line, err=True)
     if not crossed:

@@ -1,9 +1,10 @@
-"""`bench run`."""
+"""The command `bench run`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,43 @@ import click
 from click.core import ParameterSource
 
 from bench.cli import completion
-from bench.cli.options import Datasets, Duration, Names, Seeds, Shard, is_of_a_run, read_config
-from bench.cli.verbs.common import INTEGRITY, STOPPED, THRESHOLD, UNFINISHED, plugins, print_json, print_rows, say
+from bench.cli.options import Datasets, Duration, Seeds, Shard, flag, is_of_a_run, names, option, read_config
+from bench.cli.sections import Sectioned, examples, section
+from bench.cli.verbs.common import (
+    INTEGRITY,
+    STOPPED,
+    THRESHOLD,
+    UNFINISHED,
+    data_root,
+    plugins,
+    print_json,
+    print_rows,
+    say,
+)
 
 if TYPE_CHECKING:
     from bench.contracts.protocol import RunRequest
     from bench.contracts.row import Row
 
 
-_OF_A_RUN = "bench.config.of_a_run"  # whether --config names what a run wrote down itself
+_PRECISION, _SPLIT = click.Choice(["fp32", "bf16"]), click.Choice(["test", "validation"])
+_OF_A_RUN = "bench.config.of_a_run"  # key in a context's meta: a run wrote the file that --config names
+
+
+class _Run(Sectioned):
+    """The command, with hints for options that people type and that don't exist."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            close = get_close_matches(error.option_name, [o for p in self.params for o in p.opts], cutoff=0.75)
+            hint = ""
+            if error.option_name in ("--model", "--models"):
+                hint = " Did you mean '--variants'?"
+            elif not close:
+                hint = " Set a hyperparameter by --set, for example --set beta.beta=10."
+            raise click.NoSuchOption(error.option_name, error.message + hint, close, ctx) from None
 
 
 def _config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
@@ -31,127 +60,120 @@ def _config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Path |
 
 
 @click.command(
-    epilog="""\b
-Examples:
-  bench run --variants vae,beta,vqvae --dataset fashion --seeds 3
-  bench run --variants "beta[beta=1|4|10],vae" --dataset mnist,fashion
-  bench run --set beta.beta=10 --set '*.latent_dim=8' --backbone conv
-  bench run --dataset folder:./my-images --image-size 64 --dry-run
-  bench run --config results/monday/run.json --seeds 5
-
-A run that was interrupted is finished by the same command; more variants, seeds or metrics extend it."""
+    cls=_Run,
+    epilog=examples(
+        "run --variants vae,beta,vqvae --dataset fashion --seeds 3",
+        'run --variants "beta[beta=1|4|10],vae" --dataset mnist,fashion',
+        "run --set beta.beta=10 --set '*.latent_dim=8' --backbone conv",
+        "run --dataset folder:./my-images --image-size 64 --dry-run",
+        "run --config results/monday/run.json --seeds 5",
+        then="The same command finishes a run that was interrupted. More variants, seeds or metrics extend it.",
+    ),
 )
-@click.option(
-    "--variants",
-    type=Names(),
-    default=(),
-    help="Names or selectors, by commas. All by default.",
-    shell_complete=completion.variants,
+@section(
+    "What to train",
+    names("--variants", completion.variants, "Comma-separated variants: vae,beta[beta=1|4].  [default: all]"),
+    click.option(
+        "--dataset",
+        "datasets",
+        type=Datasets(),
+        default=(),
+        help="Comma-separated datasets: names, folder:PATH or npz:PATH.  [default: the embedded one]",
+        shell_complete=completion.datasets,
+    ),
+    option("--seeds", "Number of seeds (3 means 0,1,2), or a comma-separated list.", Seeds(), "1"),
+    option(
+        "--set",
+        "Set a hyperparameter of VARIANT or, by *, of all. Repeatable.",
+        multiple=True,
+        metavar="VARIANT.NAME=VALUE",
+    ),
+    option("--backbone", "Networks of all variants that accept one: mlp, ...", shell_complete=completion.backbones),
+    option("--likelihood", "Pixel likelihood p(x|z).  [default: bernoulli for grey images, logistic for colour]"),
+    option("--baseline/--no-baseline", "Add the baseline, which is not ranked.", default=True),
+    option("--sanity/--no-sanity", "Add the reference rows: real images, mean image, PPCA.", default=True),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        is_eager=True,
+        callback=_config,
+        help="Read settings from a JSON or YAML file; options on the command line take precedence.",
+    ),
+    plugins(),
 )
-@click.option(
-    "--dataset",
-    "datasets",
-    type=Datasets(),
-    default=(),
-    help="Names, folder:PATH or npz:PATH, by commas.",
-    shell_complete=completion.datasets,
+@section(
+    "Data",
+    option("--limit", "Train on a random subset of N images; every row says so.", int, metavar="N"),
+    click.option(
+        "--validation",
+        type=int,
+        default=0,
+        metavar="N",
+        help="Hold out N training images for validation.  [default: if validation images are scored, a sixth, or the "
+        "dataset's own validation split; else none]",
+    ),
+    option("--image-size", "Resize the images of a folder to N x N pixels.", int, metavar="N"),
+    data_root,
 )
-@click.option("--seeds", type=Seeds(), default="1", help="3 means 0,1,2.  [default: 1]")
-@click.option("--steps", type=int, help="Optimiser steps of a stage. By default the dataset's budget.")
-@click.option("--epochs", type=float, help="The budget in passes over the training split, instead of --steps.")
-@click.option("--batch-size", type=int, default=128, show_default=True)
-@click.option("--set", multiple=True, metavar="VARIANT.NAME=VALUE", help="A hyperparameter; '*' is all variants.")
-@click.option(
-    "--backbone",
-    help="The networks of all variants that take one, such as mlp or conv.",
-    shell_complete=completion.backbones,
+@section(
+    "Training",
+    option("--steps", "Optimiser steps of each stage.  [default: the dataset's budget]", int, metavar="N"),
+    option("--epochs", "Passes over the training split, instead of --steps.", float, metavar="N"),
+    option("--batch-size", "Images in a training batch.", int, 128, metavar="N"),
+    option("--precision", "Precision of matrix products in training.", _PRECISION, "fp32"),
+    flag("--compile", "Compile the losses with torch.compile; on a GPU with CUDA graphs."),
+    flag("--stack-seeds", "Train all seeds of a variant in one pass; faster on a GPU."),
 )
-@click.option("--likelihood", help="p(x|z) for all variants. By default bernoulli for grey, logistic for colour.")
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16"]),
-    default="fp32",
-    show_default=True,
-    help="Of the products of matrices in training; the rest of it is fp32.",
+@section(
+    "Scores",
+    names(
+        "--metrics",
+        completion.metrics,
+        "Comma-separated metrics. +NAME and -NAME add to or remove from the default set, as in "
+        '--metrics=+linear_probe,-fid; "all" computes every metric.',
+    ),
+    option("--eval-split", "Split that is scored.  [default: validation for grids over settings, else test]", _SPLIT),
+    option("--nll-samples", "Importance samples per image for `nll`.", int, 100, metavar="N"),
+    option("--nll-images", "Images that `nll` is computed on.", int, 1_000, metavar="N"),
+    option("--inception-precision", "Precision of the network of FID and KID.", _PRECISION, "fp32"),
+    option(
+        "--fail-if",
+        "Exit with code 6 if a row's METRIC is below (<) or above (>) VALUE. Repeatable.",
+        multiple=True,
+        metavar="[LABEL:]METRIC<VALUE",
+    ),
 )
-@click.option("--compile", is_flag=True, help="Compile losses by torch.compile; on a GPU with CUDA graphs.")
-@click.option("--stack-seeds", is_flag=True, help="Train all seeds of a variant in one pass: for GPUs.")
-@click.option("--limit", type=int, help="Train on a random subset of this size; marked in every row.")
-@click.option(
-    "--validation",
-    type=int,
-    default=0,
-    help="Images to carve out of the training split.  [default: a sixth where they are scored, else none; of a "
-    "validation split that a dataset has itself, all]",
+@section(
+    "Machine",
+    option("--device", "auto, cpu, cuda or mps.", default="auto"),
+    option("--jobs", "Cells at once, each in its own process.", int, 1, metavar="N"),
+    option("--threads", "CPU threads of each cell.  [default: cores / --jobs]", int, metavar="N"),
+    option(
+        "--executor", "Plugin that starts processes: ray, ...  [default: local]", shell_complete=completion.executors
+    ),
+    option("--address", "Address of the executor's cluster, for example Ray's head node."),
+    option("--gpus-per-cell", "GPUs that an executor reserves for each cell.", float, 0.0, metavar="SHARE"),
+    option("--shard", "Run only the I-th of N parts of the cells, for job arrays.", Shard(), metavar="I/N"),
+    flag("--in-process", "Run the cells one by one in this process, for debugging."),
 )
-@click.option("--image-size", type=int, help="Side to which the images of a folder are brought.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
-@click.option("--jobs", type=int, default=1, show_default=True, help="Cells at once, each in its own process.")
-@click.option("--threads", type=int, help="CPU threads of a cell. By default the cores divided by --jobs.")
-@click.option("--timeout", type=Duration(), help="Stop a cell after this long, with a checkpoint: 90s, 30m, 12h.")
-@click.option(
-    "--stall", type=Duration(), default=1800.0, help="A cell hangs if it's silent for so long.  [default: 30m]"
+@section(
+    "Interruptions and failures",
+    option("--timeout", "Stop a cell after this time (90s, 30m, 12h) and save a checkpoint.", Duration()),
+    option("--stall", "Treat a cell as hung after this long without progress.", Duration(), "30m"),
+    option("--checkpoint", "Time between checkpoints.", Duration(), "60s"),
+    flag("--fail-fast", "Stop at the first cell that fails."),
+    flag("--retry-failed", "Run again the cells that failed or diverged."),
+    flag("--force", "Train and score again the cells that have results already."),
 )
-@click.option("--checkpoint", type=Duration(), default=60.0, help="How often to keep a checkpoint.  [default: 60s]")
-@click.option("--fail-fast", is_flag=True, help="Stop at the first cell that fails.")
-@click.option("--fail-if", multiple=True, metavar="[LABEL:]METRIC<VALUE", help="Exit with 6 if a row is so; or >.")
-@click.option("--retry-failed", is_flag=True, help="Try cells again that failed or diverged.")
-@click.option("--force", is_flag=True, help="Train and score anew what is there already.")
-@click.option("--shard", type=Shard(), metavar="I/N", help="Only the I-th of N parts of the cells, for job arrays.")
-@click.option(
-    "--executor", help="Who runs the cells: local (the default), ray, ...", shell_complete=completion.executors
+@section(
+    "Output",
+    option("--out", "Folder of the run.  [default: one in results/, named by the request]", metavar="DIR"),
+    names("--logger", completion.loggers, "Comma-separated loggers: tensorboard, mlflow, ..."),
+    flag("--profile", "Trace some steps of each cell that is trained, and show where time goes."),
+    flag("--dry-run", "Show what would be done; train nothing."),
+    flag("--json", "Print the rows as JSON to stdout, and nothing else there.", "as_json"),
+    flag("--quiet", "Show no progress."),
 )
-@click.option("--address", help="The cluster of an executor that has one.")
-@click.option("--gpus-per-cell", type=float, default=0.0, help="The share of a GPU that an executor reserves.")
-@click.option("--in-process", is_flag=True, help="Without processes of their own, one by one: for debugging.")
-@click.option(
-    "--data-root", type=str, metavar="DIR", help="Where datasets lie; else BENCH_DATA, else the user's cache."
-)
-@click.option("--baseline/--no-baseline", default=True, help="Whether the untuned anchor joins.  [default: it does]")
-@click.option(
-    "--sanity/--no-sanity", default=True, help="Whether real data and trivial models join.  [default: they do]"
-)
-@click.option(
-    "--metrics",
-    type=Names(),
-    default=(),
-    help="Those alone; or the default ones and more or fewer: --metrics=+linear_probe,-fid; or all.",
-    shell_complete=completion.metrics,
-)
-@click.option(
-    "--eval-split",
-    type=click.Choice(["test", "validation"]),
-    help="What is scored.  [default: validation for grids over hyperparameters, else test]",
-)
-@click.option("--nll-samples", type=int, default=100, show_default=True, help="Importance samples an image.")
-@click.option("--nll-images", type=int, default=1_000, show_default=True, help="Images that `nll` is estimated on.")
-@click.option(
-    "--logger",
-    type=Names(),
-    default=(),
-    help="Also log to: tensorboard, mlflow, ...; into the run's folder.",
-    shell_complete=completion.loggers,
-)
-@click.option(
-    "--inception-precision",
-    type=click.Choice(["fp32", "bf16"]),
-    default="fp32",
-    show_default=True,
-    help="Of FID's and KID's network: bf16 is another protocol, whose rows compare with each other alone.",
-)
-@click.option("--out", metavar="DIR", help="The run's folder. By default one under results/, named by the request.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    is_eager=True,
-    callback=_config,
-    help="Settings from a JSON or YAML file; what is typed beside it wins.",
-)
-@plugins()
-@click.option("--profile", is_flag=True, help="Trace some steps of each cell that is trained; say where time went.")
-@click.option("--dry-run", is_flag=True, help="Show what would be done; train nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON to stdout, and nothing else there.")
-@click.option("--quiet", is_flag=True, help="No progress.")
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -165,14 +187,14 @@ def run(
 ) -> int:
     """Train and score variants.
 
-    What is on disk already isn't done again.
+    A cell (variant, dataset and seed) that has results in the run's folder is not trained again.
     """
     from bench.running.executors.local import Local
 
     local = Local(settings["jobs"])
     ctx.call_on_close(local.close)
     if not (dry_run or settings["in_process"]):
-        local.warm()  # while we load the same
+        local.warm()  # a process that imports torch while this one does
     from bench.contracts.logger import logged
     from bench.contracts.protocol import RunRequest
     from bench.running import planning, runner
@@ -224,7 +246,7 @@ def _print_profiles(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def _hand_over(ctx: click.Context, request: RunRequest) -> None:
-    """Hand over the code that the request names; of what a run wrote down itself, what is typed beside it alone."""
+    """Allow code in the files that the request names to run; a `run.json` allows none, only the command line does."""
     from bench.plugins.unpublished import hand_over
     from bench.running.grid import words
 
@@ -235,7 +257,7 @@ def _hand_over(ctx: click.Context, request: RunRequest) -> None:
 
 
 def _settle(ctx: click.Context, settings: dict[str, Any]) -> dict[str, Any]:
-    """Typed settings win over a configuration's: --steps also over its epochs, --epochs over its steps."""
+    """Return the fields of a `RunRequest`; a typed --steps also replaces the configuration's epochs, and vice versa."""
     typed = {n for n in ("steps", "epochs") if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE}
     if len(typed) == 1:
         settings[({"steps", "epochs"} - typed).pop()] = None

@@ -1,13 +1,16 @@
-"""`bench score`: samples that were made outside."""
+"""The command `bench score`, for samples of a model that is not a plugin."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from bench.cli.options import Names
+from bench.cli import completion
+from bench.cli.options import names
+from bench.cli.sections import examples
 from bench.cli.verbs.common import data_root as _root
 from bench.cli.verbs.common import print_rows
 
@@ -15,48 +18,37 @@ _path = click.Path(path_type=Path)
 
 
 @click.command(
-    epilog="""\b
-Examples:
-  bench score samples.npz --dataset fashion --name mine
-  bench score ./pngs --dataset mnist --bounds elbo.csv --likelihood bernoulli
-  bench table results/mine results/fashion"""
+    epilog=examples(
+        "score samples.npz --dataset fashion --name mine",
+        "score ./pngs --dataset mnist --bounds elbo.csv --likelihood bernoulli",
+        "table results/mine results/fashion",
+    )
 )
 @click.argument("samples", type=_path)
-@click.option("--dataset", required=True, help="What the samples are meant to look like.")
-@click.option("--name", help="What the row is called.  [default: as the file]")
-@click.option("--bounds", type=_path, metavar="FILE", help="elbo, or log_likelihood and rate, of each test image.")
-@click.option("--likelihood", help="What the bounds are of, such as bernoulli.")
-@click.option("--fid-reference", type=_path, metavar="FILE.npz", help="Statistics of pytorch-fid to compare with too.")
+@click.option("--dataset", required=True, help="Dataset whose test images the samples are compared with.")
+@click.option("--name", help="Label of the row.  [default: the name of the file]")
+@click.option(
+    "--bounds", type=_path, metavar="FILE", help="File with the elbo, or log_likelihood and rate, of each test image."
+)
+@click.option("--likelihood", help="Pixel likelihood that the bounds were computed with, for example bernoulli.")
+@click.option("--fid-reference", type=_path, metavar="FILE.npz", help="Statistics of pytorch-fid for a further FID.")
 @click.option(
     "--scale",
     type=click.FloatRange(min=0, min_open=True),
     metavar="WHITE",
-    help="The number that is white in the samples.  [default: 1 for floats, else 255]",
+    help="Pixel value that means white.  [default: 1 for floats, else 255]",
 )
-@click.option("--metrics", type=Names(), default=(), help="As for `bench run`.")
-@click.option("--out", type=_path, metavar="DIR", help="A run's folder, new or not.  [default: results/NAME]")
+@names("--metrics", completion.metrics, "Comma-separated metrics, as for `bench run`.")
+@click.option("--out", type=_path, metavar="DIR", help="Folder of a new or existing run.  [default: results/NAME]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @_root
-@click.option("--json", "as_json", is_flag=True, help="The row as JSON.")
-def score(
-    samples: Path,
-    dataset: str,
-    name: str | None,
-    bounds: Path | None,
-    likelihood: str | None,
-    fid_reference: Path | None,
-    scale: float | None,
-    metrics: tuple[str, ...],
-    out: Path | None,
-    device: str,
-    data_root: str | None,
-    as_json: bool,
-) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the row as JSON.")
+def score(samples: Path, dataset: str, metrics: tuple[str, ...], as_json: bool, **settings: Any) -> None:
     """Score samples of your own model.
 
-    SAMPLES is an .npz file with `samples`, uint8 or floats from 0 to 1 of shape (N, H, W), (N, H, W, C) or
-    (N, C, H, W), or a folder of .png files. At most 10,000 are scored, as of every variant; of fewer, metrics that need
-    more are n/a with the number that they need. Nothing is unpickled.
+    SAMPLES is an .npz file with an array `samples` of shape (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or floats
+    from 0 to 1; or a folder of .png files. 10,000 samples are scored, the number drawn from every variant; if there are
+    fewer, metrics that need more are n/a and name the number. Nothing is unpickled.
     """
     from bench import data
     from bench.plugins.unpublished import hand_over
@@ -73,27 +65,12 @@ def score(
         sys.stderr.write(f"{text}\n")
 
     with working() as say:
-        row, run = submit(
-            samples,
-            dataset,
-            name=name,
-            bounds=bounds,
-            likelihood=likelihood,
-            fid_reference=fid_reference,
-            scale=scale,
-            metrics=metrics,
-            out=out,
-            device=device,
-            data_root=data_root,
-            say=say,
-            foretell=foretell,
-            note=note,
-        )
+        row, run = submit(samples, dataset, metrics=metrics, say=say, foretell=foretell, note=note, **settings)
     print_rows([row], as_json, str(run.path))
-    counted, *others = (other.cell for other in namesakes(row, run))
+    newest, *others = (other.cell for other in namesakes(row, run))
     if others:
         click.echo(
-            f"tables count the newest result called {row.label!r}, {counted}, and not {', '.join(others)}: "
-            "another --name shows both",
+            f"this run has several results with the label {row.label!r}: tables show the newest, {newest}, and not "
+            f"{', '.join(others)}. Use another --name to show both.",
             err=True,
         )
