@@ -18,6 +18,7 @@ from bench.contracts.abilities import require
 from bench.contracts.images import to_float
 from bench.contracts.measurement import Context, Note, Request, Score, metric
 from bench.contracts.protocol import seed_for
+from bench.metrics.notes import COLLAPSED
 from bench.util.errors import NotAvailable
 
 BATCH = 128  #: codes on each side of an estimate, as in a training batch
@@ -189,7 +190,8 @@ def active_units(posterior: Posterior) -> Score:
     """
     if (n := len(posterior.mean)) < 2:
         raise NotAvailable("needs two test images")
-    return _active(posterior.mean.var(0, correction=1), n)
+    score = _active(posterior.mean.var(0, correction=1), n)
+    return score if score.value else score.noted(COLLAPSED)
 
 
 @metric(PosteriorKL(), unit="dimensions", range=(0, math.inf))

@@ -15,6 +15,7 @@ from bench.contracts.likelihood import Bernoulli
 from bench.contracts.measurement import Context, Note, Request, Score, metric
 from bench.contracts.variant import Spec
 from bench.evidence import BoundTerms, ConditionalTerms, LogLikelihood, Terms, TestImages, TheSpec
+from bench.metrics.notes import COLLAPSED
 from bench.util.errors import NotAvailable
 
 
@@ -119,8 +120,15 @@ def bce_excess(spec: Spec, log_likelihood: Tensor, images: Images) -> Score:
 
 @metric(Terms(), unit="nats/image")
 def kl(terms: BoundTerms) -> Score:
-    """Rate, nats per image: KL(q(z|x) || p(z)), or the length of discrete codes under their learned prior."""
-    return Score.of(terms.rate)
+    """Rate, nats per image: KL(q(z|x) || p(z)), or the length of discrete codes under their learned prior.
+
+    Below .1 nats for a model that has codes, its posterior has collapsed (Bowman et al. 2016), and the note says so.
+    """
+    score = Score.of(terms.rate)
+    return score.noted(COLLAPSED) if score.value < NO_CODE else score
+
+
+NO_CODE = 0.1  #: nats per image below which codes say next to nothing of the image
 
 
 @metric(ConditionalTerms(), unit="nats/image", direction="higher")

@@ -262,14 +262,10 @@ def noise(samples: Tensor, real: Tensor, training: Tensor, drawn: bool) -> Score
     return score.noted(NOISIER) if above(score, ratio(samples, training)) else score
 
 
-def _of_baseline(value: float) -> str:
-    return "" if value == 1 else f"{value:.2f} times as sharp as the baseline"  # 1 is the baseline itself
-
-
 _scores = Scored("sharpness"), BaselineScored("sharpness"), BaselineScored("modes"), BaselineScored("blur")
 
 
-@metric(*_scores, unit="× baseline", range=(0, math.inf), told=_of_baseline)
+@metric(*_scores, unit="× baseline", range=(0, math.inf))
 def sharpness_vs_gan(own: Score, baseline: Score, modes: Score, _blur: Score) -> Score:
     """`sharpness` as a ratio to the baseline's, where the baseline is fit for it.
 

@@ -15,7 +15,9 @@ from bench.contracts.dataset import Data
 from bench.contracts.measurement import Metric, Score
 from bench.contracts.protocol import Scoring
 from bench.engine.evaluator import Evaluator
+from bench.evidence import BoundTerms
 from bench.metrics import latent, surgery
+from bench.metrics.likelihood import kl
 from bench.util.errors import NotAvailable
 from tests.conftest import build
 from tests.metrics.test_metrics import Bare, data_of, images, kinds, note
@@ -174,6 +176,17 @@ def test_a_posterior_that_leaves_the_prior_for_all_images_alike_is_active_by_its
     where = context(Toy(torch.tensor([1.0, 0.14, 0.15, 0.0]).double().expand(50, 4), torch.tensor(1.0).double()))
     assert score(latent.active_units, where).value == 0
     assert score(latent.active_kl, where).value == 2  # .5, .0098, .01125 and 0 nats
+
+
+def test_a_collapsed_posterior_is_warned_of_once() -> None:
+    """By its rate and by its active units, in the same words; a tenth of a nat is the border."""
+    collapsed = context(Toy(torch.zeros(50, 4).double(), torch.tensor(1.0).double()))
+    of_units = score(latent.active_units, collapsed).notes
+    low, high = (kl(BoundTerms(torch.zeros(9), torch.full((9,), rate))).notes for rate in (0.09, 0.11))
+    warned = [note for note in (*of_units, *low) if note.warns]
+    assert [note.kind for note in warned] == ["posterior_collapse"] * 2
+    assert len({str(note) for note in warned}) == 1
+    assert not any(note.warns for note in high)
 
 
 def test_the_kl_of_each_dimension_is_kept() -> None:
