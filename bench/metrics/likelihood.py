@@ -68,7 +68,7 @@ def elbo(terms: BoundTerms, of: str) -> Score:
     knows labels sums them out. Of grey pixels under Bernoulli likelihood it bounds the log-likelihood of dynamically
     binarised images, and is comparable with nothing else: not with densities, nor with static binarisation.
     """
-    return Score.of(terms.log_likelihood - terms.rate, of)
+    return Score.of(terms.elbo, of)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def bpd(spec: Spec, terms: BoundTerms) -> Score:
 
     A density's are those of cells one level wide, 1/255 on the scale of [0, 1]: log2 255 is added.
     """
-    bits = (terms.rate - terms.log_likelihood) / (math.prod(spec.shape) * math.log(2))
+    bits = -terms.elbo / (math.prod(spec.shape) * math.log(2))
     if spec.make_likelihood().kind != "density":
         return Score.of(bits)
     return Score.of(bits + math.log2(255), "a density without dequantisation: no bound on the mass of the levels")

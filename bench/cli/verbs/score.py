@@ -60,7 +60,7 @@ def score(
     """
     from bench import data
     from bench.plugins.unpublished import hand_over
-    from bench.running.submission import namesakes, submit
+    from bench.running.submission import Feedback, Submission, namesakes, submit
     from bench.show.progress import foretold, working
 
     hand_over([*data.words(dataset), *(name.lstrip("+-") for name in metrics)])
@@ -73,22 +73,11 @@ def score(
         sys.stderr.write(f"{text}\n")
 
     with working() as say:
-        row, run = submit(
-            samples,
-            dataset,
-            name=name,
-            bounds=bounds,
-            likelihood=likelihood,
-            fid_reference=fid_reference,
-            scale=scale,
-            metrics=metrics,
-            out=out,
-            device=device,
-            data_root=data_root,
-            say=say,
-            foretell=foretell,
-            note=note,
-        )
+        submission = Submission(
+            samples, dataset, name=name, bounds=bounds, likelihood=likelihood, fid_reference=fid_reference, scale=scale,
+            metrics=metrics, out=out, device=device, data_root=data_root,
+        )  # fmt: skip
+        row, run = submit(submission, Feedback(say, foretell, note))
     print_rows([row], as_json, str(run.path))
     counted, *others = (other.cell for other in namesakes(row, run))
     if others:
