@@ -31,6 +31,11 @@ class BoundTerms(NamedTuple):
     log_likelihood: Tensor
     rate: Tensor
 
+    @property
+    def elbo(self) -> Tensor:
+        """The bound itself, (N,) float64, in nats."""
+        return self.log_likelihood - self.rate
+
 
 class LabelledCodes(NamedTuple):
     """Codes (N, d) float32 and class indices (N,)."""

@@ -72,9 +72,9 @@ def mother() -> Iterator[Mother]:
     mother.close()
 
 
-@pytest.fixture(autouse=True)
-def _warm_servers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fork servers that a test launches come from `mother`; one that shows what imports do puts its own there."""
+@pytest.fixture
+def warm_servers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the servers that a test launches from `mother`, which saves their imports; other tests launch real ones."""
     launch = lambda *a, **k: request.getfixturevalue("mother").server(*a, **k)  # noqa: E731
     monkeypatch.setattr("bench.running.executors.local.subprocess", instead(launch))
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from bench.contracts.executor import Exit, Job
 from bench.running.executors.local import Local
-from bench.running.worker import place
+from bench.running.worker import attempt_dir
 
 MOMENTS = 120  # events of an attempt by which it's killed, if it is: one for each of a hundred steps, and some more
 SPARED = 3  # attempts of a cell from this one on are left alone, so that it comes to an end
@@ -29,7 +29,7 @@ class Life:
 
     def seen(self) -> int:
         try:
-            return (place(self.job) / "events.jsonl").read_bytes().count(b"\n")
+            return (attempt_dir(self.job) / "events.jsonl").read_bytes().count(b"\n")
         except OSError:
             return 0
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.plugins import failures, unpublished
-from bench.plugins.registry import OURS, Registry, defaults, disabled, registered_document
+from bench.plugins.registry import OURS, Registry, defaults, disabled
 from bench.running.kinds import KINDS, registry_of
 from bench.util.errors import PluginError, UnknownName
 
@@ -150,8 +150,9 @@ def print_list(plugins: Sequence[Listed], console: Console) -> None:
 
 def _families() -> dict[str, str]:
     """Return the families of metrics, in the order that tables show them."""
-    declared = (registered_document("columns") or {}).get("families", {})
-    return {name: family for family, names in declared.items() for name in names}
+    from bench.tables.columns import layout
+
+    return dict(layout().families)
 
 
 def shown(text: str) -> str:

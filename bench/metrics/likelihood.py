@@ -70,7 +70,7 @@ def elbo(terms: BoundTerms, binarised: Note | None) -> Score:
     that knows labels sums them out. Of grey pixels under Bernoulli likelihood it bounds the log-likelihood of
     dynamically binarised images, and compares with nothing else: not with densities, nor with static binarisation.
     """
-    return Score.of(terms.log_likelihood - terms.rate, binarised or ())
+    return Score.of(terms.elbo, binarised or ())
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def bpd(spec: Spec, terms: BoundTerms) -> Score:
 
     For a density, cells are one level wide, 1/255 on the scale of [0, 1]: log2 255 is added.
     """
-    bits = (terms.rate - terms.log_likelihood) / (math.prod(spec.shape) * math.log(2))
+    bits = -terms.elbo / (math.prod(spec.shape) * math.log(2))
     if spec.make_likelihood().kind != "density":
         return Score.of(bits)
     return Score.of(bits + math.log2(255), Note("a density without dequantisation bounds no probability", "density"))

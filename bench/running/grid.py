@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bench import data as datasets
-from bench.contracts.dataset import Data
+from bench.contracts.dataset import Data, Progress
 from bench.contracts.protocol import ENGINE, RunRequest, Scoring, Training, digest, seed_for
 from bench.contracts.row import Row, Status
 from bench.contracts.variant import VARIANTS, Spec, Stage, Variant, lay_out
@@ -31,12 +31,23 @@ from bench.util.process import uncopied
 
 @dataclass(frozen=True)
 class Config:
-    """A variant with its hyperparameters, as asked for."""
+    """A variant with its hyperparameters, as the request gives them."""
 
     name: str
     given: tuple[tuple[str, Any], ...] = ()
     baseline: bool = False
     sanity: bool = False
+
+    @classmethod
+    def of(cls, name: str, values: Mapping[str, Any], *, baseline: bool = False, sanity: bool = False) -> Config:
+        """Return the variant `name` with these hyperparameters, checked against its constructor.
+
+        Raises:
+            UsageError: a hyperparameter is unknown, or its value doesn't fit.
+            PluginError: the variant can't be loaded.
+        """
+        given = check(name, VARIANTS.load(name), values)
+        return cls(name, tuple(sorted(given.items())), baseline, sanity)
 
     @property
     def cls(self) -> type[Variant]:
@@ -44,13 +55,13 @@ class Config:
 
     @property
     def label(self) -> str:
-        """The name with what differs from its defaults: `beta[beta=10]`."""
+        """The name with the hyperparameters that differ from their defaults: `beta[beta=10]`."""
         known = hyperparameters(self.cls)
         changed = [f"{k}={show(v)}" for k, v in self.given if v != known[k].default]
         return f"{self.name}[{','.join(changed)}]" if changed else self.name
 
     def build(self, spec: Spec, seed: int = 0) -> Variant:
-        """A fresh model on the CPU; the weights depend on `seed` alone, not on what was built before.
+        """Build a fresh model on the CPU; its weights depend on `seed` alone, not on models built before.
 
         Raises:
             Unsuitable: the variant can't take this dataset.
@@ -60,10 +71,10 @@ class Config:
             return fresh(self.cls, spec, seed, **dict(self.given))
 
     def stages(self, model: Variant, spec: Spec) -> tuple[Stage, ...]:
-        """The stages of a model that was built for `spec`.
+        """Return the stages of a model that was built for `spec`.
 
         Raises:
-            Unsuitable, PluginError: as there.
+            Unsuitable, PluginError: as `build`.
         """
         with self._building(spec):
             return model.stages()
@@ -82,8 +93,11 @@ class Config:
             ) from error
 
 
+Model = tuple[Config, Spec]
+
+
 def fresh(cls: type[Variant], spec: Spec, seed: int = 0, **hyperparameters: Any) -> Variant:
-    """A model as every cell gets it, on the CPU; raises what its constructor raises."""
+    """Build a model as every cell gets it, on the CPU; exceptions of its constructor pass through."""
     with seeded(seed_for("init", seed), torch.device("cpu")):
         model = cls(spec, **hyperparameters)
     lay_out(model)
@@ -91,44 +105,42 @@ def fresh(cls: type[Variant], spec: Spec, seed: int = 0, **hyperparameters: Any)
 
 
 def expand(request: RunRequest, faults: dict[str, PluginError] | None = None) -> list[Config]:
-    """The variants of a request, grids multiplied out, with the baseline last.
+    """Return the variants of a request with their grids multiplied out, the baseline last.
 
-    `--backbone` and `*.` settings reach every variant that takes them; a variant's own `--set` is stronger, and a
-    selector's bracket the strongest.
+    `--backbone` and `*.` settings reach every variant that takes them; a variant's own `--set` wins over these, and
+    a selector's bracket over both.
 
     Args:
-        faults: variants that are known not to work are left out; those that can't be loaded are added.
+        faults: errors of variants that are left out; variants that can't be loaded are added to it.
 
     Raises:
         UsageError: an unknown name, or a value that doesn't fit.
-        PluginError: a variant can't be loaded, and there is no `faults` to note it in.
+        PluginError: a variant can't be loaded, and `faults` is None.
     """
     wanted = _selectors(request)
     everywhere, own = _settings(request.set, {name for name, _ in wanted})
-    if faults is not None:
-        wanted = [(name, bracket) for name, bracket in wanted if _loads(name, faults)]
-    taken: set[str] = set()
+    broken = {} if faults is None else faults
+    for name in dict.fromkeys(name for name, _ in wanted):
+        try:
+            if name not in broken:
+                VARIANTS.load(name)
+        except PluginError as error:
+            if faults is None:
+                raise
+            broken[name] = error
+    wanted = [(name, bracket) for name, bracket in wanted if name not in broken]
     configs: dict[Config, None] = {}
     for name, bracket in wanted:
-        cls = VARIANTS.load(name)
-        known = hyperparameters(cls)
-        lifted = {k: v for k, v in everywhere.items() if k in known}
-        taken |= lifted.keys()
-        if request.backbone is not None and "backbone" in known:
-            taken.add("backbone")
-            try:
-                lifted["backbone"] = known["backbone"].parse(request.backbone)
-            except UsageError:  # it has networks of its own
-                lifted.pop("backbone", None)
-        values = {**lifted, **own.get(name, {}), **bracket}
+        known = hyperparameters(VARIANTS.load(name))
+        shared = {k: v for k, v in everywhere.items() if k in known}
+        values = {**shared, **_backbone(request, name), **own.get(name, {}), **bracket}
         axes = [[(k, v) for v in (text.split("|") if isinstance(text, str) else [text])] for k, text in values.items()]
         for point in product(*axes):
-            checked = check(name, cls, dict(point))
-            given = tuple(sorted((k, v) for k, v in checked.items()))
-            configs[Config(name, given, name == default("baseline"), name in sanity())] = None
+            config = Config.of(name, dict(point), baseline=name == default("baseline"), sanity=name in sanity())
+            configs[config] = None
+    taken = {h for name, _ in wanted for h in hyperparameters(VARIANTS.load(name))}
     for key in everywhere.keys() - taken:
-        every = {h for name, _ in wanted for h in hyperparameters(VARIANTS.load(name))}
-        raise UnknownName("hyperparameter of any variant in this run", key, every)
+        raise UnknownName("hyperparameter of any variant in this run", key, taken)
     if request.backbone is not None:
         from bench.blocks.backbone import BACKBONES
 
@@ -136,11 +148,22 @@ def expand(request: RunRequest, faults: dict[str, PluginError] | None = None) ->
     return list(configs)
 
 
+def _backbone(request: RunRequest, name: str) -> dict[str, Any]:
+    """Return the request's backbone as a hyperparameter of a variant, if the variant takes it."""
+    known = hyperparameters(VARIANTS.load(name)).get("backbone")
+    if request.backbone is None or known is None:
+        return {}
+    try:
+        return {"backbone": known.parse(request.backbone)}
+    except UsageError:  # the variant chooses among networks of its own
+        return {}
+
+
 def words(request: RunRequest) -> Iterator[str]:
-    """Yield all that may name a plugin in a request, such as './mine.py:Mine': what its user hands over with it.
+    """Yield all texts of a request that may name a plugin, such as './mine.py:Mine'.
 
     Raises:
-        UsageError: brackets that don't match, or what is no dataset.
+        UsageError: brackets that don't match, or a malformed dataset.
     """
     for name, bracket in map(selector, request.variants):
         yield name
@@ -155,56 +178,47 @@ def words(request: RunRequest) -> Iterator[str]:
 
 
 def _selectors(request: RunRequest) -> list[tuple[str, dict[str, Any]]]:
+    """Return the variants of a request by name, the baseline and reference rows too, with their brackets."""
     texts = request.variants or tuple(n for n in VARIANTS if n != default("baseline") and n not in sanity())
     wanted: list[tuple[str, dict[str, Any]]] = []
-    places: dict[str, str] = {}
+    addresses: dict[str, str] = {}
     for text, bracket in map(selector, texts):
         entry = VARIANTS.entry(text)
-        name, place = VARIANTS.key(entry), entry.value
-        if places.setdefault(name, place) != place:
+        name = VARIANTS.key(entry)
+        if addresses.setdefault(name, entry.value) != entry.value:
             raise UsageError(
                 f"two variants in this run would be called {name!r}",
-                cause=f"{places[name]} and {place}.",
+                cause=f"{addresses[name]} and {entry.value}.",
                 fix="Rename one of the files, or run them apart.",
             )
         wanted.append((name, dict(bracket)))
-    baseline = default("baseline") if request.baseline else None
-    if baseline is not None and baseline not in {name for name, _ in wanted} and baseline in VARIANTS:
-        wanted.append((baseline, {}))
-    if request.sanity:
-        wanted += [(name, {}) for name in sanity() if name in VARIANTS and name not in {n for n, _ in wanted}]
-    return wanted
+    joining = [default("baseline")] if request.baseline else []
+    joining += sanity() if request.sanity else ()
+    named = {name for name, _ in wanted}
+    return wanted + [(name, {}) for name in joining if name and name in VARIANTS and name not in named]
 
 
 def sanity() -> tuple[str, ...]:
-    """The variants that show what no model, or a trivial one, comes to."""
+    """Return the variants behind the reference rows: real images, and trivial models."""
     return tuple(name for role, name in sorted(defaults().items()) if role.startswith("sanity"))
 
 
 def tuned(configs: Iterable[Config]) -> dict[str, list[str]]:
-    """The variants that come in several settings, however these were asked for, and their labels; anchors apart."""
+    """Return the labels of each variant that comes in several settings, without baseline and reference rows."""
     labels: dict[str, dict[str, None]] = {}
     for config in configs:
         if not (config.baseline or config.sanity):
             labels.setdefault(config.name, {})[config.label] = None
-    return {name: list(found) for name, found in labels.items() if len(found) > 1}
+    return {name: list(several) for name, several in labels.items() if len(several) > 1}
 
 
 def selected(request: RunRequest) -> list[str]:
-    """The names of the variants that a request asks for, the baseline's among them."""
+    """Return the names of all variants of a request, those of the baseline and the reference rows too."""
     return list(dict.fromkeys(name for name, _ in _selectors(request)))
 
 
-def _loads(name: str, faults: dict[str, PluginError]) -> bool:
-    if name not in faults:
-        try:
-            VARIANTS.load(name)
-        except PluginError as error:
-            faults[name] = error
-    return name not in faults
-
-
 def _settings(texts: tuple[str, ...], names: set[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the `--set` values for all variants (`*.`), and those of each variant."""
     everywhere: dict[str, Any] = {}
     own: dict[str, dict[str, Any]] = {}
     for text in texts:
@@ -215,10 +229,11 @@ def _settings(texts: tuple[str, ...], names: set[str]) -> tuple[dict[str, Any], 
                 f"--set {text!r} isn't VARIANT.NAME=VALUE",
                 fix="For example: --set beta.beta=10, or --set '*.latent_dim=8' for all that take it.",
             )
+        matches = [n for n in names if variant in (n, n.partition("@")[0])]
         if variant == "*":
             everywhere[key] = value.strip()
-        elif len(found := {n for n in names if variant in (n, n.partition("@")[0])}) == 1:
-            own.setdefault(found.pop(), {})[key] = value.strip()
+        elif len(matches) == 1:
+            own.setdefault(matches[0], {})[key] = value.strip()
         else:
             raise UnknownName("variant in this run", variant, {*names, "*"})
     return everywhere, own
@@ -238,12 +253,12 @@ class Cell:
     parameters: int
     unsuitable: str = ""  #: why it will be skipped
     scoring: Scoring = field(default_factory=Scoring)
-    stacked: tuple[int, ...] = ()  #: the seeds that are trained in one pass, this one among them; () if it's alone
-    at: str = ""  #: the folder that it has already, named when the same images were called otherwise
+    stacked: tuple[int, ...] = ()  #: the seeds that are trained in one pass, its own among them; () for one seed alone
+    at: str = ""  #: its folder, where that was named when the same images had another name
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What is hashed: all that the weights depend on, but for the machine and its threads."""
+        """All that the weights depend on, except the machine and its threads; hashed into the cell's name."""
         return {
             "variant": self.config.name,
             "plugin": unversioned(plugin_of(self.config.name)),
@@ -259,22 +274,26 @@ class Cell:
 
     @property
     def together(self) -> tuple[Cell, ...]:
-        """The cells that are trained in one pass, in the order of their seeds; this one if it's alone."""
+        """The cells that are trained in one pass, in the order of `stacked`; this cell alone without a stack."""
         return tuple(self if seed == self.seed else replace(self, seed=seed, at="") for seed in self.stacked) or (self,)
 
     @cached_property
     def name(self) -> str:
-        """Its folder: readable, safe on any file system, and one for each identity."""
+        """Its folder's name: readable, safe on any file system, and one for each identity."""
         return self.at or slug(f"{self.config.label}-{self.data.name}-s{self.seed}", digest(self.identity))
+
+    def in_folder(self, name: str) -> Cell:
+        """Return this cell in the folder `name`, if that ends with the cell's own digest; else as it is."""
+        return replace(self, at=name) if name.rpartition("-")[2] == digest(self.identity)[:12] else self
 
 
 def slug(text: str, identity: str) -> str:
-    """A folder's name that people can read, safe wherever `text` comes from."""
+    """Return a readable name for a folder, safe whatever `text` holds; `identity` is a hexadecimal digest."""
     return f"{re.sub(r'[^a-z0-9._=-]+', '_', text.lower()).strip('._-')[:80]}-{identity[:12]}"
 
 
-def blank(c: Cell, status: Status, reason: str = "") -> Row:
-    """A cell's row before it has a score."""
+def unscored_row(c: Cell, status: Status, reason: str = "") -> Row:
+    """Return a cell's row without scores."""
     return Row(
         variant=c.config.name,
         label=c.config.label,
@@ -292,22 +311,32 @@ def blank(c: Cell, status: Status, reason: str = "") -> Row:
         plugin=plugin_of(c.config.name),
         parts=parts_of(c.config),
         engine=ENGINE,
-        data={
-            "shape": list(c.spec.shape),
-            "classes": c.data.classes,
-            "latent_dim": c.spec.latent_dim,
-            "train": c.data.train.digest,
-            "test": c.data.test.digest,
-            "train_images": len(c.data.train),
-            "test_images": len(c.data.test),
-        },
+        data=describe(c.data),
         training=c.training.document(),
         cell=c.name,
     )
 
 
+def describe(data: Data) -> dict[str, Any]:
+    """Return what a row tells of its data: sizes, and digests of both splits."""
+    return {
+        "shape": list(data.train.shape),
+        "classes": data.classes,
+        "latent_dim": data.latent_dim,
+        "train": data.train.digest,
+        "test": data.test.digest,
+        "train_images": len(data.train),
+        "test_images": len(data.test),
+    }
+
+
 def cell(config: Config, data: Data, seed: int, request: RunRequest) -> Cell:
-    """Settle everything about a cell, by building its model once."""
+    """Return a cell with everything about it settled; its model is built once.
+
+    Raises:
+        UsageError: no such likelihood.
+        PluginError: the variant can't be built.
+    """
     spec = spec_of(data, request)
     steps = request.steps or data.steps
     if request.epochs is not None:
@@ -321,7 +350,7 @@ def cell(config: Config, data: Data, seed: int, request: RunRequest) -> Cell:
         validation=data.validation,
     )
     values = {name: h.default for name, h in hyperparameters(config.cls).items()} | dict(config.given)
-    spec.make_likelihood()  # a wrong one is the user's mistake, not the variant's
+    spec.make_likelihood()  # a wrong name is the user's mistake, not the variant's
     try:
         model = config.build(spec)
         stages = config.stages(model, spec)
@@ -341,27 +370,40 @@ def spec_of(data: Data, request: RunRequest) -> Spec:
     return Spec(data.train.shape, data.classes, len(data.train), data.latent_dim, request.likelihood or data.likelihood)
 
 
+def load_data(text: str, request: RunRequest, *, download: bool = False, on_progress: Progress | None = None) -> Data:
+    """Load the dataset that `text` names, with the request's limit, validation images, split and image size.
+
+    Raises:
+        UsageError, DataError: as `bench.data.load`.
+    """
+    return datasets.load(
+        text,
+        datasets.data_root(request.data_root),
+        limit=request.limit,
+        validation=request.validation,
+        split=request.scoring.split,
+        image_size=request.image_size,
+        download=download,
+        on_progress=on_progress,
+    )
+
+
 def plugin_of(name: str) -> dict[str, str]:
-    """The distribution that a variant comes from, its version, and a digest of its source."""
+    """Return the distribution that a variant comes from, its version, and a digest of its source."""
     cls: Any = VARIANTS.load(name)
     return _plugin(VARIANTS.entry(name), cls)
 
 
 def parts_of(config: Config) -> dict[str, dict[str, str]]:
-    """The plugins that hyperparameters name, such as networks of the user's own; the suite's are part of its engine."""
-    found = {}
+    """Return the plugins that hyperparameters name, without the suite's own, which belong to its engine."""
+    parts = {}
     for name, h in hyperparameters(config.cls).items():
         value = dict(config.given).get(name, h.default)
         if h.group is not None and value is not None:
             registry = Registry[Any](h.group, name)
             if (entry := registry.entry(value)).distribution != OURS:
-                found[name] = _plugin(entry, registry.load(value))
-    return found
-
-
-def _is_engine(module: str) -> bool:
-    """Return whether a module is the suite's own, for which `ENGINE` stands, and holds no plugins."""
-    return module.partition(".")[0] == "bench" and not module.startswith(f"{VARIANTS.group}.")
+                parts[name] = _plugin(entry, registry.load(value))
+    return parts
 
 
 @cache
@@ -370,11 +412,7 @@ def _plugin(entry: Entry, obj: Hashable) -> dict[str, str]:
 
 
 def _source(entry: Entry, obj: Any) -> str:
-    """A digest of the files that define an object and its bases, and of what these import of their own packages.
-
-    Raises:
-        UsageError: its source can't be read.
-    """
+    """Return a digest of the files that define an object and its bases, with their imports from their own packages."""
     files: dict[Path, None] = {}
     text = ""
     for cls in getattr(obj, "__mro__", (obj,)):
@@ -384,7 +422,9 @@ def _source(entry: Entry, obj: Any) -> str:
         try:
             if module == "__main__":
                 text = text or source.living(obj, module)
-            elif not _is_engine(module) and (file := inspect.getsourcefile(cls)) is not None:
+            elif module.partition(".")[0] == "bench" and not module.startswith(f"{VARIANTS.group}."):
+                continue  # the suite's own code, which `ENGINE` stands for
+            elif (file := inspect.getsourcefile(cls)) is not None:
                 files |= dict.fromkeys(source.closure(Path(file)))
         except (OSError, TypeError) as error:
             raise UsageError(
@@ -396,5 +436,5 @@ def _source(entry: Entry, obj: Any) -> str:
 
 
 def unversioned(plugin: Mapping[str, str]) -> dict[str, str]:
-    """Return what of a plugin's description its weights depend on: a new release with the same code changes none."""
+    """Return a plugin's description without its version: a new release with the same code gives the same weights."""
     return {name: value for name, value in plugin.items() if name != "version"}

@@ -1,4 +1,4 @@
-"""What a stored cell is named after, and what the same cell would be named after in the present installation."""
+"""The identity of a stored cell, and of the same cell in the present installation."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any
 
-from bench import data as datasets
 from bench.contracts import naming
 from bench.contracts.dataset import Data
 from bench.contracts.protocol import ENGINE, RunRequest, Training, canonical, digest
 from bench.contracts.row import Row
-from bench.contracts.variant import VARIANTS
-from bench.plugins.hyperparameters import check, selector
-from bench.running.grid import Cell, Config, cell, plugin_of, unversioned
+from bench.plugins.hyperparameters import selector
+from bench.running.grid import Cell, Config, cell, load_data, plugin_of, unversioned
 from bench.util.errors import BenchError, DataError
+
+DIGITS = 16  #: of the digest of the suite's source that older cells have in place of an engine version
 
 
 def recorded(row: Row) -> dict[str, Any]:
-    """Return the identity of a row as it was when its cell got its name; '' or None for what the row lacks."""
-    versioned = len(row.engine) == DIGITS  # until the engine had a version, releases of plugins counted too
+    """Return the identity of a row when its cell got its name; '' or None for fields that the row lacks."""
+    versioned = len(row.engine) == DIGITS  # such cells' identity holds the versions of plugins too
     part = dict if versioned else unversioned
     return {
         "variant": row.variant,
@@ -37,11 +37,8 @@ def recorded(row: Row) -> dict[str, Any]:
     }
 
 
-DIGITS = 16  #: of the digest of the suite's source that older cells have for an engine version
-
-
 def fits(row: Row) -> bool | None:
-    """Whether the row gives the name of its folder; None where it doesn't say enough to tell."""
+    """Return whether a row's identity gives the name of its folder; None where the row doesn't hold all of it."""
     identity = recorded(row)
     if not (identity["plugin"] and identity["engine"] and identity["train"]):
         return None
@@ -49,61 +46,58 @@ def fits(row: Row) -> bool | None:
 
 
 def data_of(row: Row, request: RunRequest, root: str | None = None) -> Data:
-    """The data that a row was trained and scored on, as they lie on this machine.
+    """Load the data that a row was trained and scored on, from this machine.
 
-    Of several places that are called so, the first one that can be read.
+    Where the request names several datasets as the row does, the first one that can be read.
 
     Raises:
-        DataError, UsageError: they don't.
+        DataError, UsageError: they can't be read.
     """
+    request = replace(
+        request,
+        limit=row.training.get("limit"),
+        validation=row.training.get("validation", 0),
+        eval_split=row.scoring.get("split", "test"),
+        data_root=root or request.data_root,
+    )
     *others, last = naming.texts(row.dataset, request.datasets)
     for text in others:
         with suppress(DataError):
-            return _loaded(text, row, request, root)
-    return _loaded(last, row, request, root)
-
-
-def _loaded(text: str, row: Row, request: RunRequest, root: str | None) -> Data:
-    return datasets.load(
-        text,
-        datasets.data_root(root or request.data_root),
-        limit=row.training.get("limit"),
-        validation=row.training.get("validation", 0),
-        split=row.scoring.get("split", "test"),
-        image_size=request.image_size,
-        download=False,
-    )
+            return load_data(text, request)
+    return load_data(last, request)
 
 
 def present(row: Row, data: Data) -> Cell:
-    """The cell that a row's label, seed and protocol come to now.
+    """Return the cell that a row's label, seed and protocol describe in the present installation.
 
     Raises:
-        UsageError, PluginError: to none: its variant isn't there any more, or takes other hyperparameters.
+        UsageError, PluginError: its variant is gone, or takes other hyperparameters.
     """
     _, bracket = selector(row.label)
-    values = {name: row.hyperparameters[name] for name in bracket if name in row.hyperparameters}
-    given = check(row.variant, VARIANTS.load(row.variant), values)
+    config = Config.of(
+        row.variant,
+        {name: row.hyperparameters[name] for name in bracket if name in row.hyperparameters},
+        baseline=row.baseline,
+        sanity=row.sanity,
+    )
     known = {f.name for f in fields(Training)}
     training = Training(**{name: value for name, value in row.training.items() if name in known})
     request = RunRequest(steps=training.steps, batch_size=training.batch_size, likelihood=row.likelihood)
-    config = Config(row.variant, tuple(sorted(given.items())), row.baseline, row.sanity)
-    found = replace(cell(config, data, row.seed, request), training=training, stacked=row.stacked)
-    alike = digest(found.identity)[:12] == row.cell.rpartition("-")[2]
-    return replace(found, at=row.cell) if alike else found
+    now = replace(cell(config, data, row.seed, request), training=training, stacked=row.stacked)
+    return now.in_folder(row.cell)
 
 
 def changes(row: Row) -> list[str]:
-    """What of the code behind a row isn't the present one, as far as it was recorded."""
-    found = ["the engine"] if row.engine and row.engine != ENGINE else []
+    """Return the parts of the code behind a row that have changed since, as far as the row recorded them."""
+    changed = ["the engine"] if row.engine and row.engine != ENGINE else []
     try:
-        plugin = plugin_of(row.variant)
+        same = row.plugin.get("source") == plugin_of(row.variant)["source"]
     except BenchError:
-        return [*found, "the plugin"]
-    return [*found, "the plugin"] if row.plugin.get("source") != plugin["source"] else found
+        same = False
+    return changed if same else [*changed, "the plugin"]
 
 
 def plain(document: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from JSON."""
+    """Return a document as JSON gives it back: tuples become lists."""
     read: dict[str, Any] = json.loads(canonical(dict(document)))
     return read

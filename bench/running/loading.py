@@ -10,9 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from bench.contracts.protocol import ENGINE
-from bench.contracts.row import Row, row_of
+from bench.contracts.row import row_of
 from bench.contracts.variant import VARIANTS, Spec, Variant
-from bench.plugins.hyperparameters import check
 from bench.running.grid import Config, plugin_of
 from bench.util import inside
 from bench.util.durable import read_json
@@ -24,13 +23,13 @@ def load(cell: str | Path, plugins: Iterable[str] = ()) -> Variant:
 
     Args:
         cell: its folder.
-        plugins: the names or addresses ('./mine.py:Mine') of what the cell was trained with and that is not installed.
+        plugins: names or addresses ('./mine.py:Mine') of plugins that the cell needs and that are not installed.
 
     Raises:
-        StoreError: no finished cell lies there, or its weights don't fit.
+        StoreError: no finished cell lies there, it is damaged, or its weights don't fit.
         PluginError, UnknownName: its variant, or a network of it, is neither installed nor handed over.
     """
-    known = {name.partition("@")[0]: name for name in map(VARIANTS.take, plugins)}
+    given = {name.partition("@")[0]: name for name in map(VARIANTS.take, plugins)}
     folder = Path(cell)
     done = folder if folder.name == "done" else folder / "done"
     if not (done / "cell.json").is_file():
@@ -40,18 +39,22 @@ def load(cell: str | Path, plugins: Iterable[str] = ()) -> Variant:
             fix="Finished cells lie in results/<run>/cells/.",
         )
     inside.is_folder(done)
-    row = _row(done / "cell.json")
-    data, name = row.data, row.variant
-    name = known.get(name.partition("@")[0], name)  # a class of a script is another file's when it's imported
-    spec = Spec(
-        tuple(data["shape"]), data["classes"], data["train_images"], data["latent_dim"], row.likelihood
-    )  # fmt: skip
-    given = check(name, VARIANTS.load(name), {k: v for k, v in row.hyperparameters.items() if v is not None})
+    try:
+        row = row_of(read_json(done / "cell.json"), {})
+        size = {name: row.data[name] for name in ("shape", "classes", "train_images", "latent_dim")}
+    except ValueError as error:
+        raise Damaged(done / "cell.json", f"says no row: {error}") from None
+    except KeyError as error:
+        raise Damaged(done / "cell.json", f"says no row: its data lacks {error}") from None
+    name = given.get(row.variant.partition("@")[0], row.variant)  # a script's class goes by another file when imported
+    config = Config.of(name, {k: v for k, v in row.hyperparameters.items() if v is not None})
     if row.plugin.get("source") not in (None, plugin_of(name)["source"]):
-        warnings.warn(f"the source of {name} isn't the one that {folder.name} was trained with", stacklevel=3)
+        warnings.warn(f"the source of {name} has changed since {folder.name} was trained", stacklevel=3)
     if row.engine not in ("", ENGINE):
-        warnings.warn(f"the suite's engine isn't the one that {folder.name} was trained with", stacklevel=3)
-    model = Config(name, tuple(sorted(given.items()))).build(spec)
+        warnings.warn(f"the suite's engine has changed since {folder.name} was trained", stacklevel=3)
+    model = config.build(
+        Spec(tuple(size["shape"]), size["classes"], size["train_images"], size["latent_dim"], row.likelihood)
+    )
     try:
         model.load_state_dict(load_file(inside.file(done / "weights.safetensors")))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -61,18 +64,3 @@ def load(cell: str | Path, plugins: Iterable[str] = ()) -> Variant:
             fix="The variant's code has changed since, or the file is damaged.",
         ) from None
     return model.eval()
-
-
-def _row(path: Path) -> Row:
-    """The row in a finished cell's file, which says all that its model is built from.
-
-    Raises:
-        Damaged: it isn't what was written.
-    """
-    try:
-        row = row_of(read_json(path), {})
-    except ValueError as error:
-        raise Damaged(path, f"says no row: {error}") from None
-    if missing := {"shape", "classes", "train_images", "latent_dim"} - row.data.keys():
-        raise Damaged(path, f"says no row: data lacks {', '.join(sorted(missing))}")
-    return row

@@ -1,4 +1,4 @@
-"""The same images under other names: told apart in a request, and their results found where they lie already."""
+"""The same images under other names: recognised within a request, and with the results that they already have."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from bench.util.errors import UsageError
 
 
 def distinct(loaded: Sequence[Data]) -> tuple[list[Data], list[str]]:
-    """Each data once, under the name that came first; and what to say of the others.
+    """Return each data once, under its first name, and a note on each of its other names.
 
     Raises:
-        UsageError: two have the same name.
+        UsageError: two different data have the same name.
     """
-    kept: list[Data] = []
+    first: list[Data] = []
     notes = []
     for data in loaded:
-        if (same := next((other for other in kept if _same(data, other)), None)) is not None:
+        if (same := next((other for other in first if _same(data, other)), None)) is not None:
             notes.append(f"{data.name} holds the images of {same.name}: counted once, as {same.name}")
-        elif any(data.name == other.name for other in kept):
+        elif any(data.name == other.name for other in first):
             raise UsageError(f"two datasets of this run are called {data.name!r}", fix="Give them different names.")
         else:
-            kept.append(data)
-    return kept, notes
+            first.append(data)
+    return first, notes
 
 
 def _same(a: Data, b: Data) -> bool:
-    """Return whether two datasets are the same in all that a run can see."""
-    plain = ("latent_dim", "steps", "likelihood")
-    if a.train.digest != b.train.digest or a.test.digest != b.test.digest or a.train.classes != b.train.classes:
-        return False
-    if any(getattr(a, name) != getattr(b, name) for name in plain) or a.source.digest != b.source.digest:
-        return False
-    outliers = [None if data.outliers is None else data.outliers.digest for data in (a, b)]
-    factors = [None if data.factors is None else data.factors.tolist() for data in (a, b)]
-    return outliers[0] == outliers[1] and factors[0] == factors[1]
+    """Return whether two datasets are equal in all that a run uses, their names apart."""
+
+    def content(data: Data) -> tuple[Any, ...]:
+        outliers = None if data.outliers is None else data.outliers.digest
+        factors = None if data.factors is None else data.factors.tolist()
+        settings = (data.train.classes, data.latent_dim, data.steps, data.likelihood)
+        return (data.train.digest, data.test.digest, data.source.digest, settings, outliers, factors)
+
+    return content(a) == content(b)
 
 
 def placed(c: Cell, store: Run, known: Mapping[str, Sequence[str]]) -> Cell:
-    """The cell in the folder that it has, even if that was named when its images were called otherwise.
+    """Return a cell in the folder that it has already, which may be named after an earlier name of its images.
 
     Args:
-        known: what the run holds, `by_identity`.
+        known: the run's cells, from `Run.by_identity`.
 
     Raises:
-        StoreError: what is there can't be read.
+        StoreError: a cell of the same identity can't be read.
     """
     if not own(c.data.name) or (store.cells / c.name).exists():
         return c
@@ -59,29 +59,28 @@ def placed(c: Cell, store: Run, known: Mapping[str, Sequence[str]]) -> Cell:
 
 
 def twin(store: Run, cells: Iterable[str], test: Any) -> str | None:
-    """The first of these cells, which have one identity, that is of somebody's own images with this test split."""
+    """Return the first of these cells of one identity that is of a user's own images with this test split."""
     for name in cells:
         row = store.row(name)
         if row is not None and own(row.dataset):
-            scored = {row.data.get("test"), *(way.get("test") for way in store.scorings(name).values())}
+            scored = {row.data.get("test"), *(scoring.get("test") for scoring in store.scorings(name).values())}
             if test in scored:
                 return name
     return None
 
 
 def earlier(runs: Iterable[Run], cells: Iterable[Cell]) -> Run | None:
-    """The first of these runs that has results of one of these cells, made when its images were called otherwise."""
+    """Return the first of these runs that has a result of one of these cells, whatever its images were called."""
     runs = list(runs)
-    names = [c.name for c in cells if own(c.data.name)] if runs else []
-    ends = {name.rpartition("-")[2] for name in names}
-    return next((run for run in runs if ends & run.by_identity().keys()), None)
+    digests = {c.name.rpartition("-")[2] for c in cells if own(c.data.name)} if runs else set()
+    return next((run for run in runs if digests & run.by_identity().keys()), None)
 
 
 def rename(store: Run, cells: Iterable[tuple[str, str]]) -> None:
-    """Have a run's rows and its request call data what they're called now.
+    """Give the data in a run's rows and in its request their present names.
 
     Args:
-        cells: each cell's folder, and the dataset's name.
+        cells: each cell's folder, and the present name of its dataset.
 
     Raises:
         StoreError: the run can't be read or written.

@@ -1,4 +1,4 @@
-"""Runs a request: plans its cells, has each trained and scored, keeps every result at once, and says so in events."""
+"""Runs a request: plans its cells, has each trained and scored, stores every result at once, and reports by events."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,7 @@ from typing import Any
 
 from bench import data as datasets
 from bench.contracts.events import CellEnded, Listener, Preparing, RunEnded, RunStarted
-from bench.contracts.executor import EXECUTORS, Executor, Job
+from bench.contracts.executor import EXECUTORS, Executor, Exit, Job
 from bench.contracts.measurement import METRICS
 from bench.contracts.naming import texts
 from bench.contracts.protocol import RunRequest
@@ -29,190 +29,298 @@ from bench.plugins.registry import OURS, Registry, default
 from bench.plugins.unpublished import addressed, handed_over, live
 from bench.results.store import Run
 from bench.running.executors.local import Local
-from bench.running.grid import parts_of, selected
+from bench.running.grid import Model, parts_of, selected
 from bench.running.job import Conduct, Stopped, give_up, missing, perform
 from bench.running.moved import rename
-from bench.running.planning import EVERY, Plan, PlannedCell, duration, estimate, plan, validate
-from bench.running.supervisor import INTERRUPTED, Supervisor, Task, given_up, inherit
-from bench.running.vetting import IMPORT, Model, ended, try_out, vet
+from bench.running.planning import EVERY, Plan, PlannedCell, estimate, plan, validate
+from bench.running.supervisor import INTERRUPTED, Supervisor, Task, duration
+from bench.running.vetting import IMPORT, try_out, vet, wait_all
+from bench.running.worker import ENDED, STOPPED, attempt_dir
 from bench.tables import frames, ratedistortion
 from bench.util.errors import PluginError, StoreError
-from bench.util.lease import Lease
 from bench.util.process import kept_umask, steady, umask
 
 LONG = 8_000  # steps from which on the time is estimated beforehand
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was stopped by a signal, after its checkpoints and tables were written; with the rows that it has."""
+    """A run was stopped by a signal, after its checkpoints and tables were written; it holds the rows so far."""
 
     def __init__(self, number: int, rows: list[Row]) -> None:
         super().__init__(number)
         self.exit_code, self.rows = 128 + number, rows
 
 
-class _Signals:
-    """Counts SIGINT and SIGTERM, where this is the main thread. The third ends the process.
+@contextmanager
+def _signals(*, impatient: bool) -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list. The second raises KeyboardInterrupt if `impatient`, the third exits."""
+    seen: list[int] = []
 
-    Args:
-        impatient: the second one raises KeyboardInterrupt, wherever we are.
-    """
-
-    def __init__(self, *, impatient: bool = False) -> None:
-        self.seen: list[int] = []
-        self.impatient = impatient
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.seen.append(number)
-        if len(self.seen) > 2:
+    def note(number: int, _: FrameType | None) -> None:
+        seen.append(number)
+        if len(seen) > 2:
             os._exit(128 + number)
-        if len(self.seen) > 1 and self.impatient:
+        if len(seen) > 1 and impatient:
             raise KeyboardInterrupt
 
-    def count(self) -> int:
-        return len(self.seen)
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM) if main}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run(request: RunRequest, listener: Listener = lambda _: None, local: Local | None = None) -> list[Row]:
-    """Do what a request asks for, and what of it is on disk already, don't.
+    """Train and score what a request asks for, except what is on disk already; return all its rows.
 
     Every finished cell is on disk at once; a cell that fails is a row with its reason, and the run goes on. On SIGINT
     or SIGTERM the cells under way keep a checkpoint, and the tables are written; the same request goes on from there.
 
     Args:
-        local: where the processes come from, if that is warm already; closed at the end.
+        local: the processes of this machine, if they are warm already; closed at the end.
 
     Raises:
         UsageError, PluginError, DataError: nothing has been trained.
-        StoreError: the folder can't be written; nothing that was earned is lost.
+        StoreError: the folder can't be written; no finished cell is lost.
         Interrupted: by a signal.
     """
-    with kept_umask():
-        return _run(request, listener, local)
-
-
-def _run(request: RunRequest, listener: Listener, local: Local | None) -> list[Row]:
-    began = time.perf_counter()
     local = local or Local(request.jobs)
     try:
-        validate(request)
-        named = (*selected(request), *(text.partition("=")[2].strip() for text in request.set))
-        lonely = [name for name in named if live(name)]
-        if lonely:
-            request = replace(request, in_process=True)
-        with _Signals(impatient=request.in_process) as signals:
-            broken, dead = ({}, set()) if request.in_process else _vetted(request, local)
-            before = set(sys.modules)
-            planned = plan(
-                request, listener, broken, dead, _alone(request, local, broken, dead), partial(_tried, request, local)
-            )
-            local.preload([*_modules(planned), *(name for name in list(sys.modules) if name not in before)])
-            request = replace(planned.request, out=str(planned.folder))
-            store = Run(planned.folder)
-            store.create(planned.request)
-            rename(store, ((c.name, c.row.dataset) for c in planned.cells if c.cell is not None))
-            new = [c for c in planned.cells if c.state == "new"]
-            steps = sum(sum(c.row.steps) for c in new)
-            notes = list(planned.notes)
+        with kept_umask():
+            validate(request)
+            named = (*selected(request), *(text.partition("=")[2].strip() for text in request.set))
+            lonely = next(filter(live, named), "")
             if lonely:
-                notes.append(f"{lonely[0]} is known to this process alone: cells run in it, one after the other")
-            if steps > LONG and not signals.seen:
-                listener(Preparing("measuring a few steps of each variant"))
-                seconds = _estimate(planned, request, local)
-                if seconds:
-                    notes.append(f"about {duration(seconds / request.jobs)} of training ahead, then scoring")
-            listener(RunStarted(len(planned.cells), steps, str(planned.folder), tuple(notes)))
-            rows: list[Row] = []
-            written = _Tables(planned.folder, store)
-            first: BaseException | None = None
-            try:
-                for row in _rows(planned, request, store, listener, local, signals):
-                    rows.append(row)
-                    written.now_and_then()
-                    if request.fail_fast and row.status not in ("ok", "skipped"):
-                        break
-            except BaseException as error:
-                first = error
-                raise
-            finally:
-                figure = written.finish(first)
-                order = {c.name: i for i, c in enumerate(planned.cells)}
-                rows.sort(key=lambda row: order[row.cell])
-                listener(RunEnded(str(planned.folder), tuple(rows), time.perf_counter() - began, str(figure or "")))
-            if signals.seen:
-                raise Interrupted(signals.seen[0], rows)
-            return rows
+                request = replace(request, in_process=True)
+            with _signals(impatient=request.in_process) as signals:
+                return _Runner(request, listener, local, signals).run(lonely)
     finally:
         local.close()
 
 
-class _Tables:
-    """The derived files of a run, kept up to date without spending more than a twentieth of the time on it."""
+class _Runner:
+    """A run under way. Third parties' plugins are tried out in children first."""
 
-    def __init__(self, folder: Path, store: Run) -> None:
-        self.folder, self.store = folder, store
-        self.next = 0.0
+    def __init__(self, request: RunRequest, listener: Listener, local: Local, signals: list[int]) -> None:
+        self.began = time.perf_counter()
+        self.listener, self.local, self.signals = listener, local, signals
+        broken, dead = _vetted(request, local)
+        self.known = {"broken": broken, "dead": sorted(dead)}
+        before = set(sys.modules)
+        self.plan = plan(request, listener, broken, dead, self._alone(request), partial(_tried, request, local))
+        local.preload([*_modules(self.plan), *(name for name in list(sys.modules) if name not in before)])
+        self.request = replace(self.plan.request, out=str(self.plan.folder))
+        self.store = Run(self.plan.folder)
+        self.store.create(self.plan.request)
+        rename(self.store, ((c.name, c.row.dataset) for c in self.plan.cells if c.cell is not None))
+        self.tables_due = 0.0
 
-    def now_and_then(self) -> None:
-        """Write them if they are due. Where they can't be written, the cells go on, and `finish` says so."""
-        if time.monotonic() >= self.next:
-            with suppress(StoreError):
-                self.write()
+    def run(self, lonely: str) -> list[Row]:
+        """Do the run; return its rows in the order of the plan. `lonely`: a plugin of this process alone, or ''."""
+        steps = sum(sum(c.row.steps) for c in self.plan.cells if c.state == "new")
+        notes = list(self.plan.notes)
+        if lonely:
+            notes.append(f"{lonely} exists only in this process: cells run in it, one after the other")
+        if steps > LONG and not self.signals:
+            self.listener(Preparing("measuring a few steps of each variant"))
+            if seconds := self._estimate():
+                notes.append(f"about {duration(seconds / self.request.jobs)} of training ahead, then scoring")
+        self.listener(RunStarted(len(self.plan.cells), steps, str(self.plan.folder), tuple(notes)))
+        rows: list[Row] = []
+        try:
+            for row in self._rows():
+                rows.append(row)
+                if time.monotonic() >= self.tables_due:
+                    with suppress(StoreError):  # the cells go on, and writing the last tables will raise
+                        self._write_tables()
+                if self.request.fail_fast and row.status not in ("ok", "skipped"):
+                    break
+        except BaseException:
+            with suppress(StoreError):  # the first error is the one to report
+                self._end(rows)
+            raise
+        self._end(rows)
+        if self.signals:
+            raise Interrupted(self.signals[0], rows)
+        return rows
 
-    def write(self) -> list[Row]:
+    def _end(self, rows: list[Row]) -> None:
+        """Write the tables and the rate-distortion figure; sort the rows."""
+        figure = ratedistortion.write_if_enough(self.store, self._write_tables())
+        order = {c.name: i for i, c in enumerate(self.plan.cells)}
+        rows.sort(key=lambda row: order[row.cell])
+        seconds = time.perf_counter() - self.began
+        self.listener(RunEnded(str(self.plan.folder), tuple(rows), seconds, str(figure or "")))
+
+    def _write_tables(self) -> list[Row]:
+        """Write the derived files; the next time is due so that they take at most a twentieth of the time."""
         steady()
         began = time.monotonic()
         try:
             rows = self.store.rows()
-            frames.write(self.folder, rows)
+            frames.write(self.store.path, rows)
         finally:
-            self.next = time.monotonic() + 20 * (time.monotonic() - began)
+            self.tables_due = time.monotonic() + 20 * (time.monotonic() - began)
         return rows
 
-    def finish(self, first: BaseException | None) -> Path | None:
-        """Write them the last time: with the rate-distortion figure, if it's worth one.
-
-        Args:
-            first: what has ended the run, if anything has: that is to be told, and not what it leads to here.
-
-        Raises:
-            StoreError: they can't be written.
-        """
+    def _rows(self) -> Iterator[Row]:
+        """Yield the row of each cell as soon as it is on disk."""
+        work = []
+        for c in self.plan.cells:
+            if c.state in ("skipped", "broken"):
+                self.store.write_failed(c.row, "")
+                yield self._ended(c, reused=False)
+            elif c.state == "ended" or (c.state == "done" and self._finished(c)):
+                yield self._ended(c, reused=True)
+            else:
+                if self.request.force:
+                    self.store.forget(c.name)
+                work.append(c)
+        if not work:
+            return
+        if self.request.jobs > 1:  # the longest first, so that the last ones to finish are short
+            work.sort(key=lambda c: -c.work)
+        executor = self._executor(work)
         try:
-            return ratedistortion.write_if_enough(self.store, self.write())
-        except StoreError:
-            if first is None:
-                raise
+            supervisor = Supervisor(
+                executor,
+                self.store,
+                self.listener,
+                timeout=self.request.timeout,
+                stall=self.request.stall,
+                stopping=lambda: len(self.signals),
+            )
+            first: dict[str, str] = {}  # cell of each part whose job trains the others too
+            for c in work:
+                if not self.store.is_sound(c.name):
+                    first.setdefault(c.part, c.name)
+            yield from supervisor.run([self._task(c, first.get(c.part, c.name)) for c in work])
+        finally:
+            executor.close()
+
+    def _ended(self, c: PlannedCell, *, reused: bool) -> Row:
+        self.store.sweep(c.name)
+        row = self.store.row(c.name) or c.row
+        self.listener(CellEnded(c.name, row, reused=reused))
+        return row
+
+    def _finished(self, c: PlannedCell) -> bool:
+        whole = self.store.is_sound(c.name) and not self.store.flawed_scores(c.name)
+        return whole and not missing(c.todo, self.plan.metrics, self.store)
+
+    def _executor(self, work: Sequence[PlannedCell]) -> Executor:
+        if self.request.in_process:
+            return _InProcess(work, self)
+        if self.request.executor in (None, default("executor")):
+            return self.local
+        self.local.close()
+        return EXECUTORS.load(str(self.request.executor))(self.request.jobs, address=self.request.address)
+
+    def _task(self, c: PlannedCell, first: str) -> Task:
+        config, request = c.todo.config, self.request
+        job = Job(
+            folder=str(self.plan.folder.resolve()),
+            cell=c.name,
+            attempt="",
+            variant=addressed(config.name),
+            hyperparameters={k: addressed(v) if isinstance(v, str) else v for k, v in config.given},
+            baseline=config.baseline,
+            sanity=config.sanity,
+            dataset=texts(c.row.dataset, request.datasets)[0],
+            seed=c.row.seed,
+            metrics=tuple(map(addressed, self.plan.metrics)),
+            request=request.to_json(),
+            device=str(self.plan.device),
+            threads=threads_for(request),
+            gpus=request.gpus_per_cell,
+            stacked=c.todo.stacked,
+            umask=umask(),
+            handed=tuple(handed_over()),
+        )
+        leader = "" if first == c.name else first
+        return Task(
+            job, c.row, lambda: self._finished(c), leader, partial(give_up, c.todo, self.plan.metrics, self.store)
+        )
+
+    def _estimate(self) -> float:
+        """Return the seconds of training ahead; 0 where a child can't measure them."""
+        if self.request.in_process:
+            return estimate(self.plan)
+        known = {**self.known, "alone": dict(self.plan.alone)}
+        return float(_ask("estimate", self.request, self.local, IMPORT, known) or 0.0)
+
+    def _alone(self, request: RunRequest) -> dict[str, str] | None:
+        """Return the kinds of cells whose seeds can't be stacked, and why; None: `plan` is to find out."""
+        if not request.stack_seeds or len(request.seeds) < 2:
+            return {}
+        if request.in_process:
             return None
+        alone: dict[str, str] | None = _ask("alone", request, self.local, request.stall, self.known)
+        return {EVERY: "trying it out ended its process, or took too long"} if alone is None else alone
+
+
+@dataclass
+class _InProcess:
+    """An executor that does each job in this process, when it starts."""
+
+    work: Sequence[PlannedCell]
+    runner: _Runner
+    slots = 1
+
+    def start(self, job: Job) -> Exit:
+        run, planned = self.runner, next(c for c in self.work if c.name == job.cell)
+        conduct = Conduct(
+            run.plan.device,
+            job.threads,
+            run.request.checkpoint,
+            stop=lambda: bool(run.signals),
+            profile=run.request.profile,
+        )
+        try:
+            perform(planned.todo, run.plan.metrics, run.store, run.listener, conduct)
+        except Stopped:
+            return Exit(STOPPED)
+        except KeyboardInterrupt:
+            run.store.write_failed(replace(planned.row, status="interrupted", reason=INTERRUPTED), "")
+            raise
+        with suppress(OSError):  # another attempt was first, and removed the folder
+            (attempt_dir(job) / ENDED).touch()
+        return Exit(0)
+
+    def poll(self, handle: Exit) -> Exit:
+        return handle
+
+    def begun(self, handle: Exit) -> bool:
+        return True
+
+    def stop(self, handle: Exit, signal: int) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def threads_for(request: RunRequest) -> int:
-    """CPU threads of each cell."""
+    """Return the number of CPU threads of each cell."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return request.threads or max(1, cores // request.jobs)
 
 
 def _vetted(request: RunRequest, local: Local) -> tuple[dict[str, str], set[str]]:
-    """The variants that can't be imported without harm, and how; and the metrics. The suite's own aren't suspected."""
+    """Return third parties' variants whose import harms a process, with how; and such metrics."""
+    if request.in_process:
+        return {}, set()
     variants = [("variant", name) for name in selected(request) if _foreign(VARIANTS, name)]
     metrics = [("metric", name) for name in METRICS if f"-{name}" not in request.metrics and _foreign(METRICS, name)]
-    bad = vet([*variants, *metrics], local, min(IMPORT, request.stall))
-    return {n: why for (kind, n), why in bad.items() if kind == "variant"}, {n for kind, n in bad if kind == "metric"}
+    harmful = vet([*variants, *metrics], local, min(IMPORT, request.stall))
+    return (
+        {name: how for (kind, name), how in harmful.items() if kind == "variant"},
+        {name for kind, name in harmful if kind == "metric"},
+    )
 
 
 def _tried(request: RunRequest, local: Local, models: Sequence[Model]) -> dict[Model, str]:
-    """The models whose making brings a process down, and how. The suite's own aren't suspected."""
+    """Return the models with third parties' code whose constructor harms a process, with how."""
     if request.in_process:
         return {}
     foreign = [(c, spec) for c, spec in models if _foreign(VARIANTS, c.name) or parts_of(c)]
@@ -222,182 +330,29 @@ def _tried(request: RunRequest, local: Local, models: Sequence[Model]) -> dict[M
 def _foreign(registry: Registry[Any], name: str) -> bool:
     try:
         return registry.entry(name).distribution != OURS
-    except PluginError:  # two claim the name: what comes of that is told later
+    except PluginError:  # two distributions claim the name, which is reported later
         return True
 
 
-def _estimate(planned: Plan, request: RunRequest, local: Local) -> float:
-    """Seconds of training to come; 0 where that can't be told."""
-    if request.in_process:
-        return estimate(planned)
-    try:
-        return float(_asked("bench.running.planning:answer", request, local))
-    except ValueError:
-        return 0.0
-
-
-def _alone(request: RunRequest, local: Local, broken: Mapping[str, str], dead: set[str]) -> dict[str, str] | None:
-    """The kinds of cells whose seeds can't be stacked, and why; None: `plan` is to find out."""
-    if not request.stack_seeds or len(request.seeds) < 2:
-        return {}
-    if request.in_process:
-        return None
-    known = {"broken": dict(broken), "dead": sorted(dead)}
-    text = _asked("bench.running.planning:answer_alone", request, local, request.stall, **known)
-    found: dict[str, str] = json.loads(text) if text else {EVERY: "to try it out ended its process, or took too long"}
-    return found
-
-
-def _asked(function: str, request: RunRequest, local: Local, seconds: float = IMPORT, **more: Any) -> str:
-    """What a child answers about a request; '' if it can't."""
+def _ask(question: str, request: RunRequest, local: Local, seconds: float, known: Mapping[str, Any]) -> Any:
+    """Return a child's answer about a request (`planning.answer`); None if there is none in this time."""
     with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "answer"
-        what = {"request": request.to_json(), "threads": threads_for(request), "answer": str(answer)}
-        what |= {"handed": handed_over(), **more}
-        ended(local, {0: local.call(function, what, Path(os.devnull))}, seconds)
-        return answer.read_text() if answer.exists() else ""
-
-
-def _rows(
-    planned: Plan, request: RunRequest, store: Run, listener: Listener, local: Local, signals: _Signals
-) -> Iterator[Row]:
-    metrics = dict(planned.metrics)
-
-    def reused(c: PlannedCell) -> Row:
-        store.sweep(c.name)
-        row = store.row(c.name)
-        assert row is not None
-        listener(CellEnded(c.name, row, reused=True))
-        return row
-
-    def finished(c: PlannedCell) -> bool:
-        whole = store.is_sound(c.name) and not store.flawed_scores(c.name)
-        return whole and not missing(c.todo, metrics, store)
-
-    work = []
-    for c in planned.cells:
-        if c.state in ("skipped", "broken"):
-            store.write_failed(c.row, "")
-            store.sweep(c.name)
-            row = store.row(c.name) or c.row
-            listener(CellEnded(c.name, row))
-            yield row
-        elif c.state == "ended" or (c.state == "done" and finished(c)):
-            yield reused(c)
-        else:
-            if request.force:
-                store.forget(c.name)
-            work.append(c)
-    if request.in_process:
-        yield from _here(work, planned, request, store, listener, signals)
-        return
-    if not work:
-        return
-    executor: Executor = local
-    if request.executor not in (None, default("executor")):
-        local.close()
-        executor = EXECUTORS.load(str(request.executor))(request.jobs, address=request.address)
-    try:
-        supervisor = Supervisor(
-            executor,
-            store,
-            listener,
-            timeout=request.timeout,
-            stall=request.stall,
-            stopping=signals.count,
-        )
-        if request.jobs > 1:  # the longest first, so that the last ones to finish are short
-            work.sort(key=lambda c: -c.parameters * sum(c.row.steps))
-        leaders = _leaders(work, store)
-        yield from supervisor.run([_task(c, planned, request, finished, leaders.get(c.name, "")) for c in work])
-    finally:
-        executor.close()
-
-
-def _leaders(work: list[PlannedCell], store: Run) -> dict[str, str]:
-    """For each cell that another one's job will train as well, that one: the first of its part that isn't done."""
-    first: dict[str, str] = {}
-    for c in work:
-        if not store.is_sound(c.name):
-            first.setdefault(c.part, c.name)
-    return {c.name: first[c.part] for c in work if c.part in first and c.name != first[c.part]}
-
-
-def _task(
-    c: PlannedCell, planned: Plan, request: RunRequest, finished: Callable[[PlannedCell], bool], leader: str
-) -> Task:
-    config = c.todo.config
-    job = Job(
-        folder=str(planned.folder.resolve()),
-        cell=c.name,
-        attempt="",
-        variant=addressed(config.name),
-        hyperparameters={k: addressed(v) if isinstance(v, str) else v for k, v in config.given},
-        baseline=config.baseline,
-        sanity=config.sanity,
-        dataset=texts(c.row.dataset, request.datasets)[0],
-        seed=c.row.seed,
-        metrics=tuple(map(addressed, planned.metrics)),
-        request=request.to_json(),
-        device=str(planned.device),
-        threads=threads_for(request),
-        gpus=request.gpus_per_cell,
-        stacked=c.todo.stacked,
-        umask=umask(),
-        handed=tuple(handed_over()),
-    )
-
-    def scoreless(reason: str, dead: Mapping[str, str]) -> None:
-        give_up(c.todo, planned.metrics, Run(planned.folder), reason, dead)
-
-    return Task(job, c.row, lambda: finished(c), leader, scoreless)
+        path = Path(folder) / "answer"
+        arguments = {
+            "question": question,
+            "path": str(path),
+            "request": request.to_json(),
+            "threads": threads_for(request),
+            "handed": handed_over(),
+            **known,
+        }
+        wait_all(local, {0: local.call("bench.running.planning:answer", arguments, Path(os.devnull))}, seconds)
+        return json.loads(path.read_text()) if path.exists() else None
 
 
 def _modules(planned: Plan) -> list[str]:
-    """What the cells of a plan import, so that a child finds it there."""
+    """Return the modules that the cells of a plan import, for children to find them loaded."""
     entries = [VARIANTS.entry(c.row.variant) for c in planned.cells if c.cell is not None]
     entries += [METRICS.entry(name) for name in planned.metrics]
     data = {type(datasets.parse(name)).__module__ for name in planned.request.datasets}
     return sorted({entry.module for entry in entries if entry.installed} | data)
-
-
-def _here(
-    cells: list[PlannedCell], planned: Plan, request: RunRequest, store: Run, listener: Listener, signals: _Signals
-) -> Iterator[Row]:
-    """Cells in this process, one after the other."""
-    conduct = Conduct(
-        planned.device,
-        threads_for(request),
-        request.checkpoint,
-        stop=lambda: bool(signals.seen),
-        profile=request.profile,
-    )
-    leaders, settled = _leaders(cells, store), dict[str, Row]()
-    for c in cells:
-        if signals.seen:
-            return
-        lease = Lease.take(store.cells / c.name / "lease.json")
-        if lease is None:
-            listener(Preparing(f"{c.name} is being done by another run"))
-        while lease is None and not signals.seen:
-            time.sleep(0.2)
-            lease = Lease.take(store.cells / c.name / "lease.json")
-        if lease is None:
-            return
-        try:
-            if c.name in leaders:
-                inherit(c.row, settled[leaders[c.name]], store)
-            if c.name not in leaders or not given_up(c.name, settled[leaders[c.name]], store):
-                perform(c.todo, planned.metrics, store, listener, conduct)
-            store.tidy(c.name)
-        except (Stopped, KeyboardInterrupt) as stop:
-            store.write_failed(replace(c.row, status="interrupted", reason=INTERRUPTED), "")
-            if isinstance(stop, KeyboardInterrupt):
-                raise
-        finally:
-            lease.release()
-        row = store.row(c.name)
-        assert row is not None
-        settled[c.name] = row
-        listener(CellEnded(c.name, row))
-        yield row

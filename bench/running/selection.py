@@ -1,12 +1,13 @@
-"""Choosing hyperparameters on validation images, and scoring the chosen alone on the test split.
+"""Choosing hyperparameters on validation images, and scoring only the chosen ones on the test split.
 
 `--select val:METRIC` picks, for each variant and dataset, the setting with the best mean over seeds. The winners'
-trained weights are scored on the test split, which no other setting is: nothing is chosen by it.
+trained weights are then scored on the test split; no other setting is, so that no test score has a part in the choice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 
@@ -28,6 +29,7 @@ from bench.util.errors import BenchError, IntegrityError, NotAvailable, StoreErr
 from bench.util.lease import Lease
 
 VALIDATION, TEST = "validation", "test"
+Scored = tuple[Row, Score | NotAvailable]
 
 
 @dataclass(frozen=True)
@@ -45,83 +47,83 @@ class Selected:
 
 
 def parse(text: str) -> str:
-    """The metric in a `--select val:METRIC`.
+    """Return the metric in a `--select val:METRIC`.
 
     Raises:
-        UsageError: it's something else.
+        UsageError: `text` has another form.
     """
     split, colon, name = (part.strip() for part in text.partition(":"))
     if not colon or not name or not VALIDATION.startswith(split) or len(split) < 3:
-        tests = split == TEST and bool(colon)
-        cause = "What is chosen on the test split looks better there than it is." if tests else ""
+        cause = "Selecting on test images biases the test score." if split == TEST and colon else ""
         raise UsageError(f"--select {text!r} isn't val:METRIC", cause=cause, fix="For example: --select val:METRIC")
     return name
 
 
 def selected(run: Run, text: str, listener: Listener = lambda _: None) -> Selected:
-    """Choose by `text`, as in 'val:METRIC', and see that the winners have all their scores on the test split.
+    """Choose by `text`, such as 'val:elbo', and score the winners on the test split where they have no scores yet.
 
-    Repeated, it scores what is missing. Metrics are those that the validation split was scored by.
+    The metrics are those of the scores on the validation split.
 
     Raises:
-        UsageError: `text` names nothing to choose by, or the run wasn't scored on validation images.
-        StoreError: `run` is none, or can't be written.
-        IntegrityError: a winner isn't what it was when it was trained.
-        DataError: the images aren't there.
+        UsageError: `text` has another form, or the run wasn't scored on validation images.
+        StoreError: `run` is no run, or can't be written.
+        IntegrityError: a winner has changed since it was trained.
+        DataError: the images can't be read.
     """
     choices = choose(run, parse(text))
     return Selected(tuple(score_winners(run, choices, listener)), tuple(choices))
 
 
 def choose(run: Run, metric: str) -> list[Choice]:
-    """The choice of each variant and dataset, anchors among them, in the run's order.
+    """Return the choice of each variant and dataset, those of baseline and reference rows too, in the run's order.
 
-    A setting wins by its mean over seeds; of equal ones, the first. One without a score at some seed of its variant
-    is a trial that can't win. A single setting needs no score: nothing is chosen. Rows whose training, likelihood or
-    data differ are different choices.
+    A setting wins by its mean over seeds; the first of equal ones. A setting without a score at one of its variant's
+    seeds counts as a trial, and can't win. A single setting needs no score. Rows whose training, likelihood or data
+    differ are different choices.
 
     Raises:
-        UsageError, PluginError, StoreError
+        UsageError: nothing can be chosen by this metric.
     """
     METRICS.entry(metric)
     direction = METRICS.load(metric).direction
     if direction is None:
         raise UsageError(
             f"{metric} has no direction, so there's no best setting by it",
-            cause="It's a coordinate, not a merit.",
-            fix=f"`bench info {metric}` says what it is.",
+            cause="Neither a high nor a low value is better.",
+            fix=f"Choose a metric with a direction; `bench info {metric}` describes this one.",
         )
-    shown = run.rows()  # in the run's order, and all that failed
+    shown = run.rows()  # in the run's order, with the failed ones
     rows = [on_validation for row in shown if (on_validation := run.row(row.cell, VALIDATION)) is not None]
     if not any(row.scoring for row in rows):
         raise UsageError(
             f"{run.path} isn't scored on validation images",
-            cause="Settings that are chosen on the test split look better there than they are.",
-            fix="The same `bench run` with --eval-split validation trains without those images, and scores on them.",
+            cause="Selecting on test images biases the test score.",
+            fix="The same `bench run` with --eval-split validation trains without validation images, and scores on"
+            " them.",
         )
-    by_name = scores(rows, columns(rows))
-    found: dict[Hashable, list[tuple[Row, Score | NotAvailable]]] = {}
-    for row, values in zip(rows, by_name, strict=True):
-        if row.status == "ok" and not row.scoring:
-            values = {metric: NotAvailable("not scored on validation images")}
-        found.setdefault(_group(row), []).append((row, values[metric]))
-    made = [_choice(members, metric, direction) for members in found.values()]
-    if not any(isinstance(score, Score) for members in found.values() for _, score in members):
+    groups: dict[Hashable, list[Scored]] = {}
+    for row, values in zip(rows, scores(rows, columns(rows)), strict=True):
+        unscored = row.status == "ok" and not row.scoring
+        score = NotAvailable("not scored on validation images") if unscored else values[metric]
+        groups.setdefault(_group(row), []).append((row, score))
+    every = [score for members in groups.values() for _, score in members]
+    choices = [_choice(members, metric, direction) for members in groups.values()]
+    if not any(isinstance(score, Score) for score in every):
         raise UsageError(
             f"no row of {run.path} has a validation {metric}",
-            cause="; ".join(dict.fromkeys(str(score) for members in found.values() for _, score in members))[:300],
+            cause="; ".join(dict.fromkeys(map(str, every)))[:300],
         )
-    return made
+    return choices
 
 
 def _group(row: Row) -> Hashable:
-    """What must be equal for two rows to be settings of one choice."""
+    """Return what must be equal for two rows to be settings of one choice."""
     return row.dataset, row.variant, row.likelihood, row.anchor, canonical([dict(row.training), dict(row.data)])
 
 
-def _choice(members: Sequence[tuple[Row, Score | NotAvailable]], metric: str, direction: Direction) -> Choice:
+def _choice(members: Sequence[Scored], metric: str, direction: Direction) -> Choice:
     first = members[0][0]
-    labels: dict[str, dict[int, tuple[Row, Score | NotAvailable]]] = {}
+    labels: dict[str, dict[int, Scored]] = {}
     for row, score in members:
         labels.setdefault(row.label, {}).setdefault(row.seed, (row, score))  # of equal ones, the newest
     seeds = sorted({row.seed for row, _ in members})
@@ -132,45 +134,41 @@ def _choice(members: Sequence[tuple[Row, Score | NotAvailable]], metric: str, di
     return Choice(first.variant, first.dataset, metric, len(seeds), tuple(settings), winner)
 
 
-def _setting(label: str, by_seed: Mapping[int, tuple[Row, Score | NotAvailable]], seeds: Sequence[int]) -> Setting:
+def _setting(label: str, by_seed: Mapping[int, Scored], seeds: Sequence[int]) -> Setting:
     rows = tuple(row for row, _ in by_seed.values())
     why = [f"seed {seed} isn't there" for seed in seeds if seed not in by_seed]
     why += [f"seed {row.seed}: {score}" for row, score in by_seed.values() if not isinstance(score, Score)]
     if why:
         return Setting(label, rows, None, "; ".join(dict.fromkeys(why)))
-    values = [score.value for _, score in by_seed.values() if isinstance(score, Score)]
-    return Setting(label, rows, fmean(values))
+    return Setting(label, rows, fmean(score.value for _, score in by_seed.values() if isinstance(score, Score)))
 
 
 def score_winners(run: Run, choices: Iterable[Choice], listener: Listener = lambda _: None) -> Iterator[Row]:
-    """The winners' rows on the test split; what they lack of the metrics of their validation scores is made now.
+    """Yield the winners' rows on the test split, scored first by the metrics of their validation scores.
 
-    A winner's score in the metric that it was chosen by notes the number of trials.
-
-    Raises:
-        StoreError, IntegrityError, UsageError, DataError
+    The score by which a winner was chosen has a note on the number of trials. Errors are those of `selected`.
     """
     request = run.request()
-    known: dict[str, Data] = {}
+    loaded: dict[str, Data] = {}
     for choice in choices:
         for row in choice.winner.rows if choice.winner else ():
             if row.status != "ok":
                 yield row
                 continue
-            made = _on_test(run, row, request, known, listener)
-            noted = dict(made.scores)
-            if isinstance(score := noted.get(choice.metric), Score):
-                noted[choice.metric] = score.noted(choice.words)
-            yield replace(made, scores=noted)
+            key = canonical([row.dataset, dict(row.training)])
+            if key not in loaded:
+                loaded.clear()  # one at a time: they may be large
+                loaded[key] = data_of(replace(row, scoring={**row.scoring, "split": TEST}), request)
+            on_test = _on_test(run, row, request, loaded[key], listener)
+            by_name = dict(on_test.scores)
+            if isinstance(score := by_name.get(choice.metric), Score):
+                by_name[choice.metric] = score.noted(choice.words)
+            yield replace(on_test, scores=by_name)
 
 
-def _on_test(run: Run, row: Row, request: RunRequest, known: dict[str, Data], listener: Listener) -> Row:
+def _on_test(run: Run, row: Row, request: RunRequest, data: Data, listener: Listener) -> Row:
     metrics = _metrics(row)
-    key = canonical([row.dataset, dict(row.training)])
-    if key not in known:
-        known.clear()  # one at a time: they may be large
-        known[key] = data_of(replace(row, scoring={**row.scoring, "split": TEST}), request)
-    cell = _cell(row, known[key])
+    cell = _cell(row, data)
     if missing(cell, metrics, run):
         if wrong := run.damage(row.cell):
             raise IntegrityError(f"{row.cell} in {run.path} is damaged: {'; '.join(wrong)}")
@@ -187,39 +185,33 @@ def _on_test(run: Run, row: Row, request: RunRequest, known: dict[str, Data], li
             lease.release()
     scored = run.row(row.cell, TEST)
     assert scored is not None
-    test = known[key].test  # the cell notes the images that it was made to be scored on
-    return replace(scored, data={**scored.data, "test": test.digest, "test_images": len(test)})
+    test = {"test": data.test.digest, "test_images": len(data.test)}  # a cell's row has those of the validation split
+    return replace(scored, data={**scored.data, **test})
 
 
 def _metrics(row: Row) -> dict[str, Metric]:
-    """What a row was scored by, as far as it's installed."""
-    found = {}
+    """Return the metrics of a row's scores, as far as they are installed."""
+    metrics = {}
     for name in row.scores:
-        try:
-            found[name] = METRICS.load(name)
-        except BenchError:
-            continue
-    return in_reading_order(found)
+        with suppress(BenchError):
+            metrics[name] = METRICS.load(name)
+    return in_reading_order(metrics)
 
 
 def _dead(row: Row) -> dict[str, str]:
-    """The metrics that brought a process down on the validation split, and how: this one they won't."""
-    missing = {name: score.reason for name, score in row.scores.items() if isinstance(score, NotAvailable)}
-    return {name: why.removeprefix(DIED) for name, why in missing.items() if why.startswith(DIED)}
+    """Return the metrics that ended a process on the validation split, with how: no process risks them again."""
+    reasons = {name: score.reason for name, score in row.scores.items() if isinstance(score, NotAvailable)}
+    return {name: why.removeprefix(DIED) for name, why in reasons.items() if why.startswith(DIED)}
 
 
 def _cell(row: Row, data: Data) -> Cell:
-    """The row's cell, to be scored as it was, on the test split.
-
-    Raises:
-        IntegrityError: the row's code or data have changed since it was trained.
-    """
+    """Return the row's cell, to be scored by the same protocol on the test split."""
     protocol = {name: row.scoring[name] for name in asdict(Protocol()) if name in row.scoring}
     cell = replace(present(row, data), scoring=Protocol(**{**protocol, "split": TEST}))
     if cell.name != row.cell:
         raise IntegrityError(
             f"{row.cell} can't be scored on the test split",
             cause="Its plugin, its data or the suite changed since it was trained.",
-            fix="The same `bench run` makes it anew; `bench explain` shows what changed.",
+            fix="The same `bench run` trains it again; `bench verify --why` shows what changed.",
         )
     return cell

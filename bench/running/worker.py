@@ -1,8 +1,8 @@
-"""The process of a job: `python -m bench.running.worker JOB.json [PARENT]`, or forked with the same function.
+"""The process of a job: `python -m bench.running.worker JOB.json [PARENT]`, or a fork that calls `work`.
 
-Exit codes: 0 whatever came of the cell is on disk; 4 the folder can't be written (why: error.txt); 143 stopped by
-SIGTERM, with a checkpoint. A plugin may end the process with any of them: only a job that came to its end leaves a file
-called ENDED in its attempt's folder. SIGUSR1 prints where every thread is.
+Exit codes: 0, the outcome of the cell is on disk; 4, the folder can't be written (error.txt says why); 143, stopped by
+SIGTERM, with a checkpoint. A plugin may end the process with any of these codes: only a job that reached its end leaves
+a file called ENDED in the folder of its attempt. SIGUSR1 prints the stack of every thread.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from bench.util.process import kept_umask, make_folder, open_streams, steady
 
 if TYPE_CHECKING:
     from bench.contracts.events import Event
+    from bench.running.grid import Cell
 
 ENDED = "ended"
 STORE, STOPPED = 4, 128 + signal.SIGTERM
-LOG = 64 * 2**10  # bytes that are kept from each end of what a process prints
+LOG = 64 * 2**10  # bytes of a log that are shown from each end
 BEAT = 1.0  # seconds between signs of life
 
 
 def detach(log: Path) -> None:
-    """Make this process the head of a session of its own, which dies with its parent; what it prints goes to `log`."""
+    """Move this process into a session of its own that dies with its parent, with output to the file `log`."""
     os.setsid()
     die_with_parent()
     make_folder(log.parent)
@@ -42,69 +43,59 @@ def detach(log: Path) -> None:
 
 
 def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends, where it can."""
+    """Let the kernel kill this process when its parent ends, on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def send(pid: int, number: int) -> None:
     """Send a signal to a job's process, and SIGKILL to all of its session."""
-    for kill in (os.killpg, os.kill) if number == signal.SIGKILL else (os.kill,):  # it may not head a session yet
+    for kill in (os.killpg, os.kill) if number == signal.SIGKILL else (os.kill,):  # a session may not exist yet
         with contextlib.suppress(OSError):
             kill(pid, number)
 
 
-def place(job: Job) -> Path:
-    """The attempt's folder: log.txt, events.jsonl, error.txt if the store failed it, ENDED if it came to its end."""
+def attempt_dir(job: Job) -> Path:
+    """Return the attempt's folder: log.txt, events.jsonl, error.txt after an error of the store, ENDED at its end."""
     return Path(job.folder) / "cells" / job.cell / "work" / job.attempt
 
 
 def work(job: Job) -> int:
-    """Do a job in this process; returns its exit code."""
-    with kept_umask(job.umask):
-        return _work(job)
-
-
-def _work(job: Job) -> int:
+    """Do a job in this process; return the exit code."""
     stopping: list[int] = []
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
-    if hasattr(faulthandler, "register"):
-        faulthandler.register(signal.SIGUSR1)
-    home = place(job)
-    make_folder(home)
-    try:
-        code = _perform(job, home, stopping)
-        if code == 0:
-            steady()
-            with contextlib.suppress(OSError):  # another attempt was first, and tidied up
-                (home / ENDED).touch()
-        return code
-    except StoreError as error:
-        sys.stderr.write(f"{error}\n")
-        with contextlib.suppress(OSError):
-            steady()
-            (home / "error.txt").write_text(str(error), encoding="utf-8")
-        return STORE
-    except BenchError as error:
-        sys.stderr.write(" ".join(str(error).split()) + "\n")
-    except BaseException:
-        traceback.print_exc()
-    return 1
+    faulthandler.register(signal.SIGUSR1)
+    with kept_umask(job.umask):
+        home = attempt_dir(job)
+        make_folder(home)
+        try:
+            code = _perform(job, home, stopping)
+            if code == 0:
+                steady()
+                with contextlib.suppress(OSError):  # another attempt was first, and removed the folder
+                    (home / ENDED).touch()
+            return code
+        except StoreError as error:
+            sys.stderr.write(f"{error}\n")
+            with contextlib.suppress(OSError):
+                steady()
+                (home / "error.txt").write_text(str(error), encoding="utf-8")
+            return STORE
+        except BenchError as error:
+            sys.stderr.write(" ".join(str(error).split()) + "\n")
+        except BaseException:
+            traceback.print_exc()
+        return 1
 
 
 def _perform(job: Job, home: Path, stopping: list[int]) -> int:
     import torch
 
-    from bench import data as datasets
     from bench.contracts.measurement import METRICS
-    from bench.contracts.protocol import RunRequest, digest
-    from bench.contracts.variant import VARIANTS
-    from bench.plugins.hyperparameters import check
     from bench.plugins.unpublished import hand_over
     from bench.results.store import Run
-    from bench.running.grid import Config, cell
     from bench.running.job import Conduct, Stopped, perform
 
     hand_over(job.handed)
@@ -121,67 +112,66 @@ def _perform(job: Job, home: Path, stopping: list[int]) -> int:
             os.utime(channel)
             open_streams(home / "log.txt", closed=True)
 
-    def said() -> str:
-        open_streams(home / "log.txt", closed=True)  # what is written next would get the number of a closed one
+    def printed() -> str:
+        open_streams(home / "log.txt", closed=True)  # the next file to be opened would get a closed stream's number
         return clip(home / "log.txt")
 
-    request = RunRequest.from_json(job.request)
-    data = datasets.load(
-        job.dataset,
-        datasets.data_root(request.data_root),
-        limit=request.limit,
-        validation=request.validation,
-        split=request.scoring.split,
-        image_size=request.image_size,
-        download=False,
-    )
-    name = VARIANTS.key(job.variant)
-    given = check(name, VARIANTS.load(name), dict(job.hyperparameters))
-    config = Config(name, tuple(sorted(given.items())), job.baseline, job.sanity)
-    c = replace(cell(config, data, job.seed, request), stacked=job.stacked)
-    if digest(c.identity)[:12] == job.cell.rpartition("-")[2]:
-        c = replace(c, at=job.cell)
-    if c.name != job.cell:
-        raise BenchError(f"{job.cell} has become {c.name}: its plugin or data changed since the run was planned")
+    cell = _cell(job)
     conduct = Conduct(
         device=torch.device(job.device),
         threads=job.threads,
-        checkpoint=request.checkpoint,
+        checkpoint=job.request["checkpoint"],
         attempt=job.number,
         dead=job.dead,
         alive=alive,
         stop=lambda: bool(stopping),
-        said=said,
-        profile=request.profile,
+        printed=printed,
+        profile=job.request["profile"],
     )
     metrics = {METRICS.key(name): METRICS.load(name) for name in job.metrics}
     try:
-        perform(c, metrics, Run(job.folder), listener, conduct)
+        perform(cell, metrics, Run(job.folder), listener, conduct)
     except Stopped:
         return STOPPED
     return 0
 
 
+def _cell(job: Job) -> Cell:
+    """Return the job's cell."""
+    from bench.contracts.protocol import RunRequest
+    from bench.contracts.variant import VARIANTS
+    from bench.running.grid import Config, cell, load_data
+
+    request = RunRequest.from_json(job.request)
+    config = Config.of(VARIANTS.key(job.variant), job.hyperparameters, baseline=job.baseline, sanity=job.sanity)
+    now = cell(config, load_data(job.dataset, request), job.seed, request)
+    now = replace(now, stacked=job.stacked).in_folder(job.cell)
+    if now.name != job.cell:
+        raise BenchError(f"{job.cell} has become {now.name}: its plugin or data changed since the run was planned")
+    return now
+
+
 def clip(log: Path) -> str:
-    """What a process has printed: its beginning and its end."""
+    """Return the beginning and the end of a log; '' where there is none."""
     try:
         with open(log, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
-            head = file.read(LOG if size > 2 * LOG else size)
-            file.seek(max(size - LOG, len(head)))
+            if size <= 2 * LOG:
+                return file.read().decode(errors="replace")
+            head = file.read(LOG)
+            file.seek(size - LOG)
             tail = file.read(LOG)
     except OSError:
         return ""
-    gap = f"\n... {size - len(head) - len(tail):,} bytes left out ...\n".encode() if size > 2 * LOG else b""
-    return (head + gap + tail).decode(errors="replace")
+    return (head + f"\n... {size - 2 * LOG:,} bytes left out ...\n".encode() + tail).decode(errors="replace")
 
 
 def main(argv: list[str]) -> int:
-    """Do the job of a file; with the number of its parent, die with that."""
+    """Do the job of a file; with the number of the parent process as well, die with the parent."""
     if len(argv) > 2:
         die_with_parent()
-        if os.getppid() != int(argv[2]):  # it died before we asked
+        if os.getppid() != int(argv[2]):  # the parent died before we asked
             return 1
     return work(Job.from_json(json.loads(Path(argv[1]).read_text(encoding="utf-8"))))
 
@@ -191,4 +181,4 @@ if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # a plugin may have closed it
             stream.flush()
-    os._exit(code)  # all is on disk, and torch takes its time to go
+    os._exit(code)  # all is on disk, and torch takes long to shut down

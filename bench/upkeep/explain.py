@@ -17,7 +17,7 @@ from bench.contracts.row import Row
 from bench.results.store import Run
 from bench.running.grid import Cell, plugin_of, unversioned
 from bench.running.identity import data_of, fits, plain, present, recorded
-from bench.running.job import way_of
+from bench.running.job import scoring_key
 from bench.util import inside
 from bench.util.durable import read_json_if_any
 from bench.util.errors import BenchError, NotAvailable, StoreError
@@ -172,7 +172,7 @@ def _ways(store: Run, cell: str, now: Cell | None) -> list[Way]:
     for path, scoring in store.scorings(cell).items():
         scores = store.read_scores(cell, scoring)
         missing = tuple(name for name, score in scores.items() if isinstance(score, NotAvailable))
-        differs = tuple(differences(scoring, way_of(now))) if now else None
+        differs = tuple(differences(scoring, scoring_key(now))) if now else None
         if now is None:
             today = Scoring().document()
             known = {name: value for name, value in scoring.items() if name in asdict(Scoring())}

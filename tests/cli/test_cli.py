@@ -27,6 +27,8 @@ from bench.util.errors import DataError, StoreError
 from tests.conftest import Bench
 from tests.example_rows import failed, row
 
+pytestmark = pytest.mark.usefixtures("warm_servers")
+
 
 @pytest.fixture
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[RunRequest]:

@@ -32,6 +32,8 @@ from tests.conftest import Bench
 from tests.datasets.test_datasets import idx, write
 from tests.example_rows import DATA, SCORING, bound, loss, register, row
 
+pytestmark = pytest.mark.usefixtures("warm_servers")
+
 # what a named set's files hold
 
 

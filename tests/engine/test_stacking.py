@@ -18,10 +18,13 @@ from bench.contracts.protocol import RunRequest, Training
 from bench.contracts.row import Row
 from bench.engine.snapshot import Snapshot
 from bench.engine.trainer import History, train, train_together, why_not_together
+from bench.results.store import Run
 from bench.running import runner
 from bench.running.planning import plan
 from bench.util.errors import Diverged
 from tests.conftest import build
+
+pytestmark = pytest.mark.usefixtures("warm_servers")
 
 SEEDS = (3, 1, 4)
 SPEC = Spec((1, 4, 4), 0, 40, 2)
@@ -298,22 +301,19 @@ def test_a_stack_whose_process_dies_while_it_is_written_is_made_whole(
     request_: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cell whose job it is comes last: while one is missing, the work isn't over."""
-    from bench.running import job
+    write, made = Run.write_done, list[int]()
 
-    keep, made = job._keep, list[int]()
-
-    def dies(c: Any, *rest: Any) -> Any:
-        if len(made) == 1:
-            made.append(c.seed)
+    def dies(store: Run, row: Row, *rest: Any) -> None:
+        made.append(row.seed)
+        if len(made) == 2:
             raise KeyboardInterrupt
-        made.append(c.seed)
-        return keep(c, *rest)
+        write(store, row, *rest)
 
-    monkeypatch.setattr(job, "_keep", dies)
+    monkeypatch.setattr(Run, "write_done", dies)
     with pytest.raises(KeyboardInterrupt):
         runner.run(request_)
     assert 0 not in made
-    monkeypatch.setattr(job, "_keep", keep)
+    monkeypatch.setattr(Run, "write_done", write)
     rows = runner.run(request_)
     assert [row.status for row in rows] == ["ok"] * 3
     assert all("elbo" in row.scores for row in rows)

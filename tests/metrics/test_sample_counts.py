@@ -28,7 +28,7 @@ from bench.metrics.classifier import halves
 from bench.metrics.coverage import RealPoints, Shares
 from bench.metrics.modes import enough, expected_divergence
 from bench.metrics.networks import TrainedClassifier
-from bench.running.submission import Outsider, submit
+from bench.running.submission import Outsider, Submission, submit
 from bench.util.errors import NotAvailable
 from bench.util.places import cache_dir
 from tests.conftest import Bench, build
@@ -264,7 +264,7 @@ def file(tmp_path: Path) -> Callable[[int], Path]:
 def test_a_row_says_how_many_samples_it_is_of(file: Callable[[int], Path], bench: Bench, tmp_path: Path) -> None:
     runs = {n: tmp_path / f"run{n}" for n in (400, 600)}
     for n, out in runs.items():
-        row, _ = submit(file(n), "digits", name="mine", metrics=("fd", "kd"), out=out, device="cpu")
+        row, _ = submit(Submission(file(n), "digits", name="mine", metrics=("fd", "kd"), out=out, device="cpu"))
         assert row.scoring["samples"] == n
         _, shown, _ = bench("table", out)
         assert f"{n} samples from a file" in shown
@@ -274,6 +274,6 @@ def test_a_row_says_how_many_samples_it_is_of(file: Callable[[int], Path], bench
 
 def test_few_samples_in_a_file_come_to_no_recall(file: Callable[[int], Path], tmp_path: Path) -> None:
     names = ("recall", "coverage", "sharpness", "precision")
-    row, _ = submit(file(30), "digits", metrics=names, out=tmp_path / "run", device="cpu")
+    row, _ = submit(Submission(file(30), "digits", metrics=names, out=tmp_path / "run", device="cpu"))
     assert {name for name in names if isinstance(row.scores[name], NotAvailable)} == {"recall", "coverage"}
     assert all(s.n == 30 for s in row.scores.values() if isinstance(s, Score))

@@ -28,6 +28,8 @@ from bench.util.durable import SUMS, sha256, write_json
 from bench.util.errors import NotHandedOver, UsageError
 from tests.conftest import Bench
 
+pytestmark = pytest.mark.usefixtures("warm_servers")
+
 CODE = """
 with open({mark!r}, "a") as file:
     file.write("imported ")

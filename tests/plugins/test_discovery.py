@@ -25,6 +25,8 @@ from bench.util.errors import PluginError, UnknownName, UsageError
 from tests.conftest import Bench
 from tests.warm_process import Mother
 
+pytestmark = pytest.mark.usefixtures("warm_servers")
+
 Distribute = Callable[..., None]
 
 HONEST = """
@@ -541,7 +543,7 @@ def test_a_cell_loaded_with_other_code_says_so(mine: Path, bench: Bench) -> None
     (cell,) = Path("run/cells").iterdir()
     public.load(cell, plugins=["./mine.py:Mine"])
     (mine / "beside.py").write_text("FACTOR = 9")
-    with pytest.warns(UserWarning, match=r"the source of Mine@mine\.py isn't the one"):
+    with pytest.warns(UserWarning, match=r"the source of Mine@mine\.py has changed"):
         public.load(cell, plugins=["./mine.py:Mine"])
     code, out, _ = bench("verify", "run", "--plugin", "./mine.py:Mine")
     assert code == 0

@@ -28,7 +28,7 @@ from bench.contracts.row import Row
 from bench.results.store import Run
 from bench.running import runner
 from bench.running.executors.ray import Ray
-from bench.running.job import Conduct, perform, way_of
+from bench.running.job import Conduct, perform, scoring_key
 from bench.running.planning import plan
 from bench.running.supervisor import Supervisor, Task
 from bench.util.errors import StoreError, UsageError
@@ -61,7 +61,6 @@ Patch = pytest.MonkeyPatch
 
 @contextmanager
 def by_local(run: Path, patch: Patch) -> Iterator[Way]:
-    patch.setattr("bench.running.executors.local.subprocess", subprocess)  # its server is a real one
     yield Way({"executor": "local"})
 
 
@@ -442,7 +441,7 @@ def test_whose_checkpoints_are_tidied_away_goes_on_to_score(
     metrics = {"kl": METRICS.load("kl")}
     with nullcontext() if first else pytest.raises(StoreError, match="no such folder"):
         perform(planned.todo, metrics, store, lambda _: None, conduct)
-    assert set(store.read_scores(planned.name, way_of(planned.todo))) == ({"kl"} if first else set())
+    assert set(store.read_scores(planned.name, scoring_key(planned.todo))) == ({"kl"} if first else set())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process die with its parent")

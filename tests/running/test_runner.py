@@ -289,9 +289,7 @@ def test_scores_are_kept_as_json_that_anybody_reads(go: Callable[..., list[Row]]
     (path,) = (tmp_path / "run" / "cells" / row.cell / "scores").iterdir()
     document = json.loads(path.read_text())
     assert set(document["scores"]) == set(QUICK)
-    assert document["scores"]["elbo"] == {
-        "reason": "deterministic encoder: q(z|x) has no density, so there is no bound"
-    }
+    assert "deterministic encoder" in str(document["scores"]["elbo"])
     assert document["scores"]["bce"]["n"] == 360
 
 
@@ -310,6 +308,7 @@ def test_every_metric_gives_a_number_or_a_reason_for_every_variant(go: Callable[
                 assert low <= score.value <= high, (row.label, name)
 
 
+@pytest.mark.usefixtures("warm_servers")
 def test_cells_at_once_are_the_same_cells(go: Callable[..., list[Row]], tmp_path: Path) -> None:
     """Two processes: every event arrives, every row comes in order, and the table is that of one process."""
     events: list[Event] = []
@@ -376,6 +375,6 @@ def test_a_disk_that_will_be_full_is_told_beforehand(tmp_path: Path, monkeypatch
     parameters = found.cells[0].parameters
     assert need > (4 + 24) * parameters
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=need))
-    assert not any("make room" in note for note in planning.plan(request).notes)
+    assert not any("of disk" in note for note in planning.plan(request).notes)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=need - 1))
-    assert any("make room" in note for note in planning.plan(request).notes)
+    assert any("of disk" in note for note in planning.plan(request).notes)

@@ -28,6 +28,8 @@ from tests.conftest import Bench
 from tests.results.test_store import ROW, WAY, fill
 from tests.upkeep.test_integrity import content, edit, forge, rescore, seal
 
+pytestmark = pytest.mark.usefixtures("warm_servers")
+
 fault = pytest.mark.fault
 SECRET = "what nobody asked for"
 REQUEST = RunRequest(

@@ -10,7 +10,7 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from bench import api
-from bench.running import job
+from bench.engine.evaluator import Evaluator
 from bench.util.threads import limited
 
 
@@ -37,8 +37,8 @@ def test_every_library_takes_so_many_threads_and_its_own_again() -> None:
 
 def test_a_job_keeps_to_its_threads_while_it_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, fitting = [], []
-    score, fit = job._score, GaussianMixture.fit
-    monkeypatch.setattr(job, "_score", lambda *a: (found.append(set(pools().values())), score(*a)))
+    score, fit = Evaluator.score, GaussianMixture.fit
+    monkeypatch.setattr(Evaluator, "score", lambda *a: (found.append(set(pools().values())), score(*a))[1])
     monkeypatch.setattr(GaussianMixture, "fit", lambda *a: (fitting.append(set(pools().values())), fit(*a)))
     with threadpool_limits(3):
         api.run(

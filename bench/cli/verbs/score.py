@@ -52,7 +52,7 @@ def score(samples: Path, dataset: str, metrics: tuple[str, ...], as_json: bool, 
     """
     from bench import data
     from bench.plugins.unpublished import hand_over
-    from bench.running.submission import namesakes, submit
+    from bench.running.submission import Feedback, Submission, namesakes, submit
     from bench.show.progress import time_expected, working
 
     hand_over([*data.words(dataset), *(name.lstrip("+-") for name in metrics)])
@@ -65,7 +65,8 @@ def score(samples: Path, dataset: str, metrics: tuple[str, ...], as_json: bool, 
         sys.stderr.write(f"{text}\n")
 
     with working() as say:
-        row, run = submit(samples, dataset, metrics=metrics, say=say, foretell=foretell, note=note, **settings)
+        submission = Submission(samples, dataset, metrics=metrics, **settings)
+        row, run = submit(submission, Feedback(say, foretell, note))
     print_rows([row], as_json, str(run.path))
     newest, *others = (other.cell for other in namesakes(row, run))
     if others:

@@ -1,6 +1,6 @@
-"""A process that has torch loaded and forks a child for each job, so that one starts in a moment.
+"""A process that has torch loaded and forks a child for each job, so that a child starts at once.
 
-It reads a JSON line for each order on stdin and writes one for each thing that happened on stdout:
+It reads a JSON line for each order on stdin, and writes one for each event on stdout:
 
     {"preload": [MODULE, ...]}
     {"start": ID, "job": {...}, "log": PATH}
@@ -8,9 +8,9 @@ It reads a JSON line for each order on stdin and writes one for each thing that 
     {"signal": NUMBER, "to": ID}
                                              {"ready": true}, once; {"exit": ID, "code": n or "signal": n}
 
-The code of a call is RETURNED if the function did: with 0, what it called has ended the process.
+The exit code of a call is RETURNED if the function returned; 0 means that the function ended the process.
 
-It knows nothing that would be lost with it, and all its children die with it.
+The server has no state that matters, and all its children die with it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from bench.util.process import kept_umask
 
 FIRST = ("torch", "bench.running.job", "bench.running.grid", "bench.data")
 LATER = (
-    "torch._dynamo",  # an optimiser's first step asks for it
+    "torch._dynamo",  # an optimiser's first step imports it
     "numpy", "PIL.PngImagePlugin", "safetensors.torch", "sklearn.mixture",
 )  # fmt: skip
 PRELOAD = (*FIRST, *LATER)
@@ -41,24 +41,20 @@ RETURNED = 85
 
 
 class Server:
-    """The children by the number that they were started under.
-
-    Args:
-        ahead: modules to import while there is nothing else to do; before a job, whatever is left of them.
-    """
+    """The fork server. It imports the modules `ahead` while there is nothing else to do, and the rest before a job."""
 
     def __init__(self, orders: int, answers: int, ahead: Iterable[str] = ()) -> None:
         self.orders, self.answers, self.ahead = orders, answers, list(ahead)
-        self.children: dict[int, int] = {}  # pid: id
+        self.children: dict[int, int] = {}  # pid: number of its order
         self.wake, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         signal.set_wakeup_fd(self._wake)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        for number in (signal.SIGINT, signal.SIGTERM):  # the supervisor decides what these mean
+        for number in (signal.SIGINT, signal.SIGTERM):  # the supervisor handles them
             signal.signal(number, signal.SIG_IGN)
 
     def serve(self) -> None:
-        """Until the supervisor is gone."""
+        """Serve until the supervisor's end of the pipe is closed."""
         buffer = b""
         while True:
             ready, _, _ = select.select([self.orders, self.wake], [], [], 0 if self.ahead else None)
@@ -69,8 +65,7 @@ class Server:
                 chunk = os.read(self.orders, 65536)
                 if not chunk:
                     break
-                buffer += chunk
-                *lines, buffer = buffer.split(b"\n")
+                *lines, buffer = (buffer + chunk).split(b"\n")
                 for line in lines:
                     self._obey(json.loads(line))
             if not ready:
@@ -79,24 +74,21 @@ class Server:
             send(pid, signal.SIGKILL)
 
     def _obey(self, order: dict[str, Any]) -> None:
-        if "preload" in order:
-            self._preload([*self.ahead, *order["preload"]])
+        if "signal" in order:
+            for pid in [pid for pid, number in self.children.items() if number == order["to"]]:
+                send(pid, order["signal"])
+            return
+        if "call" not in order:
+            self._preload([*self.ahead, *order.get("preload", ())])
             self.ahead = []
-        elif "signal" in order:
-            for pid, number in self.children.items():
-                if number == order["to"]:
-                    send(pid, order["signal"])
-        else:
-            if "start" in order:
-                self._preload(self.ahead)
-                self.ahead = []
+        if "preload" not in order:
             pid = os.fork()
             if pid == 0:
                 self._child(order)
             self.children[pid] = order["start"] if "start" in order else order["call"]
 
     def _preload(self, modules: Iterable[str]) -> None:
-        """Import modules, and meanwhile say what ends."""
+        """Import modules, and report children that end meanwhile."""
         signal.signal(signal.SIGCHLD, lambda *_: self._reap())
         preload(modules)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -133,15 +125,15 @@ class Server:
             if pid == 0:
                 return
             number = self.children.pop(pid, None)
-            with contextlib.suppress(OSError):  # whatever it started dies with it
+            with contextlib.suppress(OSError):  # the processes that it started die with it
                 os.killpg(pid, signal.SIGKILL)
-            how = {"signal": os.WTERMSIG(status)} if os.WIFSIGNALED(status) else {"code": os.WEXITSTATUS(status)}
+            ending = {"signal": os.WTERMSIG(status)} if os.WIFSIGNALED(status) else {"code": os.WEXITSTATUS(status)}
             with contextlib.suppress(BrokenPipeError):
-                os.write(self.answers, (json.dumps({"exit": number, **how}) + "\n").encode())
+                os.write(self.answers, (json.dumps({"exit": number, **ending}) + "\n").encode())
 
 
 def preload(modules: Iterable[str]) -> None:
-    """Import what children will need; what can't be imported, a child will say."""
+    """Import what children will need; a child that needs a broken module will report it."""
     for name in modules:
         with contextlib.suppress(BaseException):
             importlib.import_module(name)
@@ -152,9 +144,9 @@ def main() -> None:
     for descriptor in (orders, answers):
         os.set_inheritable(descriptor, False)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)  # nobody prints between the answers
+    os.dup2(2, 1)  # keeps prints of modules out of the answers
     preload(FIRST)
-    installed()  # read here, a child needn't
+    installed()  # cached here for all children
     os.write(answers, b'{"ready": true}\n')
     Server(orders, answers, LATER).serve()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ class TensorBoard:
     """`tensorboard --logdir RUN/logs/tensorboard` shows it.
 
     Terms are `train/<term>` by step, scores `score/<metric>` and costs `cost/<name>` at the last step; each cell has a
-    line in the table of hyperparameters, and says in text how it ended.
+    line in the table of hyperparameters, and a text with its status.
     """
 
     def __init__(self) -> None:
@@ -35,7 +34,10 @@ class TensorBoard:
             case RunStarted():
                 self._folder = place(event.folder, "tensorboard")
             case CellStarted():
-                self._begin(event)
+                if event.cell in self._open:  # another try
+                    self._open.pop(event.cell).close()
+                resumed = event.resumed + 1 if event.resumed else None  # later steps were logged by an earlier try
+                self._open[event.cell] = self._make(str(self._folder / event.cell), purge_step=resumed)
             case Step() if event.cell in self._open:
                 for name, value in event.terms.items():
                     self._open[event.cell].add_scalar(f"train/{name}", value, event.step)
@@ -47,24 +49,15 @@ class TensorBoard:
             writer.close()
         self._open.clear()
 
-    def _begin(self, event: CellStarted) -> None:
-        if event.cell in self._open:  # another try
-            self._open.pop(event.cell).close()
-        resumed = event.resumed + 1 if event.resumed else None  # what was logged from there on is void
-        self._open[event.cell] = self._make(str(self._folder / event.cell), purge_step=resumed)
-
     def _end(self, cell: str, row: Row) -> None:
         writer = self._open.pop(cell, None) or self._make(str(self._folder / cell))
         last = sum(row.steps)
-        scores = {f"score/{name}": s.value for name, s in row.scores.items() if isinstance(s, Score)}
         for name, value in row.costs.items():
             writer.add_scalar(f"cost/{name}", value, last)
         ended = f"{row.label} · {row.dataset} · seed {row.seed}: {row.status} {row.reason}"
-        writer.add_text("cell", escape_markdown(ended))  # which it shows as Markdown
-        writer.add_hparams(_settings(row), scores, run_name=".", global_step=last)
+        writer.add_text("cell", escape_markdown(ended))  # TensorBoard renders Markdown
+        given = {name: v if isinstance(v, bool | int | float) else show(v) for name, v in row.hyperparameters.items()}
+        about = {"variant": row.variant, "dataset": row.dataset, "seed": row.seed, "status": row.status}
+        scores = {f"score/{name}": s.value for name, s in row.scores.items() if isinstance(s, Score)}
+        writer.add_hparams({**about, **given}, scores, run_name=".", global_step=last)
         writer.close()
-
-
-def _settings(row: Row) -> Mapping[str, str | int | float | bool]:
-    given = {name: v if isinstance(v, bool | int | float) else show(v) for name, v in row.hyperparameters.items()}
-    return {"variant": row.variant, "dataset": row.dataset, "seed": row.seed, "status": row.status, **given}
