@@ -33,7 +33,7 @@ myst_heading_anchors = 4
 # Notebooks are stored without outputs; a build runs them and keeps their outputs in docs/_build/.jupyter_cache.
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 600
+nb_execution_timeout = 3600
 nb_execution_in_temp = True
 nb_merge_streams = True
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # notebooks call `bench`
@@ -46,6 +46,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_use_rtype = False
+toc_object_entries_show_parents = "hide"
 
 LINK = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
 
@@ -68,8 +69,10 @@ def link_to_repository(app: Sphinx, page: str, source: list[str]) -> None:
 
 def plain_docstring(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Escape the signs that reStructuredText would take for markup, and drop what a module says of itself."""
-    if what == "module":  # the page has an introduction of its own
-        lines.clear()
+    if what == "module" or lines[0].startswith("Alias for field number"):
+        lines.clear()  # the page has an introduction of its own; a field without a description has none
+    if what in ("attribute", "data", "property"):
+        lines[:0] = ["..", ""]  # an empty comment, or napoleon takes the words before a colon for a type
     session = False  # within an example of doctest, up to its blank line
     for i, line in enumerate(lines):
         session = line.lstrip().startswith(">>>") or (session and bool(line.strip()))

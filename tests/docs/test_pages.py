@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+import bench
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts)
@@ -89,6 +91,11 @@ def test_the_index_links_every_page_outside_the_reference() -> None:
     assert listed - {DOCS / "index.md"} - linked == set()
 
 
+def test_the_reference_has_every_public_name() -> None:
+    page = text(DOCS / "api" / "bench.md")
+    assert [public for public in bench.__all__ if not re.search(rf"auto\w+:: {public}\n|`{public}`", page)] == []
+
+
 @pytest.mark.parametrize("page", [p for p in ALL if "```python" in text(p)], ids=name)
 def test_python_on_a_page_compiles(page: Path) -> None:
     for block in re.findall(r"```python\n(.*?)```", text(page), re.DOTALL):
@@ -129,7 +136,7 @@ def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
-        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=3600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     )
     client.execute()  # raises where a cell does
 
