@@ -1,11 +1,14 @@
-# make demo   install into .venv, run the benchmark on the embedded digits, and make a report of it
-# make test   install what is missing, lint, type-check, and run the tests
+# make demo       install into .venv, run the benchmark on the embedded digits, and make a report of it
+# make test       install what is missing, lint, type-check, and run the tests
+# make test-slow  the same with the slow tests
+# make docs       build the documentation as a site: docs/_build/html/index.html
+# make faults     provoke each fault that the suite claims to survive, and write docs/faults.md
 
 PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow faults lint clean
+.PHONY: help install demo test test-slow docs faults lint clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -17,6 +20,10 @@ help:
 
 .venv/.installed-test: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+.venv/.installed-docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
 install: .venv/.installed
@@ -36,9 +43,12 @@ test: lint
 test-slow: lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-# make faults  make each fault, and write docs/faults.md
+## The first build runs the notebooks in docs/examples (minutes); later builds run those that changed.
+docs: .venv/.installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
 faults: .venv/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m fault --faults=docs/faults.md tests
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache docs/_build
