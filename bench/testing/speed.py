@@ -66,7 +66,7 @@ def stacks(subject: VariantSubject) -> None:
 
         name = getattr(phase.loss, "__name__", f"phase {n + 1}")
         try:
-            state = torch.func.stack_module_state(pair)  # type: ignore[arg-type]
+            state = torch.func.stack_module_state(pair)
             with seeded(0), warnings.catch_warnings(action="ignore"):
                 stacked = torch.vmap(call, randomness="same")(*state)
             alone = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import combinations
 from typing import Any, Literal, get_args, get_origin
 
@@ -277,57 +278,52 @@ def hyperparameters_change_something(subject: VariantSubject) -> None:
     model, _ = subject.build(), subject.trained
     inits = [vars(c)["__init__"] for c in subject.own_classes if "__init__" in vars(c)]
     declared = {name for init in inits for name in getattr(init, "__kwdefaults__", None) or ()}
-    known = [h for h in hyperparameters(subject.plugin).values() if h.name in declared and _varied_type(h) is not None]
-    if not known:
+    others: dict[str, tuple[Any, list[Any]]] = {}
+    for h in hyperparameters(subject.plugin).values():
+        now = subject.arguments.get(h.name, h.default)
+        now = getattr(model, h.name, None) if now is None else now
+        if h.name in declared and (values := _other_values(h, now)):
+            others[h.name] = now, values
+    if not others:
         raise Skipped("it declares no number, switch or choice of its own")
     usual = _results(subject, {}) or {}
     notes: list[str] = []
-    for h in known:
-        now = subject.arguments.get(h.name, h.default)
-        now = getattr(model, h.name, None) if now is None else now
-        if (ignored := _ignored_value(subject, h, now, usual)) is not None:
+    for name, (now, values) in others.items():
+        if (ignored := _ignored_value(subject, name, values, usual)) is not None:
             change = f"from {show(now)} to {show(ignored)}"
-            notes.append(f"changing `{h.name}` {change} changes neither weights, losses nor samples")
+            notes.append(f"changing `{name}` {change} changes neither weights, losses nor samples")
     if notes:
         raise Noted("; ".join(notes))
 
 
-def _ignored_value(subject: VariantSubject, h: Hyperparameter, now: Any, usual: Mapping[str, Any]) -> Any:
-    """Return the first other value that a model can be built with, if none changes a result; else None."""
+def _other_values(h: Hyperparameter, now: Any) -> list[Any]:
+    """Return a few other values of a number, switch or choice; none for other types."""
+    kinds = (h.type, *get_args(h.type))  # the type itself, and those of T | None
+    candidates = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    if isinstance(now, bool):
+        candidates = [not now]
+    elif isinstance(now, int | float) and (int in kinds or float in kinds):
+        candidates = [2 * now + 1, now / 2]
+        if h.range is not None:  # never a huge one
+            candidates += [end for end in (h.range.low, h.range.high) if abs(end) <= 10 * max(1, abs(now))]
+        candidates = list(dict.fromkeys(map(float if float in kinds else int, candidates)))
+    values = []
+    for value in candidates:
+        with suppress(UsageError):
+            values += [h.validate(value)] if value != now else []
+    return values
+
+
+def _ignored_value(subject: VariantSubject, name: str, values: list[Any], usual: Mapping[str, Any]) -> Any:
+    """Return the first of the values that a model can be built with, if none changes a result; else None."""
     first = None
-    for value in _other_values(h, now):
-        if (results := _results(subject, {h.name: value})) is None:
+    for value in values:
+        if (results := _results(subject, {name: value})) is None:
             continue
         if results.keys() != usual.keys() or not all(same(results[k], usual[k]) for k in results):
             return None
         first = value if first is None else first
     return first
-
-
-def _varied_type(h: Hyperparameter) -> Any:
-    """Return int, float, bool or a Literal, without `| None`; return None for other types."""
-    kinds = [k for k in get_args(h.type) if k is not type(None)] if get_origin(h.type) is not Literal else [h.type]
-    kind = kinds[0] if len(kinds) == 1 else h.type
-    return kind if kind in (int, float, bool) or get_origin(kind) is Literal else None
-
-
-def _other_values(h: Hyperparameter, now: Any) -> list[Any]:
-    """Return a few other values that the hyperparameter can take."""
-    kind = _varied_type(h)
-    if get_origin(kind) is Literal:
-        return [choice for choice in get_args(kind) if choice != now]
-    if kind is bool or not isinstance(now, int | float):
-        return [not now] if isinstance(now, bool) else []
-    candidates = [2 * now + 1, now / 2]
-    if h.range is not None:  # never a huge one
-        candidates += [end for end in (h.range.low, h.range.high) if abs(end) <= 10 * max(1, abs(now))]
-    values = []
-    for value in dict.fromkeys(map(kind, candidates)):
-        try:
-            values += [h.validate(value)] if value != now else []
-        except UsageError:
-            continue
-    return values
 
 
 def _results(subject: VariantSubject, other: Mapping[str, Any]) -> dict[str, Any] | None:
