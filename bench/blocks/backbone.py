@@ -66,39 +66,39 @@ def network(part: Literal["encoder", "decoder"], name: str, *sizes: Any, **optio
     Raises:
         UsageError: the module does not accept `context` or `hidden`, or returns another shape.
     """
-    found = NETWORKS.load(name)
-    if issubclass(found, Backbone):
-        backbones_own: nn.Module = getattr(found, part)(*sizes, **options)
-        return backbones_own
-    build: Callable[..., nn.Module] = found
+    plugin = NETWORKS.load(name)
+    if issubclass(plugin, Backbone):
+        built: nn.Module = getattr(plugin, part)(*sizes, **options)
+        return built
+    build: Callable[..., nn.Module] = plugin
     given = {key: value for key, value in options.items() if value}
-    known = inspect.signature(build).parameters
-    accepts_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    if lacking := [key for key in given if key not in known and not accepts_any]:
+    signature = inspect.signature(build)
+    accepts_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    if lacking := [key for key in given if key not in signature.parameters and not accepts_any]:
         raise UsageError(
             f"{name} takes no {' and no '.join(lacking)}",
-            cause=f"Its signature is {found.__name__}{inspect.signature(build)}.",
+            cause=f"Its signature is {plugin.__name__}{signature}.",
             fix=f"Let its constructor take {', '.join(lacking)} as a keyword argument.",
         )
-    made = build(*sizes, **given)
-    _require_shape(made, part, name, sizes, given.get("context", 0))
-    return made
+    module = build(*sizes, **given)
+    _require_shape(module, part, name, sizes, given.get("context", 0))
+    return module
 
 
-def _require_shape(made: nn.Module, part: str, name: str, sizes: tuple[Any, ...], context: int) -> None:
+def _require_shape(module: nn.Module, part: str, name: str, sizes: tuple[Any, ...], context: int) -> None:
     """Raise UsageError if the network returns another shape for two images, or cannot be called."""
     given, wanted = ((2, *sizes[0]), (2, sizes[1])) if part == "encoder" else ((2, sizes[0]), (2, *sizes[1]))
     inputs = [torch.zeros(given), *([torch.zeros(2, context)] if context else [])]
     try:
         with torch.no_grad():
-            shape = tuple(made.eval()(*inputs).shape)
+            shape = tuple(module.eval()(*inputs).shape)
     except Exception as error:
         cause = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         raise UsageError(f"{name} can't take {given} as {part}", cause=cause) from error
     finally:
-        made.train()
+        module.train()
     if shape != wanted:
         raise UsageError(
             f"{name} gives {shape} for {given}, and should give {wanted}",
-            cause=f"As {part} it is built as {type(made).__name__}({', '.join(map(str, sizes))}).",
+            cause=f"As {part} it is built as {type(module).__name__}({', '.join(map(str, sizes))}).",
         )

@@ -7,7 +7,7 @@ import math
 import re
 import types
 from collections.abc import Callable
-from difflib import SequenceMatcher
+from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
@@ -87,15 +87,18 @@ def builds_at_several_sizes(subject: VariantSubject) -> None:
         except Unsuitable as reason:
             refused.append(f"{size}: {reason}")
             if not str(reason):
-                raise Failed(f"it is unsuitable for {size}, without a reason", "", 'raise Unsuitable("why")') from None
+                raise Failed(
+                    f"it is unsuitable for {size}, without a reason", should='raise Unsuitable("why")'
+                ) from None
     if len(refused) == len(SPECS):
         raise Failed("it accepts no size at all:\n" + "\n".join(refused))
     a, b, other = (state(subject.build(seed=seed)) for seed in (0, 0, 1))
     if differ := [k for k in a if not torch.equal(a[k], b[k])]:
-        raise Failed(f"the same seed gives other weights: {listed(differ)}", "", "Draw from torch's default generator.")
+        wrong = f"the same seed gives other weights: {listed(differ)}"
+        raise Failed(wrong, should="Draw from torch's default generator.")
     drawn = [k for k, p in subject.build().named_parameters() if p.numel() and p.min() < p.max()]
     if drawn and all(torch.equal(a[k], other[k]) for k in drawn):
-        raise Failed("every seed gives the same weights", "", "Remove torch.manual_seed: the suite seeds torch.")
+        raise Failed("every seed gives the same weights", should="Remove torch.manual_seed: the suite seeds torch.")
 
 
 def _build(subject: VariantSubject, spec: Spec, size: str) -> Variant:
@@ -197,9 +200,7 @@ def no_name_is_nearly_the_contracts(subject: VariantSubject) -> None:
         for name in vars(owner):
             if name.startswith("_") or name in known or any(name in vars(c) for c in others):
                 continue
-            close = {right: SequenceMatcher(None, name, right).ratio() for right in known - vars(owner).keys()}
-            right = max(close, key=lambda k: (close[k], k))
-            if close[right] >= 0.8:
+            for right in get_close_matches(name, known - vars(owner).keys(), n=1, cutoff=0.8):
                 notes.append(f"{owner.__name__} defines `{name}`: is it meant to be `{right}`?")
     if notes:
         raise Noted("; ".join(notes))
