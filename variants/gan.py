@@ -23,8 +23,8 @@ class GAN(Variant):
     """A generator as large as `conv`'s decoder, a critic half as wide as its encoder, one update of each a step.
 
     The critic descends softplus(D(G(z)) - D(x)) + gamma/2 |dD/dx|^2, the generator softplus(D(x) - D(G(z))), x and z
-    paired at random, and the penalty estimated on a quarter of the batch. An anchor that isn't tuned to a dataset: one
-    setting for all, chosen by hand among some ten, by seed 0 on Fashion-MNIST (test images) and digits.
+    paired at random, and the penalty estimated on a quarter of the batch. One setting for all datasets, chosen by hand
+    among about ten, with seed 0 on Fashion-MNIST's test images and on digits.
     """
 
     lacks: ClassVar[dict[type, str]] = {

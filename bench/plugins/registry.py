@@ -12,11 +12,13 @@ from __future__ import annotations
 import io
 import os
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import Distribution, EntryPoint, entry_points
+from importlib.resources import files
 from typing import Any, Generic, TypeVar
 
 from bench.plugins import unpublished
@@ -253,3 +255,18 @@ def defaults() -> dict[str, str]:
     """The names of all roles; where a stranger names one too, ours."""
     points = sorted(_points("bench.defaults"), key=lambda found: found[1] == OURS)
     return {p.name: p.value for p, _, _ in points}
+
+
+def registered_document(role: str) -> dict[str, Any] | None:
+    """Return the TOML file that is registered for `role` as 'package:file.toml'; None if none is.
+
+    Raises:
+        PluginError: it cannot be read.
+    """
+    if (address := default(role)) is None:
+        return None
+    package, _, file = address.partition(":")
+    try:
+        return tomllib.loads((files(package) / file).read_text(encoding="utf-8"))
+    except (OSError, ImportError, ValueError) as error:
+        raise PluginError(f"the file of {role} ({address}) cannot be read", cause=f"{error!r}") from None

@@ -36,7 +36,7 @@ from torch import Tensor
 from bench.contracts.measurement import Score
 from bench.contracts.naming import alike, called
 from bench.contracts.protocol import HOW, RunRequest, digest
-from bench.contracts.row import Row, damaged, row_of, scored_of, with_values
+from bench.contracts.row import Row, damaged, row_of, score_document, scored_of
 from bench.util import inside
 from bench.util.durable import (
     SUMS,
@@ -365,10 +365,7 @@ class Run:
         with writing(self.path):
             self.quarantine_scores(cell)
             before = self._filed(cell, scoring)
-            document = {
-                name: _reason_document(s) if isinstance(s, NotAvailable) else _score_document(s)
-                for name, s in {**before.scores, **scores}.items()
-            }
+            document = {name: score_document(s) for name, s in {**before.scores, **scores}.items()}
             path = self._scores(cell, scoring)
             make_folder(path.parent)
             filed = {"scoring": dict(scoring), "scores": document, "seconds": {**before.seconds, **seconds}}
@@ -402,7 +399,7 @@ class Run:
             more["costs"] = {**row.costs, "score_seconds": sum(scored.seconds.values())}
             if not scored.summed:
                 more["unsummed"] = (*row.unsummed, "scores")
-        return with_values(row, more)
+        return replace(row, **more)
 
     def names(self) -> list[str]:
         """The folders of all cells."""
@@ -520,12 +517,12 @@ class Run:
                     document = parsed(path, content)
                 raise Damaged(path, CHANGED)
             document = self._renamed(parsed(path, content))
-            return with_values(row_of(document, {}), about)
+            return replace(row_of(document, {}), **about)
         except Damaged as error:
             reason = self._told(error)
         except ValueError as error:
             reason = f"{self._told(Damaged(path, 'says no row'))}: {error}"
-        return with_values(damaged(document, cell, reason), about)
+        return replace(damaged(document, cell, reason), **about)
 
     def _failure(self, cell: str) -> Row | None:
         """The row of a cell's last failure."""
@@ -536,7 +533,7 @@ class Run:
         row = self._row(cell, f"failed/{found[-1].name}") if found else None
         if row is not None and row.status == "ok":
             reason = f"cells/{cell}/failed/{found[-1].name}/cell.json says that it came out ok"
-            return with_values(row, {"status": "damaged", "reason": reason})
+            return replace(row, status="damaged", reason=reason)
         return row
 
     def _told(self, error: Damaged) -> str:
@@ -730,14 +727,3 @@ _LATER = ("scores", "scoring", "seconds", "cell", "unsummed")
 
 def _cell_document(row: Row) -> dict[str, Any]:
     return {f.name: getattr(row, f.name) for f in fields(row) if f.name not in _LATER}
-
-
-def _reason_document(missing: NotAvailable) -> dict[str, Any]:
-    return {"reason": missing.reason, **({"retry": True} if missing.retry else {})}
-
-
-def _score_document(score: Score) -> dict[str, Any]:
-    document: dict[str, Any] = {"value": score.value, "n": score.n}
-    if score.se is not None:
-        document["se"] = score.se
-    return document | ({"note": score.note} if score.note else {})

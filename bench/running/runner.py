@@ -190,7 +190,7 @@ class _Tables:
             StoreError: they can't be written.
         """
         try:
-            return ratedistortion.write_unasked(self.store, self.write())
+            return ratedistortion.write_if_enough(self.store, self.write())
         except StoreError:
             if first is None:
                 raise

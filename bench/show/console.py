@@ -1,16 +1,15 @@
-"""What people look at in a terminal: progress on stderr, tables on stdout, errors on one screen.
+"""Output for a terminal: tables on stdout, errors on stderr and on one screen.
 
-Rich minds the terminal, its width and NO_COLOR. Nothing here imports torch or pandas before it is needed.
+Rich handles the terminal, its width and NO_COLOR. Nothing here imports torch or pandas before it is needed.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby, pairwise
 from pathlib import Path
-from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from rich import console as rich_console
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
     from bench.contracts.row import Row
     from bench.running.planning import Plan, PlannedCell
     from bench.tables.columns import Column
-    from bench.tables.compare import Comparison, Difference
-    from bench.tables.compare import Line as ComparedLine
-    from bench.tables.summary import Cell, Group, Line
+    from bench.tables.compare import ComparedLine, Comparison
+    from bench.tables.difference import Difference
+    from bench.tables.summary import DatasetTable, Value
 
 GAP = 2  # spaces between columns
 Entry = tuple[str, Sequence[Text]]
@@ -35,17 +34,17 @@ Entry = tuple[str, Sequence[Text]]
 
 
 def out() -> rich_console.Console:
-    """The console for results."""
+    """Return the console for results."""
     return rich_console.Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 def err() -> rich_console.Console:
-    """The console for everything that isn't a result."""
+    """Return the console for everything that is not a result."""
     return rich_console.Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_error(error: BenchError, console: rich_console.Console | None = None) -> None:
-    """What happened, the usual cause, the way out."""
+    """Print what happened, the usual cause, and the way out."""
     console = console or err()
     console.print(Text.assemble(("error: ", "bold red"), error.what), soft_wrap=True)
     for line in (error.cause, error.fix):
@@ -55,86 +54,117 @@ def print_error(error: BenchError, console: rich_console.Console | None = None) 
 
 def summary(
     rows: Iterable[Row],
-    folder: str = "",
+    runs: Sequence[str] = (),
     console: rich_console.Console | None = None,
-    metrics: Sequence[str] = (),
+    names: Sequence[str] = (),
     tuning: Sequence[str] | None = None,
+    *,
+    notes: bool = False,
+    sort: str = "",
 ) -> None:
-    """Print a table for each dataset, the reasons for what is missing, and where the results lie.
+    """Print a table for each dataset, what changes how its rows must be read, and how to see more.
 
-    `metrics` and `tuning` are `bench.tables.summary.summary`'s; by default, of many columns the most important.
+    `names`, `tuning` and `sort` are those of `bench.tables.summary.summary`.
+
+    Args:
+        runs: the folders of the rows, for the commands that show more.
+        notes: print all notes, too.
     """
-    from bench.tables.summary import summary as summarise
+    from bench.tables.summary import summary as tables_of
 
     console = console or out()
-    for group in summarise(rows, metrics, tuning).groups:
-        _print_group(group, console)
-    if folder:
-        console.print(Text.assemble(("results  ", "dim"), plain(folder)), soft_wrap=True)
+    for table in tables_of(rows, names, tuning, sort):
+        _print_table(table, console, notes)
+    if runs:
+        where = " ".join(plain(shlex.quote(run)) for run in runs)
+        more = "" if notes else f"more columns and notes: bench table {where} --all --notes"
+        pictures = f"pictures: bench report {where}" if len(runs) == 1 and Path(runs[0]).is_dir() else ""
+        hint = " · ".join(filter(None, (more, pictures)))
+        lines = [hint] if cell_len(hint) <= console.width else [more, pictures]
+        for line in filter(None, lines):
+            console.print(Text(line, "dim"), soft_wrap=True)
 
 
-def _print_group(group: Group, console: rich_console.Console) -> None:
-    from bench.tables.render import notes, superscript
-
-    single = len(group.blocks) == 1
-    seeds = f"seed{'' if len(group.seeds) == 1 else 's'} {','.join(map(str, group.seeds))}"
-    title = [group.dataset, seeds, group.blocks[0].heading if single else ""]
-    console.print(Text(" · ".join(filter(None, title)), "bold"))
-    letters = "" if single else ascii_uppercase
-    lines = [(letters[i : i + 1], line) for i, block in enumerate(group.blocks) for line in block.lines]
-    several = any(line.count != "1" for line in group.lines)
-    lead = [_Head("steps", "", ""), *([_Head("seeds", "", "")] if several else [])]
-    heads = {c.name: _Head.of(c, superscript(group.column_notes[c.name])) for c in group.columns}
-    pads = {c.name: max(len(_suffix(line.cells[c.name])) for line in group.lines) for c in group.columns}
-
-    def grid(part: Sequence[Column], first: bool) -> _Grid:
-        entries: list[Entry] = []
-        for letter, line in lines:
-            counts = [Text(line.steps or "–"), *([Text(line.count)] if several else [])]
-            cells = [_cell(line.cells[c.name], pads[c.name]) for c in part]
-            entries.append((_label(letter, line), [*counts, *cells] if first else cells))
-        shown = [heads[c.name] for c in part]
-        return _Grid([*lead, *shown] if first else shown, entries, max(16, console.width * 3 // 10))
-
-    _print_parts(group.parts, grid, console)
-    below = [f"{letter} {block.heading}" for letter, block in zip(letters, group.blocks, strict=False)]
-    numbered = group.footnotes[: group.numbered]
-    below += [*group.sentences, *group.told, *(f"{superscript([i])} {text}" for i, text in enumerate(numbered, 1))]
-    if group.marked:
-        among = "" if single else " among the lines of its letter"
-        tie = ", ~ ties with it (no significant difference, paired by seed; Holm in each column)" if group.tied else ""
-        below.append(f"* best{among}{tie}; ↑ higher is better, ↓ lower; no arrow: a coordinate, never marked")
-    for text in [*below, *notes(group)]:
-        _print_note(text, console)
+def _print_table(table: DatasetTable, console: rich_console.Console, notes: bool) -> None:
+    console.print(Text(table.caption, "bold"))
     console.print()
+    widest = max(12, console.width * 4 // 10)
+    left_out: list[str] = []
+    if table.explicit:
+        parts = _parts(table, widest, console.width)
+    else:
+        fitting = list(table.columns)
+        for name in layout_narrow():
+            if len(fitting) > 1 and _grid_of(table, fitting, widest).width > console.width:
+                left_out += [c.name for c in fitting if c.name == name]
+                fitting = [c for c in fitting if c.name != name]
+        parts = _parts(table, widest, console.width, fitting)
+    for i, part in enumerate(parts):
+        if i:
+            console.print()
+        _grid_of(table, part, widest).print(console)
+    console.print()
+    below = table.below.full if notes else table.below.short
+    if left_out:
+        below = [*below, f"not shown in {console.width} columns of text: {', '.join(left_out)}"]
+    for text in below:
+        _print_note(text, console)
+
+
+def layout_narrow() -> Sequence[str]:
+    from bench.tables.columns import layout
+
+    return layout().narrow
+
+
+def _grid_of(table: DatasetTable, columns: Sequence[Column], widest: int) -> _Grid:
+    marks = {c.name: max((len(MARKS[line.values[c.name].mark]) for line in table.lines), default=0) for c in columns}
+    entries: list[Entry] = []
+    for block in table.blocks:
+        entries.append((block.heading, ()))
+        for line in block.lines:
+            values = [_value(line.values[c.name], marks[c.name]) for c in columns]
+            entries.append((f"  {_cut(line.label, widest - 2)}", values))
+    return _Grid([_Head(c.name, c.arrow, c.unit) for c in columns], entries, widest)
+
+
+def _cut(label: str, width: int) -> str:
+    """Return a label of at most `width` letters, the middle of a longer one left out."""
+    if len(label) <= width:
+        return label
+    kept = (width - 1) // 2
+    return f"{label[: width - 1 - kept]}…{label[len(label) - kept :]}"
+
+
+def _parts(
+    table: DatasetTable, widest: int, width: int, columns: Sequence[Column] | None = None
+) -> list[Sequence[Column]]:
+    """Return the columns of as many tables as are needed for each to fit."""
+    parts: list[list[Column]] = [[]]
+    for column in table.columns if columns is None else columns:
+        if parts[-1] and _grid_of(table, [*parts[-1], column], widest).width > width:
+            parts.append([])
+        parts[-1].append(column)
+    return list(parts)
+
+
+MARKS = {"best": "*", "tie": "~", "": ""}
+
+
+def _value(value: Value, pad: int) -> Text:
+    text = Text(value.text, "dim" if value.mean is None else "bold green" if value.mark == "best" else "")
+    text.append(f"±{value.sd_text}" if value.sd_text else "", "dim")
+    return text.append(MARKS[value.mark].ljust(pad), "bold green" if value.mark == "best" else "dim")
 
 
 def _print_note(text: str, console: rich_console.Console) -> None:
-    """Dim text, wrapped with a hanging indent."""
+    """Print dim text, wrapped with a hanging indent."""
     for i, line in enumerate(Text(text, "dim").wrap(console, max(console.width - 2, 20))):
         console.print(Text("  " if i else "").append_text(line))
 
 
-def _label(letter: str, line: Line) -> str:
-    from bench.tables.render import superscript
-
-    return (f"{letter}\u00a0" if letter else "") + line.label + superscript(line.notes)
-
-
-def _suffix(cell: Cell) -> str:
-    from bench.tables.render import superscript
-
-    return {"best": "*", "tie": "~", "": ""}[cell.mark] + superscript(cell.notes)
-
-
-def _cell(cell: Cell, pad: int) -> Text:
-    text = Text(cell.text, "dim" if cell.mean is None else "bold green" if cell.best else "")
-    text.append(f"±{cell.sd_text}" if cell.sd_text else "", "dim")
-    return text.append(_suffix(cell).ljust(pad), "bold green" if cell.best else "dim")
-
-
 def print_plan(plan: Plan, console: rich_console.Console | None = None) -> None:
-    """What a run would do: a line for each variant and dataset."""
+    """Print what a run would do: a line for each variant and dataset."""
     console = console or out()
     cells: dict[tuple[str, str], list[PlannedCell]] = {}
     for cell in plan.cells:
@@ -156,13 +186,13 @@ def print_plan(plan: Plan, console: rich_console.Console | None = None) -> None:
     new = [cell for cell in plan.cells if cell.state == "new"]
     total = sum(sum(cell.row.steps) for cell in new)
     count = f"{len(plan.cells)} cell{'' if len(plan.cells) == 1 else 's'}"
-    console.print(f"{count}, {len(new)} of them to train: {total:,} steps, into {plain(str(plan.folder))}")
+    console.print(f"{count}, {len(new)} to train ({total:,} steps), in {plain(str(plan.folder))}")
     for note in plan.notes:
         _print_note(note, console)
 
 
 def print_data(names: Sequence[str], root: Path, console: rich_console.Console | None = None) -> None:
-    """What of the datasets `names` (all that have files) lies under `root`."""
+    """Print which files of the datasets `names` lie under `root`; without names, of all that have files."""
     from bench import data
     from bench.contracts.dataset import DATASETS
 
@@ -188,11 +218,11 @@ def _plain_table(*heads: str) -> Table:
 
 
 def comparison(found: Comparison, console: rich_console.Console | None = None) -> None:
-    """Print b - a for each metric and label, with what the seeds show of it; then what has no counterpart."""
+    """Print b - a for each metric and label, with its test over seeds; then rows without a counterpart."""
     console = console or out()
-    for group in found.groups:
+    for group in found.datasets:
         console.print(Text.assemble((group.dataset, "bold"), plain(f" · a: {found.names[0]} · b: {found.names[1]}")))
-        cells = [(c, [(x, x.cells[c.name]) for x in group.lines if x.cells[c.name].n]) for c in group.columns]
+        cells = [(c, [(x, x.values[c.name]) for x in group.lines if x.values[c.name].n]) for c in group.columns]
         if cells:
             _print_differences(cells, console)
         for text in group.notes:
@@ -203,10 +233,10 @@ def comparison(found: Comparison, console: rich_console.Console | None = None) -
 
 
 _LEGEND = (
-    "+ b is better, - worse, ~ no significant difference (5 %, paired by seed, p corrected) or too few seeds to say, x "
-    "not comparable, ! new failure, * fixed; no mark: a coordinate that differs",
-    "detectable: the true difference that so many seeds find in 80 % of cases; SE over images: what other test images "
-    "and draws of z would change, apart from training's noise",
+    "+ b is better, - b is worse, ~ no significant difference at 5 % (paired by seed) or too few seeds, x not "
+    "comparable, ! new failure, * fixed; no mark: a significant difference of a metric without a direction",
+    "detectable: the true difference that this many seeds find in 80 % of cases; SE over images: over test images and "
+    "draws of z, without the noise of training",
 )
 _COLOURS = {"+": "green", "-": "red", "~": "dim", "": ""}
 
@@ -214,10 +244,10 @@ _COLOURS = {"+": "green", "-": "red", "~": "dim", "": ""}
 def _print_differences(
     found: Sequence[tuple[Column, Sequence[tuple[ComparedLine, Difference]]]], console: rich_console.Console
 ) -> None:
-    """One table; without the scores themselves where these would be too wide."""
-    from bench.tables.summary import printed
+    """Print one table, without the scores of a and b where they would make it too wide."""
+    from bench.tables.numbers import printed
 
-    made: list[tuple[str, Callable[[Difference], str]]] = [
+    fields: list[tuple[str, Callable[[Difference], str]]] = [
         ("a", lambda d: "" if d.a is None else printed(d.a, d.places)),
         ("b", lambda d: "" if d.b is None else printed(d.b, d.places)),
         ("b\u00a0−\u00a0a", lambda d: d.text),
@@ -228,7 +258,7 @@ def _print_differences(
         ("SE over images", lambda d: d.se),
     ]
     every = [d for _, lines in found for _, d in lines]
-    told = [(head, text) for head, text in made if any(map(text, every))]
+    shown = [(head, text) for head, text in fields if any(map(text, every))]
 
     def grid(columns: Sequence[tuple[str, Callable[[Difference], str]]], widest: int) -> _Grid:
         entries: list[Entry] = []
@@ -241,12 +271,12 @@ def _print_differences(
         return _Grid([_Head(head, "", "") for head, _ in columns], entries, widest)
 
     widest = max(16, console.width * 3 // 10)
-    table = grid(told, widest)
+    table = grid(shown, widest)
     if table.width > console.width:
-        told = [(head, text) for head, text in told if head not in ("a", "b")]
-        table = grid(told, widest)
+        shown = [(head, text) for head, text in shown if head not in ("a", "b")]
+        table = grid(shown, widest)
     if table.width > console.width:
-        table = grid(told, max(10, table.label - (table.width - console.width)))
+        table = grid(shown, max(10, table.label - (table.width - console.width)))
     table.print(console)
 
 
@@ -255,10 +285,6 @@ class _Head:
 
     def __init__(self, name: str, arrow: str, unit: str) -> None:
         self.name, self.unit = f"{name}\u00a0{arrow}" if arrow else name, unit
-
-    @classmethod
-    def of(cls, column: Column, notes: str = "") -> _Head:
-        return cls(column.name, column.arrow + notes, column.unit)
 
     def lines(self, width: int) -> list[tuple[str, str]]:
         return [(t, "bold") for t in wrap(self.name, width)] + [(t, "dim") for t in wrap(self.unit, width)]
@@ -313,44 +339,8 @@ def _right(text: Text, width: int) -> Text:
     return Text(" " * (width - text.cell_len)).append_text(text)
 
 
-def _print_parts(
-    parts: Sequence[Sequence[Column]],
-    grid: Callable[[Sequence[Column], bool], _Grid],
-    console: rich_console.Console,
-) -> None:
-    """One table if it fits, else some for each part: broken between families, and evenly where one is too wide."""
-
-    def fits(pieces: Sequence[Sequence[Column]], first: bool) -> bool:
-        return all(grid(piece, first and i == 0).width <= console.width for i, piece in enumerate(pieces))
-
-    whole = [column for part in parts for column in part]
-    if fits([whole], True):
-        parts = [whole]
-    tables: list[Sequence[Column]] = []
-    for part in parts:
-        begun = len(tables)
-        for family in [list(members) for _, members in groupby(part, key=lambda c: c.family)]:
-            if len(tables) > begun and fits([[*tables[-1], *family]], len(tables) == 1):
-                tables[-1] = [*tables[-1], *family]
-                continue
-            counts = range(1, len(family) + 1)
-            first = not tables
-            tables += next((p for n in counts if fits(p := _even(family, n), first)), _even(family, len(family)))
-    tables = tables or [[]]
-    for i, piece in enumerate(tables):
-        if i:
-            console.print()
-        grid(piece, i == 0).print(console)
-
-
-def _even(columns: Sequence[Column], count: int) -> list[Sequence[Column]]:
-    """`columns` in `count` runs, as equal as can be, the shorter ones first."""
-    cuts = [len(columns) * i // count for i in range(count + 1)]
-    return [columns[a:b] for a, b in pairwise(cuts)]
-
-
 def wrap(text: str, width: int) -> list[str]:
-    """`text`, broken behind '_', '/', ',', '[' and ' ' into lines of at most `width` where that can be."""
+    """Return `text`, broken behind '_', '/', ',', '[' and ' ' into lines of at most `width` letters where possible."""
     lines: list[str] = []
     for word in re.findall(r"[^_/ ,[]+[_/ ,[]*|[_/ ,[]+", text):
         if lines and len(lines[-1]) + len(word.rstrip(" ")) <= width:

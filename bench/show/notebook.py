@@ -6,18 +6,18 @@ import base64
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
 from bench.contracts.row import Row
-from bench.drawing.pictures import Sheet, data_uri
+from bench.drawing.figures import data_uri
+from bench.drawing.pictures import Sheet
 from bench.plugins.hyperparameters import show
 from bench.results.store import Run
 from bench.tables.frames import frame
-from bench.tables.render import LEGEND, TIES, notes, superscript
-from bench.tables.summary import Cell, Group, summary
+from bench.tables.summary import summary
 from bench.util import inside
 from bench.util.errors import Damaged
 
@@ -26,28 +26,28 @@ PICTURES = {"samples": "samples", "reconstructions": "test images above their re
 
 _html = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 _RESULTS = _html.from_string("""\
-{% for group, heads, blocks, below in groups %}
-<p><b>{{ group.dataset }}</b> · seed{{ "" if group.seeds|length == 1 else "s" }} {{ group.seeds|join(",") }}</p>
+{% for table, below, notes in tables %}
+<p><b>{{ table.caption }}</b></p>
 <div style="overflow-x:auto"><table>
-<thead><tr><th style="text-align:left">variant</th><th>steps</th><th>seeds</th>
-{% for name, unit in heads %}<th>{{ name }}{% if unit %}<br><small>{{ unit }}</small>{% endif %}</th>{% endfor %}
-</tr></thead>
+<thead><tr><th style="text-align:left">variant</th>
+{% for c in table.columns %}<th>{{ c.name }} {{ c.arrow }}{% if c.unit %}<br><small>{{ c.unit }}</small>{% endif %}</th>
+{% endfor %}</tr></thead>
 <tbody>
-{% for heading, lines in blocks %}
-{% if blocks|length > 1 %}
-<tr><td colspan="{{ heads|length + 3 }}" style="text-align:left"><i>{{ heading }}</i></td></tr>
-{% endif %}
-{% for label, steps, count, cells in lines %}
-<tr><th style="text-align:left">{{ label }}</th><td>{{ steps }}</td><td>{{ count }}</td>
-{% for best, text, rest in cells %}
-<td style="white-space:nowrap">{% if best %}<b>{{ text }}</b>{% else %}{{ text }}{% endif %}{{ rest }}</td>
+{% for block in table.blocks %}
+<tr><td colspan="{{ table.columns|length + 1 }}" style="text-align:left"><i>{{ block.heading }}</i></td></tr>
+{% for line in block.lines %}
+<tr><th style="text-align:left">{{ line.label }}</th>
+{% for c in table.columns %}{% set v = line.values[c.name] %}
+<td style="white-space:nowrap">{% if v.mark == "best" %}<b>{{ v.text }}</b>*{% else %}{{ v.text }}{% endif %}
+{%- if v.sd_text %} ± {{ v.sd_text }}{% endif %}{% if v.mark == "tie" %}~{% endif %}</td>
 {% endfor %}
 </tr>
 {% endfor %}
 {% endfor %}
 </tbody></table></div>
-<details><summary><small>notes</small></summary>
 {% for line in below %}<div><small>{{ line }}</small></div>{% endfor %}
+<details><summary><small>notes</small></summary>
+{% for subject, text in notes %}<div><small>{{ subject }}: {{ text }}</small></div>{% endfor %}
 </details>
 {% endfor %}
 {% for title, address in pictures %}<img alt="{{ title }}" src="{{ address }}" style="max-width:100%">{% endfor %}
@@ -83,40 +83,9 @@ class Results(pd.DataFrame):
         return made
 
     def _repr_html_(self) -> str:
-        """Means over seeds, best values marked, and what isn't shown, with the reason."""
-        groups = [_group(group) for group in summary(self._rows, ()).groups]
-        return _RESULTS.render(groups=groups, pictures=_samples(Run(self._folder), self._rows))
-
-
-def _group(group: Group) -> tuple[Any, ...]:
-    """A dataset's table: its heads, its lines by block, and what stands below."""
-    shown = [column for part in group.parts for column in part]
-    heads = [(f"{c.name} {c.arrow}{superscript(group.column_notes[c.name])}".strip(), c.unit) for c in shown]
-    blocks = [
-        (
-            block.heading,
-            [
-                (
-                    line.label + superscript(line.notes),
-                    line.steps,
-                    line.count,
-                    [_cell(line.cells[c.name]) for c in shown],
-                )
-                for line in block.lines
-            ],
-        )
-        for block in group.blocks
-    ]
-    numbered = group.footnotes[: group.numbered]
-    below = [*group.sentences, *group.told, *(f"{superscript([i])} {text}" for i, text in enumerate(numbered, 1))]
-    below += [f"bold: {LEGEND}"] if group.marked else []
-    below += [f"~ {TIES}"] if group.tied else []
-    return group, heads, blocks, [*below, *notes(group)]
-
-
-def _cell(cell: Cell) -> tuple[bool, str, str]:
-    sd = f" ± {cell.sd_text}" if cell.sd_text else ""
-    return cell.best, cell.text, f"{sd}{'~' if cell.tie else ''}{superscript(cell.notes)}"
+        """Return the table as `bench table` shows it, its notes folded, and samples."""
+        tables = [(table, table.below.short, table.below.notes) for table in summary(self._rows)]
+        return _RESULTS.render(tables=tables, pictures=_samples(Run(self._folder), self._rows))
 
 
 def _samples(run: Run, rows: Sequence[Row]) -> list[tuple[str, str]]:

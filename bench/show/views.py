@@ -1,6 +1,7 @@
-"""What one looks at of a trained model: its samples, reconstructions, ways through its codes, and their plane.
+"""Pictures that need a trained model: samples, reconstructions, interpolations, traversals, and codes in a plane.
 
-Each asks for the abilities it needs and for no name; a model that lacks one is told so with the reason.
+Each view asks the model for abilities, never for a name. It raises UsageError, with the reason, if the model lacks an
+ability or a setting doesn't fit, and DataError if this machine doesn't have the dataset.
 """
 
 from __future__ import annotations
@@ -27,20 +28,22 @@ from bench.results.locate import cells
 from bench.results.store import Run, in_order
 from bench.running.identity import data_of
 from bench.running.loading import load
+from bench.show.plane import code_plane
 from bench.util.errors import DataError, IntegrityError, PluginError, StoreError, UnknownName, UsageError
+from bench.util.wording import counted
 
-CHUNK = 200  #: images a call of the model
-MOST = 1_024  #: images on one sheet: more can't be told apart
-ACROSS = 12  #: images a row
-STEPS = 9  #: pictures of a way from one image to another, both ends' reconstructions among them
-REACH = 3.0  #: standard deviations that a traversal goes to either side
-OBSERVED = 1_000  #: test images whose codes say how far a unit moves
+CHUNK = 200  #: images in one call of the model
+MOST = 1_024  #: images on one sheet
+ACROSS = 12  #: images in a row
+STEPS = 9  #: decoded images of an interpolation, both ends included
+REACH = 3.0  #: standard deviations to either side of a traversal
+OBSERVED = 1_000  #: test images that measure how much each unit of the code varies
 A = TypeVar("A")
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A finished cell: its row, its model on the CPU, and the data that it was made with."""
+class TrainedCell:
+    """A finished cell: its row, its model on the CPU, and the dataset that it was trained on."""
 
     run: Run
     row: Row
@@ -49,21 +52,21 @@ class Trained:
 
     @property
     def name(self) -> str:
-        """What its pictures are headed by."""
+        """The heading of its pictures."""
         return f"{self.row.label} · {self.row.dataset} · seed {self.row.seed}"
 
     @cached_property
     def data(self) -> Data:
-        """Its dataset, as it lies on this machine.
+        """The dataset.
 
         Raises:
-            DataError: it doesn't.
+            DataError: this machine doesn't have the dataset.
         """
         return data_of(self.row, self.run.request() if self.run.exists() else RunRequest(), self.data_root)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes; numbers where the dataset isn't at hand."""
+        """The names of the classes; their numbers if this machine doesn't have the dataset."""
         try:
             return self.data.train.classes
         except (DataError, PluginError):
@@ -71,43 +74,41 @@ class Trained:
 
     @property
     def conditional(self) -> bool:
-        """Whether labels reach its networks."""
+        """True if the model takes labels."""
         return self.model.uses_labels and self.model.spec.classes > 0
 
-    def able(self, ability: type[A], what: str) -> A:
-        """Its model, known to have an ability.
+    def able(self, ability: type[A], picture: str) -> A:
+        """Return the model, typed as one with the ability.
 
         Raises:
-            UsageError: it hasn't, so there is no `what`; with the reason.
+            UsageError: the model lacks the ability, so there is no such `picture`.
         """
         if (reason := why_not(self.model, ability)) is not None:
-            raise self.lacking(what, reason)
+            raise self.lacking(picture, reason)
         able: Any = self.model
         return able  # type: ignore[no-any-return]
 
-    def lacking(self, what: str, reason: str) -> UsageError:
-        """That there is no `what` of it, and why."""
+    def lacking(self, picture: str, reason: str) -> UsageError:
+        """Return the error for a picture that the model can't give."""
         return UsageError(
-            f"{self.row.label} has no {what}",
+            f"{self.row.label} has no {picture}",
             cause=f"{reason[:1].upper()}{reason[1:].rstrip('.')}.",
-            fix=f"Another variant of the run may: --variant LABEL. The cell was {self.row.cell}.",
+            fix=f"Choose another variant of the run with --variant LABEL. This cell was {self.row.cell}.",
         )
 
-    def numbers(self, asked: Sequence[str]) -> list[int]:
-        """The classes that are called so, or have these numbers.
+    def class_numbers(self, texts: Sequence[str]) -> list[int]:
+        """Return the numbers of classes that are given by name or number.
 
         Raises:
             UsageError: the dataset has no labels, or no such class.
         """
-        if asked and not self.classes:
-            raise UsageError(
-                f"{self.row.dataset} has no labels, so --class {','.join(asked)} says nothing", fix="Leave out --class."
-            )
-        return [_class_number(text, self.classes, self.row.dataset) for text in dict.fromkeys(asked)]
+        if texts and not self.classes:
+            raise UsageError(f"{self.row.dataset} has no labels to choose by", fix="Leave out --class.")
+        return [_class_number(text, self.classes, self.row.dataset) for text in dict.fromkeys(texts)]
 
 
 def _class_number(text: str, classes: Sequence[str], dataset: str) -> int:
-    if text in classes:  # which may differ in nothing but their case
+    if text in classes:  # first, because two names may differ in nothing but their case
         return list(classes).index(text)
     folded = [name.casefold() for name in classes]
     if text.casefold() in folded:
@@ -118,13 +119,9 @@ def _class_number(text: str, classes: Sequence[str], dataset: str) -> int:
         raise UsageError(
             f"--class {text} is out of range",
             cause=f"{dataset} has {len(classes)} classes, 0 to {len(classes) - 1}.",
-            fix=f"They are called {_some(classes)}.",
+            fix=f"Their names are {', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''}.",
         )
-    raise UnknownName("class", text, classes, fix=f"Or by number, 0 to {len(classes) - 1}.")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    raise UnknownName("class", text, classes, fix=f"Or use a number, 0 to {len(classes) - 1}.")
 
 
 def trained(
@@ -133,18 +130,18 @@ def trained(
     seed: int | None = None,
     data_root: str | None = None,
     plugins: Sequence[str] = (),
-) -> tuple[Trained, str]:
-    """The finished cell that `text` names, and a note where it was the first of several.
+) -> tuple[TrainedCell, str]:
+    """Return the finished cell that `text` names, and notes: which cell of several it is, and warnings of its model.
 
     Args:
-        text: a cell's folder, a run's, RUN:VARIANT, or the beginning of cells' names in a run.
-        variant: a label of the run, such as 'beta[beta=4]', or a variant's name.
-        seed: the one that the cell was trained with.
-        plugins: what it was trained with that isn't installed, as `bench.load` takes it.
+        text: the folder of a cell or a run, RUN:VARIANT, or the beginning of cell names in a run.
+        variant: a label of the run, such as 'beta[beta=4]', or the name of a variant.
+        seed: the seed of the cell's training.
+        plugins: plugins of the cell that aren't installed, as `bench.load` takes them.
 
     Raises:
-        PluginError: its variant, or a network of it, is neither installed nor among `plugins`.
-        StoreError: nothing lies there, or nothing finished.
+        PluginError: the variant, or a network of it, is neither installed nor in `plugins`.
+        StoreError: there is nothing at `text`, or no finished cell.
         IntegrityError: the cell is damaged.
         UnknownName: the run has no such variant.
     """
@@ -155,31 +152,31 @@ def trained(
         seeds = sorted({row.seed for row in rows})
         rows = [row for row in rows if row.seed == seed]
         if not rows:
-            raise UsageError(f"no cell was trained with seed {seed}", cause=f"There are {', '.join(map(str, seeds))}.")
+            raise UsageError(f"no cell was trained with seed {seed}", fix=f"Use one of {', '.join(map(str, seeds))}.")
     finished = [row for row in rows if row.status == "ok"]
     if not finished:
         raise StoreError(
             f"{run.path} has no finished cell" + (f" of {variant}" if variant else ""),
-            cause="\n".join(f"{row.cell}: {row.status}: {row.reason}" for row in rows[:6]) or "Nothing has ended yet.",
-            fix="" if {row.status for row in rows} == {"skipped"} else "`bench run` does what is missing.",
+            cause="\n".join(f"{row.cell}: {row.status}: {row.reason}" for row in rows[:6]) or "No cell has ended yet.",
+            fix="" if {row.status for row in rows} == {"skipped"} else "`bench run` trains what is missing.",
         )
     row = finished[0]
-    note = f"{row.cell}: the first of {len(finished)} finished cells" if len(finished) > 1 else ""
-    if wrong := run.damage(row.cell):
+    if damage := run.damage(row.cell):
         raise IntegrityError(
-            f"{run.cells / row.cell} is damaged: {'; '.join(wrong[:4])}",
-            cause="A file was changed, or the disk has.",
-            fix="`bench run --force` makes it anew, and `bench verify` looks at the others.",
+            f"{run.cells / row.cell} is damaged: {'; '.join(damage[:4])}",
+            cause="A file was changed, or the disk has a fault.",
+            fix="`bench run --force` trains the cell again; `bench verify` checks all cells.",
         )
+    notes = [f"{row.cell}: the first of {len(finished)} finished cells"] if len(finished) > 1 else []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = load(run.cells / row.cell, plugins)
-    told = [note, *(str(w.message) for w in caught if w.category is UserWarning)]
-    return Trained(run, row, model, data_root), "\n".join(filter(None, told))
+    notes += [str(w.message) for w in caught if w.category is UserWarning]
+    return TrainedCell(run, row, model, data_root), "\n".join(notes)
 
 
 def _rows(text: str, variant: str | None) -> tuple[Run, list[Row], str | None]:
-    """The rows that a text names, in the order of the run's table, and the variant that it asks for."""
+    """Return the run and the rows that a text names, in the order of the run's table, and the variant in the text."""
     path = text
     if not Path(text).exists():
         heads = [text[:i] for i, letter in enumerate(text) if letter == ":"]
@@ -195,152 +192,127 @@ def _rows(text: str, variant: str | None) -> tuple[Run, list[Row], str | None]:
     return run, rows, variant
 
 
-# what is shown
+# pictures
 
 
-def samples(cell: Trained, n: int | None = None, seed: int = 0, classes: Sequence[str] = ()) -> Sheet:
-    """Images that the model draws, decoder means; of a conditional one, a row for each class.
-
-    Raises:
-        UsageError: it can't, isn't asked by class, or `n` is too large.
-    """
+def samples(cell: TrainedCell, n: int | None = None, seed: int = 0, classes: Sequence[str] = ()) -> Sheet:
+    """Return images that the model draws (decoder means); for a conditional model a row for each class."""
     title = f"{cell.name} · samples, seed {seed}"
     if isinstance(cell.model, HoldsSamples):
         held = cell.model.held_samples()
         _refuse_classes(cell, classes)
-        n = _count(n, 4 * ACROSS, min(MOST, len(held)), "samples")
+        n = _at_most(n, min(MOST, len(held)), "samples", 4 * ACROSS)
         order = torch.randperm(len(held), generator=torch.Generator().manual_seed(seed))
         return Sheet(f"{title}, of {len(held):,} that it holds", rows_of(held[order[:n]], ACROSS))
     model = cell.able(Samples, "samples")
-    if not cell.conditional:
+    if cell.conditional:
+        wanted = cell.class_numbers(classes) or list(range(cell.model.spec.classes))
+        n = _at_most(n, MOST, "samples", 10 * len(wanted))
+        counts = [len(part) for part in torch.arange(n).tensor_split(len(wanted)) if len(part)]
+        y = torch.cat([torch.full((count,), c) for count, c in zip(counts, wanted, strict=False)])
+    else:
         _refuse_classes(cell, classes)
-        n = _count(n, 4 * ACROSS, MOST, "samples")
-        with torch.inference_mode(), seeded(seed, torch.device("cpu")):
-            drawn = [
-                to_uint8(model.sample(torch.full((len(part),), -1))) for part in torch.split(torch.arange(n), CHUNK)
-            ]
-        return Sheet(title, rows_of(torch.cat(drawn), ACROSS))
-    wanted = cell.numbers(classes) or list(range(cell.model.spec.classes))
-    n = _count(n, 10 * len(wanted), MOST, "samples")
-    counts = [len(part) for part in torch.arange(n).tensor_split(len(wanted)) if len(part)]
-    y = torch.cat([torch.full((count,), c) for count, c in zip(counts, wanted, strict=False)])
+        y = torch.full((_at_most(n, MOST, "samples", 4 * ACROSS),), -1)
     with torch.inference_mode(), seeded(seed, torch.device("cpu")):
         images = torch.cat([to_uint8(model.sample(part)) for part in torch.split(y, CHUNK)])
+    if not cell.conditional:
+        return Sheet(title, rows_of(images, ACROSS))
     rows, labels = [], []
-    for c, drawn_of in zip(wanted, torch.split(images, counts), strict=False):
-        for i, row in enumerate(rows_of(drawn_of, ACROSS)):
+    for c, of_class in zip(wanted, torch.split(images, counts), strict=False):
+        for i, row in enumerate(rows_of(of_class, ACROSS)):
             rows.append(row)
             labels.append("" if i else cell.classes[c])
     return Sheet(title, rows, labels)
 
 
-def _refuse_classes(cell: Trained, classes: Sequence[str]) -> None:
-    if cell.numbers(classes):
+def _refuse_classes(cell: TrainedCell, classes: Sequence[str]) -> None:
+    if cell.class_numbers(classes):
         raise UsageError(
             f"{cell.row.label} doesn't draw by class",
-            cause="It uses no labels, so its samples are of any class.",
-            fix="Leave out --class, or take a conditional variant.",
+            cause="The model uses no labels, so its samples are of any class.",
+            fix="Leave out --class, or choose a conditional variant.",
         )
 
 
-def reconstructions(cell: Trained, n: int | None = None, seed: int = 0, classes: Sequence[str] = ()) -> Sheet:
-    """Test images, what becomes of their codes, and by how much that differs.
-
-    Raises:
-        UsageError, DataError
-    """
+def reconstructions(cell: TrainedCell, n: int | None = None, seed: int = 0, classes: Sequence[str] = ()) -> Sheet:
+    """Return test images, the decoded images of their codes, and the difference."""
     encoder, decoder = cell.able(Encodes, "reconstructions"), cell.able(Decodes, "reconstructions")
-    index = _drawn(
-        cell, _limit(n, 2 * ACROSS, MOST // 3 // ACROSS * ACROSS, "reconstructions"), seed, classes, free=n is None
-    )
+    count = _at_most(n, MOST // 3 // ACROSS * ACROSS, "reconstructions", 2 * ACROSS)
+    index = _positions(cell, count, seed, classes, fewer=n is None)
     rows: list[Tensor] = []
     with torch.inference_mode(), seeded(seed, torch.device("cpu")):
-        for part in torch.split(index, ACROSS):
-            x, y = to_float(cell.data.test.take(part, "cpu")), cell.data.test.labels(part, "cpu")
+        for x, y in _batches(cell.data.test, index, ACROSS):
             decoded = to_uint8(decoder.decode(encoder.encode(x, y), y))
             rows += [to_uint8(x), decoded, to_uint8((x - to_float(decoded)).abs())]
     title = f"{cell.name} · reconstructions; error: |difference|, black is none"
     return Sheet(title, rows, ["image", "decoded", "error"] * (len(rows) // 3), apart=3)
 
 
-def interpolations(cell: Trained, n: int | None = None, seed: int = 0, classes: Sequence[str] = ()) -> Sheet:
-    """Straight lines between the codes of two test images, decoded; of two classes where there are such.
+def interpolations(cell: TrainedCell, n: int | None = None, seed: int = 0, classes: Sequence[str] = ()) -> Sheet:
+    """Return decoded straight lines between the codes of two test images, of two classes if there are several.
 
     A conditional decoder is given the label of the nearer image.
-
-    Raises:
-        UsageError, DataError
     """
-    _continuous(cell, "interpolations")
+    _refuse_discrete(cell, "interpolations")
     encoder, decoder = cell.able(Encodes, "interpolations"), cell.able(Decodes, "interpolations")
     if len(classes) > 2:
-        raise UsageError("an interpolation has two ends", fix="--class A,B goes from A to B, and --class A stays in A.")
-    n = _limit(n, 6, 64, "strips")
+        raise UsageError(
+            "an interpolation has two ends", fix="Use --class A,B to go from A to B, or --class A to stay within A."
+        )
     images = cell.data.test
-    starts, ends = _ends(cell, n, seed, cell.numbers(classes))
+    starts, ends = _ends(cell, _at_most(n, 64, "strips", 6), seed, cell.class_numbers(classes))
     t = torch.linspace(0, 1, STEPS)
-    rows = []
+    rows, labels = [], []
     with torch.inference_mode(), seeded(seed, torch.device("cpu")):
-        for pair in torch.stack([starts, ends], 1):
-            x, y = to_float(images.take(pair, "cpu")), images.labels(pair, "cpu")
+        for x, y in _batches(images, torch.stack([starts, ends], 1).flatten(), 2):
             a, b = encoder.encode(x, y)
-            z = torch.lerp(a, b, t[:, None])
-            decoded = to_uint8(decoder.decode(z, torch.where(t < 0.5, y[0], y[1])))
+            decoded = to_uint8(decoder.decode(torch.lerp(a, b, t[:, None]), torch.where(t < 0.5, y[0], y[1])))
             rows.append(torch.cat([to_uint8(x[:1]), decoded, to_uint8(x[1:])]))
+            labels.append(" to ".join(cell.classes[c] for c in y.tolist()) if cell.classes else "")
     heads = ["image", *(f"{v:g}" for v in t.tolist()), "image"]
-    labels = _pair_names(cell, starts, ends) if cell.classes else [""] * len(rows)
     title = f"{cell.name} · between the codes of two test images"
-    return Sheet(title + (", given the nearer one's label" if cell.conditional else ""), rows, labels, heads)
+    return Sheet(title + (", with the label of the nearer one" if cell.conditional else ""), rows, labels, heads)
 
 
-def _pair_names(cell: Trained, starts: Tensor, ends: Tensor) -> list[str]:
-    a, b = (cell.data.test.labels(where, "cpu").tolist() for where in (starts, ends))
-    return [f"{cell.classes[i]} to {cell.classes[j]}" for i, j in zip(a, b, strict=True)]
-
-
-def _ends(cell: Trained, n: int, seed: int, wanted: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Where n strips start and end in the test split."""
-    images, generator = cell.data.test, torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(images), generator=generator)
+def _ends(cell: TrainedCell, n: int, seed: int, wanted: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the positions in the test split of the first and the last images of n strips."""
+    images = cell.data.test
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     labels = images.labels(order, "cpu")
-    of = [order[labels == c] for c in wanted] or [order]
     if not wanted and images.labelled and len(torch.unique(labels)) > 1:
         first = order[torch.arange(n) % len(order)]
-        differ = [order[labels != c] for c in images.labels(first, "cpu").tolist()]
-        return first, torch.stack([others[(n + i) % len(others)] for i, others in enumerate(differ)])
-    need = 2 * n if len(of) == 1 else n
-    if (few := min(map(len, of))) < need:
+        others = [order[labels != c] for c in images.labels(first, "cpu").tolist()]
+        return first, torch.stack([other[(n + i) % len(other)] for i, other in enumerate(others)])
+    pools = [order[labels == c] for c in wanted] or [order]
+    need = 2 * n if len(pools) == 1 else n
+    if (few := min(map(len, pools))) < need:
         raise UsageError(
             f"{n} strips need {need} test images" + (" of each class" if wanted else ""),
-            cause=f"{cell.row.dataset} has {few:,} such test image{'' if few == 1 else 's'}.",
+            cause=f"{cell.row.dataset} has {counted(few, 'such test image')}.",
             fix="Ask for fewer with --n.",
         )
-    return (of[0][:n], of[0][n : 2 * n]) if len(of) == 1 else (of[0][:n], of[1][:n])
+    return pools[0][:n], (pools[0][n : 2 * n] if len(pools) == 1 else pools[1][:n])
 
 
-def traversals(cell: Trained, n: int | None = None, seed: int = 0, classes: Sequence[str] = ()) -> Sheet:
-    """The most active units of a code moved one at a time, the others left as they are in a test image's code.
+def traversals(cell: TrainedCell, n: int | None = None, seed: int = 0, classes: Sequence[str] = ()) -> Sheet:
+    """Return decoded images of a test image's code with one unit at a time moved, the most active units first.
 
-    A unit is the more active the more its code differs between images (Burda et al. 2016).
-
-    Raises:
-        UsageError, DataError
+    The activity of a unit is the variance of its code over images (Burda et al. 2016).
     """
-    _continuous(cell, "traversals")
+    _refuse_discrete(cell, "traversals")
     encoder, decoder = cell.able(Encodes, "traversals"), cell.able(Decodes, "traversals")
-    (where,) = _drawn(cell, 1, seed, classes).tolist()
-    images = cell.data.test
+    where = _positions(cell, 1, seed, classes)
     with torch.inference_mode(), seeded(seed, torch.device("cpu")):
-        codes = _codes(cell, _drawn(cell, OBSERVED, 0, (), free=True))
+        codes = _codes(cell, cell.data.test, _positions(cell, OBSERVED, 0, (), fewer=True))
         mean, sd = codes.mean(0), codes.std(0, unbiased=False)
         units = sd.argsort(descending=True, stable=True)
         if n is not None and n > len(units):
             raise UsageError(
-                f"{cell.row.label} has {len(units)} unit{'' if len(units) == 1 else 's'}, not {n}",
+                f"{cell.row.label} has {counted(len(units), 'unit')}, not {n}",
                 fix=f"Ask for at most {len(units)} with --n.",
             )
-        units = units[: _limit(n, 10, 64, "units")]
-        x, y = to_float(images.take(torch.tensor([where]), "cpu")), images.labels(torch.tensor([where]), "cpu")
+        units = units[: _at_most(n, 64, "units", 10)]
+        ((x, y),) = _batches(cell.data.test, where)
         z = encoder.encode(x, y)
         reach = torch.linspace(-REACH, REACH, ACROSS - 1)
         rows = []
@@ -354,54 +326,25 @@ def traversals(cell: Trained, n: int | None = None, seed: int = 0, classes: Sequ
     return Sheet(title, rows, labels, heads)
 
 
-def plane(cell: Trained, n: int | None = None, seed: int = 0, classes: Sequence[str] = ()) -> Scatter:
-    """Codes of test images in two dimensions, coloured by class: the axes themselves, or principal components.
+def plane(cell: TrainedCell, n: int | None = None, seed: int = 0, classes: Sequence[str] = ()) -> Scatter:
+    """Return the codes of test images in two dimensions, coloured by class.
 
-    Of one dimension, a band for each class.
-
-    Raises:
-        UsageError, DataError
+    Codes of one dimension are in a band for each class; of more than two, principal components are shown.
     """
     cell.able(Encodes, "codes")
-    index = _drawn(cell, 2_000 if n is None else n, seed, classes, free=n is None)
+    index = _positions(cell, 2_000 if n is None else n, seed, classes, fewer=n is None)
     with torch.inference_mode(), seeded(seed, torch.device("cpu")):
-        codes = _codes(cell, index)
-    labels = cell.data.test.labels(index, "cpu")
+        codes = _codes(cell, cell.data.test, index)
+    found = code_plane(codes, cell.data.test.labels(index, "cpu"))
     title = f"{cell.name} · codes of {len(index):,} test images"
-    if codes.shape[1] == 1:
-        rank = torch.unique(labels, return_inverse=True)[1].float()
-        jitter = 0.7 * torch.rand(len(rank), generator=torch.Generator().manual_seed(seed)) - 0.35
-        points = torch.stack([codes[:, 0], rank + jitter], 1)
-        return Scatter(title, points, labels, cell.classes, ("z[0]", ""), bands=True)
-    if codes.shape[1] == 2:
-        return Scatter(title, codes, labels, cell.classes, ("z[0]", "z[1]"))
-    points, axes = _principal(codes)
-    return Scatter(title, points, labels, cell.classes, axes)
-
-
-def _principal(codes: Tensor) -> tuple[Tensor, tuple[str, str]]:
-    """The first two principal components (N, 2), and what they are called."""
-    from sklearn.decomposition import PCA
-
-    if len(codes) < 3:
-        raise UsageError(
-            f"{len(codes)} code{'' if len(codes) == 1 else 's'} span no plane",
-            fix="Ask for more images with --n.",
-        )
-    first, second = names = ("principal component 1", "principal component 2")
-    if bool((codes == codes[0]).all()):
-        return torch.zeros(len(codes), 2), names
-    found = PCA(2, random_state=0)
-    points = torch.from_numpy(found.fit_transform(codes.double().numpy())).float()
-    a, b = (f"({share:.0%} of the variance)".replace("%", " %") for share in found.explained_variance_ratio_.tolist())
-    return points, (f"{first} {a}", f"{second} {b}")
+    return Scatter(title, found.at, found.labels, cell.classes, found.axes, bands=found.flat)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Codes of a split's images: vectors (N, d) float32, or indices (N, L) int64 where they are discrete.
+    """Codes of a split's images: vectors (N, d) float32, or discrete codes as indices (N, L) int64.
 
-    `labels` (N,) are -1 where there are none; `index` (N,) is the position in the split.
+    `labels` (N,) are -1 without labels; `index` (N,) is the position in the split.
     """
 
     codes: Tensor
@@ -410,76 +353,62 @@ class Encoded:
 
 
 def encode(
-    cell: Trained, n: int | None = None, seed: int = 0, classes: Sequence[str] = (), split: str = "test"
+    cell: TrainedCell, n: int | None = None, seed: int = 0, classes: Sequence[str] = (), split: str = "test"
 ) -> Encoded:
-    """The codes of all images of a split, or of `n` drawn by `seed`, in the split's order.
-
-    Raises:
-        UsageError, DataError
-    """
+    """Return the codes of all images of a split, or of `n` images drawn by `seed`, in the order of the split."""
     discrete = isinstance(cell.model, HasCodes)
     cell.able(HasCodes if discrete else Encodes, "codes")
     images = cell.data.train if split == "train" else cell.data.test
-    index = _drawn(cell, len(images) if n is None else n, seed, classes, free=n is None, images=images)
+    index = _positions(cell, len(images) if n is None else n, seed, classes, fewer=n is None, images=images)
     index = index.sort().values
     with torch.inference_mode(), seeded(seed, torch.device("cpu")):
-        found = _codes(cell, index, images, discrete=discrete)
-    return Encoded(found, images.labels(index, "cpu"), index)
+        codes = _codes(cell, images, index, discrete=discrete)
+    return Encoded(codes, images.labels(index, "cpu"), index)
 
 
-def _codes(cell: Trained, index: Tensor, images: Images | None = None, *, discrete: bool = False) -> Tensor:
-    """Codes of the images at `index`, of the test split by default."""
+def _codes(cell: TrainedCell, images: Images, index: Tensor, *, discrete: bool = False) -> Tensor:
     model: Any = cell.model
-    images = images or cell.data.test
-    found = []
-    for x, y in _batches(images, index):
-        found.append(model.codes(x).long() if discrete else model.encode(x, y).float())
-    return torch.cat(found)
+    return torch.cat([model.codes(x).long() if discrete else model.encode(x, y).float()
+                      for x, y in _batches(images, index)])  # fmt: skip
 
 
-def _batches(images: Images, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    for part in torch.split(index, CHUNK):
+def _batches(images: Images, index: Tensor, size: int = CHUNK) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the images and labels at `index`."""
+    for part in torch.split(index, size):
         yield to_float(images.take(part, "cpu")), images.labels(part, "cpu")
 
 
-def _continuous(cell: Trained, what: str) -> None:
+def _refuse_discrete(cell: TrainedCell, picture: str) -> None:
     if isinstance(cell.model, HasCodes):
-        raise cell.lacking(what, "its codes are discrete: between two of them lies none")
+        raise cell.lacking(picture, "its codes are discrete: there is nothing between two of them")
 
 
-def _limit(n: int | None, usual: int, most: int, what: str) -> int:
-    n = usual if n is None else n
-    if n > most:
-        raise UsageError(f"--n {n:,} is too large for a picture", fix=f"Ask for at most {most:,} {what}.")
-    return n
+def _at_most(n: int | None, most: int, things: str, default: int) -> int:
+    """Return `n`, or by default `default` or as many as there may be."""
+    if n is not None and n > most:
+        raise UsageError(f"--n {n:,} is too large for a picture", fix=f"Ask for at most {most:,} {things}.")
+    return min(default, most) if n is None else n
 
 
-def _count(n: int | None, usual: int, most: int, what: str) -> int:
-    return min(usual, most) if n is None else _limit(n, usual, most, what)
-
-
-def _drawn(
-    cell: Trained, n: int, seed: int, classes: Sequence[str], *, free: bool = False, images: Images | None = None
+def _positions(
+    cell: TrainedCell, n: int, seed: int, classes: Sequence[str], *, fewer: bool = False, images: Images | None = None
 ) -> Tensor:
-    """Positions of `n` images drawn by `seed`, class by class where classes are asked for; `free`: fewer will do.
+    """Return the positions of `n` images of the test split (or of `images`) drawn by `seed`, split over `classes`.
 
     Raises:
-        UsageError: there aren't so many.
+        UsageError: there are fewer than n images, and `fewer` is False, or there is none.
     """
     images = images or cell.data.test
-    wanted = cell.numbers(classes)
+    wanted = cell.class_numbers(classes)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    if not wanted:
-        of = [order]
-    else:
-        labels = images.labels(order, "cpu")
-        of = [order[labels == c] for c in wanted]
-    shares = [len(part) for part in torch.arange(n).tensor_split(len(of))]
+    labels = images.labels(order, "cpu")
+    pools = [order[labels == c] for c in wanted] or [order]
+    shares = [len(part) for part in torch.arange(n).tensor_split(len(pools))]
     kinds = [f" of class {cell.classes[c]}" for c in wanted] or [""]
-    for there, share, kind in zip(of, shares, kinds, strict=True):
-        if len(there) < (1 if free and share else share):
+    for pool, share, kind in zip(pools, shares, kinds, strict=True):
+        if len(pool) < (min(share, 1) if fewer else share):
             raise UsageError(
-                f"{cell.row.dataset} has {len(there):,} images{kind} in this split, not {share:,}",
+                f"{cell.row.dataset} has {len(pool):,} images{kind} in this split, not {share:,}",
                 fix="Ask for fewer with --n.",
             )
-    return torch.cat([there[:share] for there, share in zip(of, shares, strict=True)])
+    return torch.cat([pool[:share] for pool, share in zip(pools, shares, strict=True)])

@@ -1,4 +1,4 @@
-"""A choice between settings of one variant, as tables and the paragraph on methods tell it."""
+"""The choice of one setting of a variant among several, by validation scores."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class Setting:
 
     label: str
     rows: tuple[Row, ...]
-    mean: float | None  #: over seeds; None: it can't win, and `why`
+    mean: float | None  #: over seeds; None: it cannot be chosen, `why` says the reason
     why: str = ""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The settings of one variant on one dataset, under one protocol: each of them was a trial."""
+    """The settings of one variant on one dataset, under one protocol; each was a trial."""
 
     variant: str
     dataset: str
@@ -30,12 +30,12 @@ class Choice:
 
     @property
     def fixed(self) -> bool:
-        """Whether it's an anchor's only setting, where nobody thinks of a choice."""
+        """Whether it is the only setting of a baseline or reference row, where nothing is chosen."""
         return len(self.settings) == 1 and any(row.anchor for row in self.settings[0].rows)
 
     @property
     def words(self) -> str:
-        """What a table says of the winner."""
+        """How the winner was chosen, for a table's notes."""
         n, seeds = len(self.settings), f"{self.seeds} seed{'' if self.seeds == 1 else 's'}"
         if self.fixed:
             return ""
@@ -45,8 +45,8 @@ class Choice:
 
     @property
     def lines(self) -> list[str]:
-        """The choice for people, and what couldn't win."""
+        """The choice in sentences, and the settings that could not be chosen."""
         where = f"{self.variant} on {self.dataset}"
         chosen = f"{self.winner.label}, {self.words}" if self.winner else f"no winner of {len(self.settings)}"
-        lost = [f"{s.label} can't win: {s.why}" for s in self.settings if s.mean is None and s is not self.winner]
-        return [] if self.fixed else [f"{where}: {chosen}", *lost]
+        lost = [s for s in self.settings if s.mean is None and s is not self.winner]
+        return [] if self.fixed else [f"{where}: {chosen}", *(f"{s.label} cannot be chosen: {s.why}" for s in lost)]

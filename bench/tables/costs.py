@@ -1,8 +1,8 @@
-"""What rows cost, over seeds: seconds of training, of evidence and of each metric, parameters and memory."""
+"""The cost of rows, averaged over seeds: seconds of training, of evidence and of each metric, parameters and memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -10,27 +10,28 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from bench.contracts.protocol import canonical
 from bench.contracts.row import Row
 from bench.util.text import escape_markdown
 
 SHARED = (
-    "evidence that several metrics use counts at the first of them; evidence: what every trained cell keeps, drawn "
-    "before the first metric"
+    "evidence: drawn from every trained model before the first metric; further evidence that several metrics share is "
+    "counted at the first of them"
 )
-TOTALS = "training, evidence and metrics in seconds; share: of scoring (evidence and metrics) in training time"
-LEAST = 0.05  #: seconds: a metric that no label spends so much on has no line of its own
-MEMORY = "peak memory is the process's, on a GPU the device's"
+TOTALS = "training, evidence and metrics in seconds; share: scoring (evidence and metrics) relative to training"
+LEAST = 0.05  #: seconds below which a metric has no line of its own
+MEMORY = "peak memory: of the process; on a GPU, of the device"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a label cost on a dataset: means over its finished seeds, None where none says."""
+    """The cost of a label on a dataset: means over its finished seeds, None where no row has it."""
 
     dataset: str
     label: str
-    machine: str  #: where, and with how many threads: seconds of others don't compare
+    machine: str  #: with the number of threads: seconds of different machines are not averaged
     seeds: int
-    trained: bool  #: whether it takes steps at all
+    trained: bool  #: False for a model that takes no steps
     parameters: float | None
     train_seconds: float | None
     evidence_seconds: float | None
@@ -39,12 +40,12 @@ class Cost:
 
     @property
     def score_seconds(self) -> float:
-        """Of evidence and all metrics."""
+        """Seconds of evidence and of all metrics."""
         return sum(self.metrics.values()) + (self.evidence_seconds or 0.0)
 
     @property
     def share(self) -> float | None:
-        """Scoring as a share of training; None where there is none."""
+        """The time of scoring relative to that of training; None without training."""
         return self.score_seconds / self.train_seconds if self.trained and self.train_seconds else None
 
     def to_json(self) -> dict[str, Any]:
@@ -54,12 +55,13 @@ class Cost:
 
 
 def costs(rows: Iterable[Row]) -> list[Cost]:
-    """The costs of finished rows, a line for each label, dataset and machine, in the rows' order."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    """Return the costs of finished rows for each label, dataset, machine and training protocol, in the rows' order."""
+    groups: dict[Hashable, list[Row]] = {}
     for row in rows:
         if row.status == "ok":
-            groups.setdefault((row.dataset, row.label, _machine(row)), []).append(row)
-    return [_cost(key, members) for key, members in groups.items()]
+            key = (row.dataset, row.label, _machine(row), row.steps, canonical(dict(row.training)))
+            groups.setdefault(key, []).append(row)
+    return [_cost(members) for members in groups.values()]
 
 
 def _machine(row: Row) -> str:
@@ -68,19 +70,17 @@ def _machine(row: Row) -> str:
     return ", ".join(filter(None, [str(p.get("device_name") or p.get("device") or ""), threads]))
 
 
-def _cost(key: tuple[str, str, str], rows: Sequence[Row]) -> Cost:
-    dataset, label, machine = key
-
+def _cost(rows: Sequence[Row]) -> Cost:
     def mean(name: str) -> float | None:
-        found = [row.costs[name] for row in rows if row.costs.get(name) is not None]
-        return fmean(found) if found else None
+        values = [row.costs[name] for row in rows if row.costs.get(name) is not None]
+        return fmean(values) if values else None
 
     names = dict.fromkeys(name for row in rows for name in row.seconds)
     metrics = {name: fmean([row.seconds[name] for row in rows if name in row.seconds]) for name in names}
     return Cost(
-        dataset,
-        label,
-        machine,
+        rows[0].dataset,
+        rows[0].label,
+        _machine(rows[0]),
         len(rows),
         any(sum(row.steps) for row in rows),
         mean("parameters"),
@@ -92,7 +92,7 @@ def _cost(key: tuple[str, str, str], rows: Sequence[Row]) -> Cost:
 
 
 def seconds(value: float) -> str:
-    """A length of time in a column: three digits, or two decimals."""
+    """Return seconds with three digits, or two decimals."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
@@ -100,18 +100,18 @@ _HEADS = ("", "seeds", "parameters", "training", "evidence", "metrics", "share",
 
 
 def _line(cost: Cost) -> list[str]:
-    def told(value: float | None, form: Any) -> str:
+    def text(value: float | None, form: Any) -> str:
         return "n/a" if value is None else str(form(value))
 
     return [
         cost.label,
         str(cost.seeds),
-        told(cost.parameters, lambda v: f"{v:,.0f}"),
-        told(cost.train_seconds, seconds),
-        told(cost.evidence_seconds, seconds),
+        text(cost.parameters, lambda v: f"{v:,.0f}"),
+        text(cost.train_seconds, seconds),
+        text(cost.evidence_seconds, seconds),
         seconds(sum(cost.metrics.values())),
-        told(cost.share, lambda v: f"{v:.0%}"),
-        told(cost.peak_mib, lambda v: f"{v:,.0f}"),
+        text(cost.share, lambda v: f"{v:.0%}"),
+        text(cost.peak_mib, lambda v: f"{v:,.0f}"),
     ]
 
 
@@ -121,30 +121,30 @@ class _Grid:
 
     title: str
     totals: Sequence[Sequence[str]]
-    metrics: Sequence[Sequence[str]]  #: a line a metric, a column a label, the dearest first
+    metrics: Sequence[Sequence[str]]  #: a line for each metric, the slowest first; a column for each label
     labels: Sequence[str]
-    rest: str  #: what is said of metrics without a line
+    rest: str  #: the sentence on metrics without a line of their own
 
 
-def _grids(found: Iterable[Cost]) -> list[_Grid]:
+def _grids(every: Iterable[Cost]) -> list[_Grid]:
     groups: dict[tuple[str, str], list[Cost]] = {}
-    for cost in found:
+    for cost in every:
         groups.setdefault((cost.dataset, cost.machine), []).append(cost)
-    made = []
+    grids = []
     for (dataset, machine), members in groups.items():
         names = dict.fromkeys(name for cost in members for name in cost.metrics)
         most = {name: max(cost.metrics.get(name, 0.0) for cost in members) for name in names}
-        dearest = sorted((name for name in names if most[name] >= LEAST), key=lambda name: -most[name])
-        few = len(names) - len(dearest)
+        slowest = sorted((name for name in names if most[name] >= LEAST), key=lambda name: -most[name])
+        few = len(names) - len(slowest)
         rest = f"and {few} more metric{'' if few == 1 else 's'}, below {LEAST} s each" if few else ""
-        lines = [[n, *(seconds(c.metrics[n]) if n in c.metrics else "" for c in members)] for n in dearest]
+        lines = [[n, *(seconds(c.metrics[n]) if n in c.metrics else "" for c in members)] for n in slowest]
         title = " · ".join(filter(None, [dataset, machine]))
-        made.append(_Grid(title, [_line(cost) for cost in members], lines, [cost.label for cost in members], rest))
-    return made
+        grids.append(_Grid(title, [_line(cost) for cost in members], lines, [cost.label for cost in members], rest))
+    return grids
 
 
 def printed(rows: Iterable[Row], width: int = 100) -> list[Table | Text]:
-    """What `bench table --costs` prints in a terminal of so many columns."""
+    """Return what `bench table --costs` prints in a terminal of `width` columns."""
     out: list[Table | Text] = []
     for grid in _grids(costs(rows)):
         out.append(Text(f"{grid.title} · means over seeds", "bold"))
@@ -158,7 +158,7 @@ def printed(rows: Iterable[Row], width: int = 100) -> list[Table | Text]:
 
 
 def _parts(widths: Sequence[int], room: int) -> list[tuple[int, int]]:
-    """Runs of columns that fit into `room`, each at least one."""
+    """Return ranges of columns that fit into `room`, each with at least one."""
     parts, start, used = [], 0, 0
     for i, width in enumerate(widths):
         if i > start and used + width + 2 > room:
@@ -178,7 +178,7 @@ def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    """The same as Markdown."""
+    """Return the same as Markdown."""
     out = []
     for grid in _grids(costs(rows)):
         out += [f"### {escape_markdown(grid.title)}", ""]

@@ -13,12 +13,12 @@ import pandas as pd
 
 from bench.contracts.measurement import Score
 from bench.contracts.protocol import digest
-from bench.contracts.row import Row, row_of, scores_of, with_values
+from bench.contracts.row import Row, row_of, score_document, scores_of
 from bench.plugins.hyperparameters import show
 from bench.tables.columns import Scores, columns, scores
 from bench.tables.methods import methods
 from bench.tables.render import Format, render, safe
-from bench.tables.summary import Summary, steps, summary
+from bench.tables.summary import summary
 from bench.util.durable import write_bytes
 from bench.util.errors import StoreError
 from bench.util.text import escape_markdown, inert
@@ -87,15 +87,15 @@ def records(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """
     rows = list(rows)
     marks = {
-        id(row): {name: cell.mark for name, cell in line.cells.items() if cell.mark}
-        for group in summary(rows).groups
-        for line in group.lines
+        id(row): {name: value.mark for name, value in line.values.items() if value.mark}
+        for table in summary(rows, ("all",))
+        for line in table.lines
         for row in line.rows
     }
     made = []
     for row, by_name in zip(rows, scores(rows, columns(rows)), strict=True):
         document = {f.name: _plain(getattr(row, f.name)) for f in fields(row) if f.name != "scores"}
-        document["scores"] = {name: _score_document(score) for name, score in by_name.items()}
+        document["scores"] = {name: score_document(score) for name, score in by_name.items()}
         document["marks"] = marks.get(id(row), {})
         made.append(document)
     return made
@@ -127,8 +127,7 @@ def _row_from(document: Any) -> Row:
     """The row of one of `records`."""
     if not isinstance(document, dict):
         raise TypeError("a row isn't an object")
-    row = row_of(document, {})
-    return with_values(row, {"scores": scores_of(document.get("scores"))})
+    return row_of(document, scores_of(document.get("scores")))
 
 
 def write(folder: Path, rows: Iterable[Row]) -> None:
@@ -167,7 +166,7 @@ def _identity(row: Row) -> dict[str, Any]:
         "hyperparameters": " ".join(f"{name}={show(value)}" for name, value in sorted(h.items())),
         "backbone": row.networks,
         "latent_dim": size if isinstance(size := h.get("latent_dim"), int) else None,
-        "steps": steps(row),
+        "steps": row.steps_text,
         "stacked": " ".join(map(str, row.stacked)),
         "limit": row.data.get("limit", row.training.get("limit")),
         "training": _hash(row.training),
@@ -189,13 +188,6 @@ def _missing(row: Row, by_name: Scores) -> str:
     if row.status != "ok":
         return "; ".join(f"all: {reason}" for reason in why)
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in why.items())
-
-
-def _score_document(score: Any) -> dict[str, Any]:
-    if not isinstance(score, Score):
-        return {"not_available": str(score)}
-    document = {"value": score.value, "n": score.n, "se": score.se}
-    return document | ({"note": score.note} if score.note else {})
 
 
 def _plain(value: Any) -> Any:
@@ -227,4 +219,4 @@ def _replace(path: Path, content: bytes) -> None:
         ) from None
 
 
-__all__ = ["Format", "Summary", "costs", "frame", "reasons", "records", "render", "summary", "write"]
+__all__ = ["Format", "costs", "frame", "reasons", "records", "render", "summary", "write"]

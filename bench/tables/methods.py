@@ -1,4 +1,4 @@
-"""What a paper's section on methods has to say about a table, out of its rows."""
+"""The paragraph on methods that a paper needs for a table, written from its rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.contracts.row import Row
-from bench.tables.summary import steps
 from bench.util.wording import counted, listed, natural, seeds_in_words
 
 if TYPE_CHECKING:
@@ -15,10 +14,9 @@ if TYPE_CHECKING:
 
 
 def methods(rows: Iterable[Row], choices: Iterable[Choice] = ()) -> str:
-    """A paragraph for each dataset: data, training, choice of settings, scoring, software, and what didn't finish.
+    """Return a paragraph for each dataset: data, training, choice of settings, scoring, software, and failures.
 
-    What differs between rows is said with the labels that it holds for, and of those that don't say it not at all. The
-    order of `rows` is of no account.
+    Values that differ between rows are given with their labels. The order of `rows` does not matter.
 
     Args:
         choices: those that `rows` are the winners of.
@@ -42,41 +40,34 @@ def _paragraph(rows: Sequence[Row], choices: Sequence[Choice]) -> str:
 
 def _cells(rows: Sequence[Row]) -> str:
     own = list(dict.fromkeys(row.label for row in rows if not row.anchor))
-    anchors = list(dict.fromkeys(row.label for row in rows if row.anchor))
-    beside = f", and beside them {listed(anchors)} as anchors" if anchors and own else ""
+    references = list(dict.fromkeys(row.label for row in rows if row.anchor))
+    beside = f", with {listed(references)} for reference" if references and own else ""
     seeds = {row.label: sorted({r.seed for r in rows if r.label == row.label}) for row in rows}
-    return (
-        f"{rows[0].dataset}: {listed(own or anchors)}{beside}, {_each(rows, lambda r: seeds[r.label], seeds_in_words)}."
-    )
+    each = _each(rows, lambda r: seeds[r.label], seeds_in_words)
+    return f"{rows[0].dataset}: {listed(own or references)}{beside}, {each}."
 
 
 def _data(rows: Sequence[Row]) -> str:
     images = _each(rows, _of("data", "train_images"), lambda n: f"{n:,}")
     shape = _each(rows, lambda r: tuple(r.data.get("shape", ())), lambda s: " x ".join(map(str, s)))
-    tested = _each(rows, scored_images, lambda n: f"{n:,}")
+    tested = _each(rows, lambda r: r.scored_images, lambda n: f"{n:,}")
     split = _each(rows, _of("scoring", "split"), str)
     digests = _each(rows, _of("data", "train"), lambda d: f"sha256 {d[:12]}")
-    held = _each(rows, _held, lambda n: f"{n:,} more held out for validation" if n else "none held out")
-    beside = f", {held}" if any(map(_held, rows)) else ""
+    held = _each(
+        rows, lambda r: r.validation_images, lambda n: f"{n:,} more held out for validation" if n else "none held out"
+    )
+    beside = f", {held}" if any(r.validation_images for r in rows) else ""
     scored = f"; scored on {tested} of the {split or 'test'} split" if tested else ""
     return f"Trained on {images} images ({_joined(shape, digests)}){beside}{scored}." if images else ""
 
 
-def _held(row: Row) -> int:
-    """Images of the training split that it wasn't trained on, for the sake of choices."""
-    return int(row.training.get("validation") or 0)
-
-
-def scored_images(row: Row) -> int | None:
-    """How many images a row's scores are of; None where it doesn't say: it may be scored on others than it notes."""
-    if row.scoring.get("split") == "validation" and (held := _held(row)):
-        return held
-    return row.data.get("test_images") if row.scoring.get("test") in (None, row.data.get("test")) else None
+def _held_out(n: int) -> str:
+    return f"{n:,} more held out for validation" if n else "none held out"
 
 
 def _training(rows: Sequence[Row]) -> str:
     t = [
-        _each(rows, steps, lambda text: f"{text} steps"),
+        _each(rows, lambda r: r.steps_text, lambda text: f"{text} steps"),
         _each(rows, _of("training", "batch_size"), lambda n: f"batches of {n}"),
         _each(rows, _of("training", "optimizer"), str.capitalize),
         _each(rows, _of("training", "lr"), lambda lr: f"learning rate {lr:g}"),
@@ -90,12 +81,12 @@ def _training(rows: Sequence[Row]) -> str:
 
 
 def _tuning(choices: Sequence[Choice]) -> str:
-    """Which settings were chosen, by what, out of how many."""
+    """Return which settings were chosen, by which metric, out of how many."""
     several = [choice for choice in choices if len(choice.settings) > 1]
     if not several:
         return ""
     found = [f"{c.winner.label if c.winner else f'no {c.variant}'} out of {len(c.settings)}" for c in several]
-    single = "; what had a single setting is untuned" if len(several) < len(choices) else ""
+    single = "; variants with a single setting are untuned" if len(several) < len(choices) else ""
     by = [f"{c.metric} ({counted(c.seeds, 'seed')})" for c in several]
     if len(set(by)) == 1:
         return f"Settings chosen by mean validation {by[0]}: {listed(found)}{single}."
@@ -114,9 +105,9 @@ def _scoring(rows: Sequence[Row]) -> str:
 
 
 def _weighed(row: Row) -> tuple[int, int] | None:
-    """Importance samples, and the images that they're drawn for."""
+    """Return the number of importance samples, and of the images that they are drawn for."""
     k, n = row.scoring.get("nll_samples"), row.scoring.get("nll_images")
-    there = scored_images(row)
+    there = row.scored_images
     return (k, n if there is None else min(n, there)) if k and n else None
 
 
@@ -142,7 +133,7 @@ def _failures(rows: Sequence[Row]) -> str:
 
 
 def _each(rows: Sequence[Row], value: Callable[[Row], Any], text: Callable[[Any], str]) -> str:
-    """Return what holds for all rows; or each value with the rows that it holds for, the commonest first.
+    """Return the value that all rows have, or each value with its rows, the most common one first.
 
     'text' is true of all, 'text (only b)' and 'text (not b)' of some, 'text (b: other)' of all but b.
     """
@@ -178,6 +169,3 @@ def _of(part: str, key: str) -> Callable[[Row], Any]:
 
 def _joined(*parts: str) -> str:
     return ", ".join(filter(None, parts))
-
-
-__all__ = ["methods", "scored_images"]

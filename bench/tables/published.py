@@ -1,20 +1,18 @@
-"""Values that others have published on the datasets of a table: shown beside it, marked, and never ranked with it.
+"""Published values on the datasets of a table: shown below it, marked, and not ranked with it.
 
-The data are a plugin's: the TOML file that is registered in `bench.defaults` for the role `published`, as
-'package:file.toml'. What differs from a run of ours is part of every entry.
+They stand in the TOML file that is registered in `bench.defaults` for the role `published`, as 'package:file.toml'.
+Every entry says how its protocol differs from a run of this suite.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.plugins.registry import default
+from bench.plugins.registry import default, registered_document
 from bench.util.errors import PluginError
 from bench.util.text import escape_markdown
 
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 ROLE = "published"
-MARK = "published by others, never ranked with ours"
+MARK = "published by others, not ranked"
 
 
 @dataclass(frozen=True)
@@ -31,23 +29,23 @@ class Published:
 
     dataset: str
     metric: str
-    model: str  #: as its source calls it
+    model: str  #: its name in the source
     value: float
     text: str  #: '16.6 ± 0.4', with the digits of its source and a real minus sign
     unit: str
     direction: Literal["higher", "lower"]
     source: str
     link: str
-    differs: tuple[str, ...]  #: from a run of ours
+    differs: tuple[str, ...]  #: from a run of this suite
 
 
 def published(datasets: Iterable[str]) -> list[Published]:
-    """What there is on these datasets, as users type them: by dataset, then in the order of the file.
+    """Return the values on these datasets, as users type them: by dataset, then in the order of the file.
 
-    A dataset's options are of no account: an entry says of itself what of the data differs.
+    Options of a dataset are ignored: each entry says how its data differ.
 
     Raises:
-        PluginError: the registered file can't be read.
+        PluginError: the registered file cannot be read.
     """
     known = _all()
     wanted = dict.fromkeys(name.partition("[")[0].partition(":")[0] for name in datasets)
@@ -56,14 +54,12 @@ def published(datasets: Iterable[str]) -> list[Published]:
 
 @cache
 def _all() -> tuple[Published, ...]:
-    if (address := default(ROLE)) is None:
+    if (document := registered_document(ROLE)) is None:
         return ()
-    package, _, file = address.partition(":")
     try:
-        document = tomllib.loads((files(package) / file).read_text(encoding="utf-8"))
         return tuple(entry for table in document["table"] for entry in _entries(table))
-    except (OSError, ImportError, ValueError, KeyError, TypeError) as error:
-        raise PluginError(f"the published values of {address} can't be read", cause=f"{error!r}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise PluginError(f"the published values ({default(ROLE)}) cannot be read", cause=f"{error!r}") from None
 
 
 def _entries(table: Mapping[str, Any]) -> list[Published]:
@@ -77,12 +73,12 @@ def _entries(table: Mapping[str, Any]) -> list[Published]:
 
 
 def _sources(entries: Iterable[Published]) -> list[tuple[str, str, list[Published]]]:
-    """By dataset and source: one table and its caveats."""
+    """Return the entries by dataset and source: each is a table with its own caveats."""
     return [(dataset, source, list(of)) for (dataset, source), of in groupby(entries, lambda e: (e.dataset, e.source))]
 
 
 def as_markdown(entries: Iterable[Published]) -> str:
-    """A table for each dataset and source, below it what differs. '' where there are none."""
+    """Return a table for each dataset and source with what differs below; '' without entries."""
     out = []
     for dataset, source, of in _sources(entries):
         out += [f"#### {escape_markdown(dataset)}: {escape_markdown(source)} ({MARK})", ""]
@@ -93,7 +89,7 @@ def as_markdown(entries: Iterable[Published]) -> str:
 
 
 def as_renderables(entries: Iterable[Published]) -> list[RenderableType]:
-    """The same for a console: what rich prints, one after the other."""
+    """Return the same for a terminal, as a list of what rich prints."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text

@@ -1,7 +1,7 @@
-"""Whether a difference is real: rows paired by seed, tested, and corrected for how many were looked at.
+"""Tests of whether a difference is real: rows paired by seed, tested, and corrected for the number of comparisons.
 
-At one seed all variants see the same batches in the same order, so differences are taken within seeds first:
-d_i = b_i - a_i. Fewer than 3 can't say anything. From 3 to 8, the paired t test (Student 1908), which takes the d_i for
+With one seed all variants see the same batches in the same order, so differences are taken within seeds first:
+d_i = b_i - a_i. Fewer than 3 show nothing. From 3 to 8, the paired t test (Student 1908), which takes the d_i for
 normal; from 9, the sign-flip test (Fisher 1935), which takes them for symmetric, and for nothing else.
 """
 
@@ -29,7 +29,7 @@ DRAWS = 100_000  #: so many are drawn by a fixed seed, the observed one among th
 
 @dataclass(frozen=True)
 class Paired:
-    """What `n` pairs show of the mean difference b - a. None: they can't say, or there's no bound."""
+    """The mean difference b - a of `n` pairs with its test. None: too few pairs, or no bound."""
 
     n: int
     mean: float
@@ -37,11 +37,11 @@ class Paired:
     low: float | None = None  #: the 95 % interval of the mean difference
     high: float | None = None
     p: float | None = None  #: two-sided, not corrected
-    detectable: float | None = None  #: true difference that a test at 5 % would find with 80 % power
+    detectable: float | None = None  #: the true difference that a test at 5 % finds with 80 % power
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
-    """The mean of b - a, with its interval, its p and the smallest detectable difference.
+    """Return the mean of b - a with its interval, its p and the smallest detectable difference.
 
     Differences that are all the same, to rounding, leave a t test nothing to estimate noise by: their signs are
     flipped whatever n is. So two equal rows have p = 1, and a constant difference p = 2 / 2**n, below 5 % from 6 seeds.
@@ -66,18 +66,16 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
 
 
 def paired_t(d: ArrayLike) -> tuple[float, float, float]:
-    """Student's test that the mean of differences `d` (n,) is 0: two-sided p, and the 95 % interval of the mean."""
-    from scipy.special import stdtr, stdtrit
+    """Return p, low and high of Student's test that the mean of `d` (n,) is 0: two-sided, with the 95 % interval."""
+    from scipy.stats import ttest_1samp
 
-    values = np.asarray(d, float)
-    n, mean = len(values), float(values.mean())
-    se = float(values.std(ddof=1)) / n**0.5
-    half = float(stdtrit(n - 1, 1 - LEVEL / 2)) * se
-    return float(2 * stdtr(n - 1, -abs(mean) / se)), mean - half, mean + half
+    test = ttest_1samp(d, 0)
+    low, high = test.confidence_interval(1 - LEVEL)
+    return float(test.pvalue), float(low), float(high)
 
 
 def sign_flip(d: ArrayLike) -> tuple[float, float | None, float | None]:
-    """The test that differences `d` (n,) are symmetric about 0: two-sided p, and the interval of their centre.
+    """Return p, low and high of the test that `d` (n,) is symmetric about 0, with the interval of its centre.
 
     p is the share of sign patterns that give a mean at least as far out. The interval inverts the test: flipping the
     signs in a subset S raises the sum just where the mean of S lies below the centre, so its ends are order statistics
@@ -100,7 +98,7 @@ def _finite(value: float) -> float | None:
 
 
 def _subsets(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Sums and sizes of subsets, the empty one first: all of them, or random ones of many values."""
+    """Return sums and sizes of subsets, the empty one first: all of them, or random ones of many values."""
     if len(values) > ENUMERATED:
         drawn, n = _drawn(len(values)), len(values)
         blocks = (np.unpackbits(drawn[i : i + 5_000], axis=1, count=n).astype(float) for i in range(0, DRAWS, 5_000))
@@ -114,29 +112,29 @@ def _subsets(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 @lru_cache(maxsize=1)
 def _drawn(n: int) -> NDArray[np.uint8]:
-    """Subsets of n, a bit for each member."""
+    """Return random subsets of n, a bit for each member."""
     bits = np.random.default_rng(0).integers(0, 256, (DRAWS, -(-n // 8)), np.uint8)
     bits[0] = 0
     return bits
 
 
 def detectable(sd: float, n: int) -> float:
-    """The true mean difference that a paired t test of `n` pairs finds with 80 % power at 5 %, if their sd is `sd`."""
+    """Return the true mean difference that a paired t test of `n` pairs with this sd finds at 5 % with 80 % power."""
     return sd / math.sqrt(n) * _noncentrality(n - 1)
 
 
 @cache
 def _noncentrality(freedom: int) -> float:
-    """At which a two-sided t test has its power. The far tail, below 1e-5 of it, is left out."""
+    """Return the noncentrality at which a two-sided t test has its power; the far tail, below 1e-5, is left out."""
     from scipy.special import nctdtrinc, stdtrit
 
     return float(nctdtrinc(freedom, 1 - POWER, stdtrit(freedom, 1 - LEVEL / 2)))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p values so corrected that, of all true null hypotheses, any falls below 5 % in 5 % of cases (Holm 1979).
+    """Return corrected p values: that any true null hypothesis falls below 5 % happens in 5 % of cases (Holm 1979).
 
-    Uniformly stronger than Bonferroni's, and as free of assumptions on how the tests hang together.
+    Uniformly stronger than Bonferroni's correction, and as free of assumptions on how the tests depend on each other.
     """
     adjusted, largest = [0.0] * len(ps), 0.0
     for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
@@ -147,23 +145,24 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of a difference among those that were looked at together.
+    """The verdict on one of several differences that are read together.
 
-    `mark`: b is better, b is worse, no significant difference or too few pairs to say; '' is a coordinate that differs.
+    `mark`: '+' b is better, '-' b is worse, '~' no significant difference or too few pairs, '' a significant
+    difference of a metric without a direction.
     """
 
     mark: Literal["+", "-", "~", ""]
-    p: float | None = None  #: corrected; None: too few pairs to say
+    p: float | None = None  #: corrected; None: too few pairs
 
 
 def verdicts(family: Sequence[tuple[Paired, Direction | None]]) -> list[Verdict]:
-    """What is said of each difference of a `family`, given which direction is better: None for a coordinate.
+    """Return the verdict on each difference of a `family`, given which direction is better, None for neither.
 
-    Holm's correction is over the family's merits; over its coordinates apart, of which nothing is called better.
+    Holm's correction is over the differences with a direction, and apart from them over the others.
     """
     ps: list[float | None] = [test.p for test, _ in family]
-    for merits in (True, False):
-        tested = [i for i, (test, way) in enumerate(family) if test.p is not None and (way is not None) == merits]
+    for directed in (True, False):
+        tested = [i for i, (test, way) in enumerate(family) if test.p is not None and (way is not None) == directed]
         for i, p in zip(tested, holm([p for i in tested if (p := ps[i]) is not None]), strict=True):
             ps[i] = p
     return [Verdict(_mark(test, way, p), p) for (test, way), p in zip(family, ps, strict=True)]
@@ -187,9 +186,9 @@ class OverImages:
 
 
 def paired_over_images(a: ArrayLike, b: ArrayLike) -> OverImages:
-    """What other test images, and other draws of z, would change in b - a of these very models.
+    """Return b - a of two trained models with its standard error over test images and draws of z.
 
-    Nothing about training: other seeds may differ by far more.
+    It says nothing about training: other seeds may differ by far more.
 
     Args:
         a, b: values of the same images: (N,) of one pair of models, or (seeds, N), averaged over seeds first.
@@ -199,6 +198,6 @@ def paired_over_images(a: ArrayLike, b: ArrayLike) -> OverImages:
     """
     of_a, of_b = np.asarray(a, float), np.asarray(b, float)
     if of_a.shape != of_b.shape or of_a.ndim not in (1, 2) or of_a.shape[-1] < 2:
-        raise ValueError(f"values of shape {of_a.shape} and {of_b.shape} aren't paired over images")
+        raise ValueError(f"values of shape {of_a.shape} and {of_b.shape} are not paired over images")
     d = np.atleast_2d(of_b - of_a).mean(0)
     return OverImages(len(d), float(d.mean()), float(d.std(ddof=1)) / len(d) ** 0.5)

@@ -1,10 +1,9 @@
-"""Rows aggregated over seeds, as people read them: pure data that console, Markdown, CSV and LaTeX render."""
+"""Rows aggregated over seeds, as people read them: plain data that terminal, notebook, report and files render."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
@@ -13,176 +12,102 @@ from bench.contracts.measurement import Score
 from bench.contracts.protocol import canonical
 from bench.contracts.row import Row
 from bench.plugins.hyperparameters import show
-from bench.tables.columns import Column, Scores, chosen, columns, reading_order, scores
-from bench.tables.statistics import LEAST, paired, verdicts
-from bench.util.errors import NotAvailable
-from bench.util.wording import seeds_in_words
+from bench.tables import below
+from bench.tables.below import Below, Scored
+from bench.tables.columns import Column, Scores, chosen, columns, cost_columns, layout, reading_order, scores
+from bench.tables.numbers import certain, decimals, duration, printed
+from bench.tables.ranking import Mark, Ranking, overall, rank
+from bench.util.errors import UsageError
+from bench.util.wording import ranged
 
-ONE_SEED = "one seed can't say whether a difference is real: --seeds 3 shows the spread, and what ties with the best"
-TWO_SEEDS = "two can't say whether a difference is real: --seeds 3 marks what ties with the best"
-UNTUNED = "no hyperparameter was tuned: one setting each"
-ON_TEST = "several settings scored on test: choosing among them here is choosing on the test split"
+NOT_RANKED = "for reference (not ranked)"
+NO_RESULT = "no result"
+MISSING = "–"
+MOST = 4  #: columns whose best of all blocks is said in a line
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A metric of one line: mean and standard deviation over `n` seeds, and its footnotes' numbers."""
+class Value:
+    """A column's value in one line: mean and standard deviation over `n` seeds."""
 
-    n: int
-    mean: float | None = None  #: None: n/a, and a footnote says why
+    n: int = 0
+    mean: float | None = None  #: None: no seed has a score
     sd: float | None = None  #: None: fewer than two seeds
-    text: str = "n/a"
+    text: str = MISSING
     sd_text: str = ""
-    best: bool = False
-    tie: bool = False  #: with the best: no significant difference, paired by seed
-    notes: tuple[int, ...] = ()
-
-    @property
-    def mark(self) -> str:
-        return "best" if self.best else "tie" if self.tie else ""
+    mark: Mark = ""  #: best of its block, or no significant difference from the best
 
 
 @dataclass(frozen=True)
-class Line:
+class VariantLine:
     """A variant with its hyperparameters on one dataset, over its seeds."""
 
     label: str
     variant: str
     steps: str  #: '4690+4690' for two stages
-    rows: tuple[Row, ...]  #: the seeds that came out ok
-    asked: int  #: how many seeds there are, with those that didn't
-    cells: Mapping[str, Cell]
-    notes: tuple[int, ...]  #: what befell the other seeds
-    anchor: bool  #: to hold others against: never marked
+    rows: tuple[Row, ...]  #: of the seeds that have a result
+    seeds_requested: int  #: with those that have none
+    values: Mapping[str, Value]  #: by column
+    reference: bool  #: the baseline or a reference row: not ranked
     uses_labels: bool
 
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(sorted(row.seed for row in self.rows))
 
-    @property
-    def count(self) -> str:
-        """Of its seeds: '5', or '4 of 5' where one didn't come out."""
-        return str(self.asked) if len(self.rows) == self.asked else f"{len(self.rows)} of {self.asked}"
-
 
 @dataclass(frozen=True)
 class Block:
-    """Lines that may be ranked against each other."""
+    """Lines that are ranked against each other, or lines that are not ranked."""
 
     heading: str
-    lines: tuple[Line, ...]
+    lines: tuple[VariantLine, ...]
 
 
 @dataclass(frozen=True)
-class Group:
-    """One dataset."""
+class DatasetTable:
+    """All lines of one dataset."""
 
     dataset: str
-    seeds: tuple[int, ...]
-    columns: tuple[Column, ...]  #: those that have a score in some line
-    rare: tuple[Column, ...]  #: those of them that a single one of several lines has: better told in words
-    column_notes: Mapping[str, tuple[int, ...]]  #: footnotes that hold for every score of a column
+    caption: str  #: dataset, seeds, steps and images, as far as the lines have them in common
+    columns: tuple[Column, ...]  #: those chosen that have a score
     blocks: tuple[Block, ...]
-    footnotes: tuple[str, ...]  #: number i is at i - 1; those of rare columns come last
-    numbered: int  #: how many footnotes the other columns need
-    hidden: tuple[tuple[str, tuple[str, ...]], ...]  #: why columns aren't shown, and which
-    unasked: tuple[str, ...]  #: columns that have scores and weren't chosen
-    sentences: tuple[str, ...]  #: what metrics say of a variant in words
-    remarks: tuple[str, ...]
+    below: Below
+    explicit: bool  #: the reader named the columns: none of them may be left out
 
     @property
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[VariantLine]:
         return [line for block in self.blocks for line in block.lines]
 
-    @property
-    def marked(self) -> bool:
-        """Whether anything is marked as best."""
-        return any(cell.best for line in self.lines for cell in line.cells.values())
 
-    @property
-    def tied(self) -> bool:
-        """Whether anything is marked as a tie."""
-        return any(cell.tie for line in self.lines for cell in line.cells.values())
+def summary(
+    rows: Iterable[Row], names: Sequence[str] = (), tuning: Sequence[str] | None = None, sort: str = ""
+) -> list[DatasetTable]:
+    """Return a table for each dataset: rows aggregated over seeds, ranked in blocks of comparable lines.
 
-    @property
-    def parts(self) -> list[tuple[Column, ...]]:
-        return column_parts([c for c in self.columns if c not in self.rare])
-
-    @property
-    def told(self) -> list[str]:
-        """The rare columns in words, with their caveats and the reasons why the other lines lack them."""
-        made: dict[tuple[str, tuple[int, ...], tuple[int, ...]], list[str]] = {}
-        for column in self.rare:
-            cells = [(line.label, line.cells[column.name]) for line in self.lines]
-            label, cell = next((label, cell) for label, cell in cells if cell.n)
-            why = tuple(sorted({n for _, c in cells if not c.n for n in c.notes}))
-            own = tuple(sorted({*cell.notes, *self.column_notes.get(column.name, ())}))
-            value = f"{cell.text} ± {cell.sd_text}" if cell.sd_text else cell.text
-            made.setdefault((label, own, why), []).append(f"{column.name} {value} {column.unit}".rstrip())
-        return [
-            f"only {label}: {', '.join(values)}{self._texts(own)}; n/a elsewhere{self._texts(why)}"
-            for (label, own, why), values in made.items()
-        ]
-
-    def _texts(self, numbers: Sequence[int]) -> str:
-        return f" ({'; '.join(self.footnotes[n - 1] for n in numbers)})" if numbers else ""
-
-
-def column_parts(columns: Sequence[Column]) -> list[tuple[Column, ...]]:
-    """Merits and coordinates: the columns of two tables where one would be too wide."""
-    merits = tuple(c for c in columns if c.direction is not None)
-    rest = tuple(c for c in columns if c.direction is None)
-    return [part for part in (merits, rest) if part] or [()]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """All datasets of one or several runs."""
-
-    groups: tuple[Group, ...]
-
-
-def summary(rows: Iterable[Row], metrics: Sequence[str] | None = None, tuning: Sequence[str] | None = None) -> Summary:
-    """Aggregate over seeds. Datasets and lines keep the order of `rows`; the baseline comes last.
+    Datasets and lines keep the order of `rows`; reference lines come last.
 
     Args:
-        metrics: the columns, as `bench.tables.columns.chosen` takes them; None is all.
-        tuning: how the rows' settings were chosen; None says that nothing was tuned, or what a choice would be worth,
-            where `rows` look like it.
+        names: the columns, as `bench.tables.columns.chosen` takes them; none is the declared default.
+        tuning: how the rows' settings were chosen, in words; None: what the rows themselves show of it.
+        sort: a column by which the lines of each block are ordered, the best first.
 
     Raises:
-        UnknownName: there is no such metric.
+        UnknownName: there is no such column.
+        UsageError: `sort` names a column that the table does not show.
     """
-    rows, metrics = list(rows), ("all",) if metrics is None else metrics
-    found = reading_order(columns(rows))
-    table = list(zip(rows, scores(rows, found), strict=True))
-    datasets = dict.fromkeys(row.dataset for row in rows)
-    groups = []
-    for d in datasets:
-        own = [scored for scored in table if scored[0].dataset == d]
-        groups.append(_group(d, own, found, metrics, _tuning(rows, d) if tuning is None else tuning))
-    return Summary(tuple(groups))
-
-
-def steps(row: Row) -> str:
-    """Of each stage: '4690+4690'."""
-    return "+".join(map(str, row.steps))
-
-
-@dataclass
-class _Notes:
-    """Footnotes, numbered from 1 in the order in which they are first needed."""
-
-    numbers: dict[str, int] = field(default_factory=dict)
-
-    def __call__(self, texts: Iterable[str]) -> tuple[int, ...]:
-        return tuple(sorted({self.numbers.setdefault(text, len(self.numbers) + 1) for text in texts}))
+    rows = list(rows)
+    known = [*reading_order(columns(rows)), *cost_columns()]
+    every = list(zip(rows, scores(rows, known), strict=True))
+    return [
+        _table(dataset, [pair for pair in every if pair[0].dataset == dataset], known, names, tuning, sort)
+        for dataset in dict.fromkeys(row.dataset for row in rows)
+    ]
 
 
 @dataclass
 class _Draft:
-    """A line before its footnotes are numbered: rows that came out ok, with their scores, and the others."""
+    """The rows of one line with their scores: those that have a result, and the others."""
 
     ok: list[tuple[Row, Scores]] = field(default_factory=list)
     others: list[tuple[Row, Scores]] = field(default_factory=list)
@@ -191,182 +116,53 @@ class _Draft:
     def row(self) -> Row:
         return (self.ok or self.others)[0][0]
 
-    def values(self, name: str) -> list[float]:
-        return list(self.by_seed(name).values())
+    @property
+    def rows(self) -> list[Row]:
+        return [row for row, _ in self.ok]
 
-    def by_seed(self, name: str) -> dict[int, float]:
-        return {row.seed: score.value for row, by_name in self.ok if isinstance(score := by_name[name], Score)}
+    def by_seed(self, column: str) -> dict[int, float]:
+        return {row.seed: s.value for row, by_name in self.ok if isinstance(s := by_name[column], Score)}
+
+    def values(self, column: str) -> list[float]:
+        return list(self.by_seed(column).values())
 
 
-def _comparable(row: Row) -> Hashable:
-    """What must be equal for two ok rows to stand in one block."""
-    return (*row.block, canonical([dict(row.training), dict(row.scoring), dict(row.data)]))
+_Blocks = dict[Hashable, list[_Draft]]
 
 
-def _group(
+def _table(
     dataset: str,
-    table: Sequence[tuple[Row, Scores]],
-    found: Sequence[Column],
-    metrics: Sequence[str],
-    tuning: Sequence[str],
-) -> Group:
-    drafts, repeated = _drafts(table)
-    scored = [c for c in found if any(draft.values(c.name) for draft in drafts)]
-    shown = chosen(scored, metrics, found)
-    places = {c.name: decimals([draft.values(c.name) for draft in drafts]) for c in shown}
-    blocks: dict[Hashable, list[_Draft]] = {}
-    for draft in sorted(drafts, key=lambda d: (not d.ok, d.row.sanity, d.row.baseline)):
-        blocks.setdefault(_comparable(draft.row) if draft.ok else None, []).append(draft)
-    rare = [c for c in shown if len(drafts) > 3 and sum(bool(d.values(c.name)) for d in drafts) == 1]
-    ranks = {key: {c.name: _rank(members, c, places[c.name]) for c in shown} for key, members in blocks.items()}
-    seeds = tuple(sorted({row.seed for row, _ in table}))
-    notes, varied = _Notes(), _varied([draft.row for draft in drafts if draft.ok])
-    common = {c.name: _common(drafts, c.name) for c in shown}
-    usual = [c for c in shown if c not in rare]
-    for c in usual:
-        notes(common[c.name])
-    for key, members in blocks.items():
-        _block(members, usual, places, ranks[key], common, notes, varied, seeds)
-    numbered = len(notes.numbers)  # that pass gave the table's own footnotes the first numbers
-    made = tuple(_block(m, shown, places, ranks[key], common, notes, varied, seeds) for key, m in blocks.items())
-    heads = {name: notes(texts) for name, texts in common.items()}
-    counts = [len(draft.ok) for draft in drafts if draft.ok]
-    remarks = [*_spread(counts), *_unsaid(ranks.values(), max(counts, default=0)), *tuning]
-    remarks += _unsummed([row for row, _ in table])
-    if repeated:
-        remarks.append(f"found more than once, counted once: {', '.join(repeated)}")
-    ok = [by_name for draft in drafts for _, by_name in draft.ok]
-    asked = [c for c in chosen(found, metrics) if c.usual or c.name in metrics]
-    if all(name == "all" or name.startswith(("+", "-")) for name in metrics):  # what broke isn't passed over
-        asked += [c for c in found if any(isinstance(r := s[c.name], NotAvailable) and r.retry for s in ok)]
-    empty = [c for c in found if c not in scored and c in asked]
-    return Group(
-        dataset,
-        seeds,
-        tuple(shown),
-        tuple(rare),
-        heads,
-        made,
-        tuple(notes.numbers),
-        numbered,
-        _hidden(empty, ok),
-        () if set(metrics) - {"all"} else tuple(c.name for c in scored if c not in shown),
-        tuple(_sentences([d for d in drafts if d.ok], shown if set(metrics) - {"all"} else scored)),
-        tuple(remarks),
+    every: Sequence[tuple[Row, Scores]],
+    known: Sequence[Column],
+    names: Sequence[str],
+    tuning: Sequence[str] | None,
+    sort: str,
+) -> DatasetTable:
+    drafts, repeated = _drafts(every)
+
+    def scored(column: Column) -> bool:
+        return any(draft.values(column.name) for draft in drafts)
+
+    wanted = chosen(known, names, scored)
+    shown = [column for column in wanted if scored(column)]
+    places = {c.name: _places(drafts, c) for c in shown}
+    blocks = _blocks(_sorted(drafts, shown, sort))
+    rankings = {key: {c.name: _ranking(members, drafts, c) for c in shown} for key, members in blocks.items()}
+    headings = _headings(blocks)
+    made = tuple(
+        Block(headings[key], tuple(_line(draft, i, shown, places, rankings[key]) for i, draft in enumerate(members)))
+        for key, members in blocks.items()
     )
+    explicit = bool(names) and not all(name.startswith(("+", "-")) for name in names)
+    text = _below(drafts, made, shown, wanted, known, blocks, rankings, places, repeated, tuning, explicit)
+    return DatasetTable(dataset, _caption(dataset, drafts), tuple(shown), made, text, explicit)
 
 
-def _spread(counts: Sequence[int]) -> list[str]:
-    """Return what ± is, and what so many seeds can't say, given how many seeds of each line came out."""
-    if not (several := [n for n in counts if n > 1]):
-        return [ONE_SEED] if counts else []
-    least, most = min(several), max(several)
-    remark = f"mean ± standard deviation over {most if least == most else f'{least} to {most}'} seeds"
-    return [remark if most >= LEAST else f"{remark}; {TWO_SEEDS}"]
-
-
-def _unsaid(ranks: Iterable[Mapping[str, _Rank]], seeds: int) -> list[str]:
-    every = [rank for of_block in ranks for rank in of_block.values()]
-    few = dict.fromkeys(name for rank in every for name in rank.few)
-    apart = dict.fromkeys(name for rank in every for name in rank.apart)
-    said = [f"too few seeds to be compared, fewer than {LEAST}: {', '.join(few)}"] if few else []
-    if apart and seeds >= LEAST:
-        common = f"can't say whether it ties, with fewer than {LEAST} seeds in common with the best"
-        said.append(f"{common}: {', '.join(apart)}")
-    return said
-
-
-def _unsummed(rows: Sequence[Row]) -> list[str]:
-    """Return the remark on rows whose files have no checksums, so that an edit would not be noticed."""
-    counts = Counter(what for row in rows for what in row.unsummed)
-    if not counts:
-        return []
-    found = " and ".join(f"the {what} of {n} of {len(rows)} cells" for what, n in sorted(counts.items()))
-    return [f"{found} have no sums, so a change there wouldn't show: `bench verify` computes scores again"]
-
-
-def _tuning(rows: Sequence[Row], dataset: str) -> list[str]:
-    """Return what there is to say on `dataset` of how settings were chosen, where nobody else says it."""
-    own = [row for row in rows if row.dataset == dataset]
-    if _untuned(rows):
-        known = all(row.training for row in own if row.status == "ok" and not row.anchor)
-        return [UNTUNED if known else f"{UNTUNED}, but of samples from a file nobody knows"]
-    return [ON_TEST] if _several_on_test(own) else []
-
-
-def _untuned(rows: Sequence[Row]) -> bool:
-    """Whether each variant has a single setting."""
-    own = {(row.variant, row.label) for row in rows if not row.anchor and row.training}
-    return bool(own) and len({variant for variant, _ in own}) == len(own)
-
-
-def _several_on_test(rows: Sequence[Row]) -> bool:
-    """Whether a variant's test scores are there in several settings, to choose from."""
-    scored = {(r.dataset, r.variant, r.label) for r in rows if not r.anchor and r.scoring.get("split") == "test"}
-    return len({(dataset, variant) for dataset, variant, _ in scored}) < len(scored)
-
-
-def _sentences(drafts: Iterable[_Draft], asked: Sequence[Column]) -> list[str]:
-    """What metrics say of each line, those of columns that a screen leaves out among them."""
-    found = [
-        (d.row.label, [text for c in asked if (v := d.values(c.name)) and (text := _said(c, fmean(v)))]) for d in drafts
-    ]
-    return [f"{label}: {'; '.join(texts)}" for label, texts in found if texts]
-
-
-def _said(column: Column, mean: float | None) -> str:
-    """A metric's own words on a score; '' where it has none."""
-    told = getattr(column.metric, "told", None)
-    if told is None or mean is None:
-        return ""
-    try:
-        text = told(mean)
-    except Exception:  # a plugin's mistake costs its own sentence, not the table
-        return ""
-    return text if isinstance(text, str) else ""
-
-
-def _caveats(score: Score) -> list[str]:
-    return [text for text in score.note.split("; ") if text]
-
-
-_MEASURED = re.compile(r"(?<![\w.])-?\d[\d,]*\.\d+(?:e[-+]?\d+)?(?![\w.])")  # whole numbers may be names of classes
-
-
-def _joined(of_seeds: Sequence[Iterable[str]]) -> Iterator[str]:
-    """Each seed's caveats: those that differ in measured values alone as one with their range, and who has them.
-
-    'not adjusted: 0.27 to 0.53' where all seeds do, 'for 2 of 5 seeds: still falling' where some don't.
-    """
-    alike: dict[tuple[str, ...], list[tuple[int, list[str]]]] = {}
-    for seed, texts in enumerate(of_seeds):
-        for text in texts:
-            alike.setdefault(tuple(_MEASURED.split(text)), []).append((seed, _MEASURED.findall(text)))
-    for words, found in alike.items():
-        n, ranges = len({seed for seed, _ in found}), map(_range, zip(*(values for _, values in found), strict=True))
-        some = "" if n == len(of_seeds) else f"for {n} of {len(of_seeds)} seeds: "
-        yield some + "".join(word + next(ranges, "") for word in words)
-
-
-def _range(numbers: Sequence[str]) -> str:
-    def value(text: str) -> float:
-        return float(text.replace(",", ""))
-
-    low, high = min(numbers, key=value), max(numbers, key=value)
-    return low if low == high else f"{low} to {high}"
-
-
-def _common(drafts: Sequence[_Draft], name: str) -> list[str]:
-    """Caveats that every score of a column has, where there are several: said once, at its head."""
-    found = [s for draft in drafts for _, by_name in draft.ok if isinstance(s := by_name[name], Score)]
-    return [text for text in _caveats(found[0]) if all(text in _caveats(s) for s in found)] if len(found) > 1 else []
-
-
-def _drafts(table: Sequence[tuple[Row, Scores]]) -> tuple[list[_Draft], list[str]]:
-    """One draft for each line, in the rows' order, and the cells that came twice (from overlapping runs)."""
+def _drafts(every: Sequence[tuple[Row, Scores]]) -> tuple[list[_Draft], list[str]]:
+    """Return a draft for each line, in the rows' order, and the cells found twice (in overlapping runs)."""
     drafts: dict[Hashable, _Draft] = {}
     repeated: dict[str, None] = {}
-    for row, by_name in table:
+    for row, by_name in every:
         if row.status != "ok":
             continue
         draft = drafts.setdefault((row.label, row.steps, _comparable(row)), _Draft())
@@ -376,143 +172,144 @@ def _drafts(table: Sequence[tuple[Row, Scores]]) -> tuple[list[_Draft], list[str
         else:
             which = "" if counted.cell == row.cell else f" ({counted.cell}, not {row.cell})"
             repeated[f"{row.label} seed {row.seed}{which}"] = None
-    for row, by_name in table:
+    for row, by_name in every:
         if row.status != "ok":
             named = [d for d in drafts.values() if d.ok and d.row.label == row.label]
             alike = [d for d in named if _trained_alike(d.row, row)] or (named if len(named) == 1 else [])
-            known = alike[0] if len(alike) == 1 else drafts.setdefault((row.label, None), _Draft())
-            known.others.append((row, by_name))
-    position = {row.label: i for i, (row, _) in reversed(list(enumerate(table)))}
+            draft = alike[0] if len(alike) == 1 else drafts.setdefault((row.label, None), _Draft())
+            draft.others.append((row, by_name))
+    position = {row.label: i for i, (row, _) in reversed(list(enumerate(every)))}
     return sorted(drafts.values(), key=lambda d: position[d.row.label]), list(repeated)
 
 
 def _trained_alike(a: Row, b: Row) -> bool:
-    """Return whether two rows are of one line, as far as a row that wasn't scored can tell."""
+    """Return whether two rows are of one line, as far as a row without scores can tell."""
     parts = [[dict(row.training), dict(row.data)] for row in (a, b)]
     return (a.block, a.steps) == (b.block, b.steps) and canonical(parts[0]) == canonical(parts[1])
 
 
-def _hidden(empty: Sequence[Column], ok: Sequence[Scores]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    why: dict[str, list[str]] = {}
-    for column in empty:
-        reasons = dict.fromkeys(" ".join(str(by_name[column.name]).split()) for by_name in ok)
-        why.setdefault("; ".join(reasons) or "no cell was scored", []).append(column.name)
-    return tuple((reason, tuple(names)) for reason, names in why.items())
+def _comparable(row: Row) -> Hashable:
+    """Return what two rows must have in common to stand in one block."""
+    return (*row.block, canonical([dict(row.training), dict(row.scoring), dict(row.data)]))
 
 
-def _block(
-    drafts: Sequence[_Draft],
+def _sorted(drafts: Sequence[_Draft], shown: Sequence[Column], sort: str) -> list[_Draft]:
+    if not sort:
+        return list(drafts)
+    column = next((c for c in shown if c.name == sort), None)
+    if column is None:
+        names = ", ".join(c.name for c in shown)
+        raise UsageError(f"the table has no column {sort!r} to sort by", cause=f"It shows {names}.")
+    sign = -1 if column.direction == "higher" else 1
+    means = {id(d): sign * fmean(values) for d in drafts if (values := d.values(sort))}
+    return sorted(drafts, key=lambda d: means.get(id(d), float("inf")))
+
+
+def _blocks(drafts: Iterable[_Draft]) -> _Blocks:
+    """Return the lines by block: comparable ones first, then reference lines, then those without a result."""
+    blocks: _Blocks = {}
+    for draft in sorted(drafts, key=lambda d: (not d.ok, d.row.sanity, d.row.baseline)):
+        key = NO_RESULT if not draft.ok else NOT_RANKED if draft.row.anchor else _comparable(draft.row)
+        blocks.setdefault(key, []).append(draft)
+    if NOT_RANKED in blocks:
+        blocks[NOT_RANKED].sort(key=lambda d: not d.row.baseline)
+    return blocks
+
+
+def _places(drafts: Sequence[_Draft], column: Column) -> int:
+    lines = [draft.values(column.name) for draft in drafts]
+    return certain(decimals(lines), [stdev(values) for values in lines if len(values) > 1])
+
+
+def _ranking(drafts: Sequence[_Draft], every: Sequence[_Draft], column: Column) -> Ranking:
+    places = decimals([draft.values(column.name) for draft in every])
+    lines = {i: d.by_seed(column.name) for i, d in enumerate(drafts) if d.values(column.name) and not d.row.anchor}
+    return rank(lines, {i: d.row.label for i, d in enumerate(drafts)}, column.direction, places)
+
+
+def _line(
+    draft: _Draft,
+    position: int,
     shown: Sequence[Column],
     places: Mapping[str, int],
-    ranks: Mapping[str, _Rank],
-    common: Mapping[str, Sequence[str]],
-    notes: _Notes,
-    varied: Sequence[tuple[str, str]],
-    seeds: Sequence[int],
-) -> Block:
-    lines = []
-    rows = [row for draft in drafts for row, _ in draft.ok]
-    heading = _heading(rows, varied, seeds) if rows else "without scores"
-    some = not all(row.stacked for row in rows)  # else the heading says it, and the seed of sanity rows
-    one = drafts[0].row.sanity and len({row.seed for row in rows}) == 1
-    for draft in drafts:
-        row, unscored = draft.row, not draft.ok
-        others = [] if unscored else draft.others
-        said = [f"seed {r.seed} {r.status}: {r.reason}".removesuffix(": ") for r, _ in others]
-        said += [] if one else _seeds_said(draft, seeds)
-        said += _stacked_said(draft) if some else []
-        line_notes = notes(said)
-        cells = {c.name: _cell(draft, c.name, places[c.name], ranks[c.name], common[c.name], notes) for c in shown}
-        if unscored and not shown:
-            line_notes = notes([*said, *(str(why) for _, by_name in draft.others for why in by_name.values())])
-        ok, asked = tuple(r for r, _ in draft.ok), len({r.seed for r, _ in (*draft.ok, *draft.others)})
-        words = row.label, row.variant, steps(row)
-        lines.append(Line(*words, ok, asked, cells, line_notes, row.anchor, row.uses_labels))
-    return Block(heading, tuple(lines))
+    rankings: Mapping[str, Ranking],
+) -> VariantLine:
+    row = draft.row
+    values = {c.name: _value(draft, c, places[c.name], rankings[c.name].marks.get(position, "")) for c in shown}
+    requested = len({r.seed for r, _ in (*draft.ok, *draft.others)})
+    return VariantLine(
+        row.label, row.variant, row.steps_text, tuple(draft.rows), requested, values, row.anchor, row.uses_labels
+    )
 
 
-def _seeds_said(draft: _Draft, seeds: Sequence[int]) -> list[str]:
-    """Return which seeds a line has, where they aren't those of the table."""
-    own = sorted({row.seed for row, _ in (*draft.ok, *draft.others)})
-    return [f"only {seeds_in_words(own)}"] if own != list(seeds) else []
-
-
-def _stacked_said(draft: _Draft) -> list[str]:
-    """Return which seeds of a line were trained in one pass, if some were."""
-    own = sorted({row.seed for row, _ in draft.ok if row.stacked})
-    whose = "seeds" if len(own) == len(draft.ok) else seeds_in_words(own)
-    return [f"{whose} stacked"] if own else []
-
-
-def _cell(draft: _Draft, name: str, places: int, rank: _Rank, common: Sequence[str], notes: _Notes) -> Cell:
-    values = draft.values(name)
-    found = [by_name[name] for _, by_name in draft.ok or draft.others]
-    missing = Counter(str(f) for f in found if not isinstance(f, Score))
-    caveats = [[t for t in _caveats(f) if t not in common] if isinstance(f, Score) else [] for f in found]
-    gaps = (f"n/a for {n} of {len(found)} seeds: {text}" if values else text for text, n in missing.items())
-    numbers = notes((*_joined(caveats), *gaps))
+def _value(draft: _Draft, column: Column, places: int, mark: Mark) -> Value:
+    values = draft.values(column.name)
     if not values:
-        return Cell(0, notes=numbers)
+        return Value()
     mean, sd = fmean(values), stdev(values) if len(values) > 1 else None
-    text = printed(mean, places)
-    sd_text = "" if sd is None else printed(sd, places)
-    best = text == rank.best and any(draft is rival for rival in rank.rivals)
-    tie = not best and any(draft is other for other in rank.ties)
-    return Cell(len(values), mean, sd, text, sd_text, best, tie, numbers)
+    if column.cost:
+        return Value(len(values), mean, sd, duration(mean))
+    return Value(len(values), mean, sd, printed(mean, places), "" if sd is None else printed(sd, places), mark)
 
 
-@dataclass(frozen=True)
-class _Rank:
-    """The best printed mean of a column in a block, who may have it, what ties with it, and who is left out."""
-
-    best: str | None = None
-    rivals: tuple[_Draft, ...] = ()
-    ties: tuple[_Draft, ...] = ()
-    few: tuple[str, ...] = ()  #: lines with too few seeds to be compared at all
-    apart: tuple[str, ...] = ()  #: lines with too few seeds that are the best's too
+# the words above and beside a table
 
 
-def _rank(drafts: Sequence[_Draft], column: Column, places: int) -> _Rank:
-    """Nothing where a column has no direction, or a block no two labels to choose between.
-
-    Every line is paired with the best by seed; Holm's correction is over these comparisons. Where some line has
-    seeds enough to be compared, those that haven't can't be the best: one seed that came out may be a lucky one.
-    """
-    scored = [d for d in drafts if d.values(column.name) and not d.row.anchor]
-    if column.direction is None or len({d.row.label for d in scored}) < 2:
-        return _Rank()
-    enough = [d for d in scored if len(d.values(column.name)) >= LEAST]
-    rivals = enough or scored
-    few = tuple(_named(d, column) for d in scored if not any(d is rival for rival in rivals))
-    means = [(d, fmean(d.values(column.name))) for d in rivals]
-    if len({d.row.label for d in rivals}) < 2 or len({printed(mean, places) for _, mean in means}) < 2:
-        return _Rank(few=few)
-    sign = 1 if column.direction == "higher" else -1
-    first, best = max(means, key=lambda pair: sign * pair[1])
-    of_first = first.by_seed(column.name)
-    tested, tests, apart = [], [], []
-    for draft in (d for d in rivals if d is not first):
-        of_draft = draft.by_seed(column.name)
-        both = sorted(of_draft.keys() & of_first.keys())
-        if len(both) < LEAST:
-            apart.append(draft.row.label)
-        else:
-            tested.append(draft)
-            tests.append((paired([of_first[s] for s in both], [of_draft[s] for s in both]), column.direction))
-    ties = tuple(draft for draft, verdict in zip(tested, verdicts(tests), strict=True) if verdict.mark != "-")
-    return _Rank(printed(best, places), tuple(rivals), ties, few, tuple(apart))
+def _caption(dataset: str, drafts: Sequence[_Draft]) -> str:
+    """Return what all lines have in common; steps of a few exceptions in parentheses."""
+    rows = [row for draft in drafts for row in draft.rows]
+    seeds = sorted({row.seed for draft in drafts for row, _ in (*draft.ok, *draft.others)})
+    words = [dataset, f"seed{'' if len(seeds) == 1 else 's'} {ranged(seeds)}"]
+    trained = {d.row.label: _thousands(d.row) for d in drafts if d.ok and any(d.row.steps)}
+    if trained:
+        common = Counter(trained.values()).most_common(1)[0][0]
+        others = [f"{label} {text}" for label, text in trained.items() if text != common]
+        apart = f" ({', '.join(others) if len(others) <= 3 else f'{len(others)} variants differ'})" if others else ""
+        words.append(f"{common} steps{apart}")
+    words += _common({f"first {row.training['limit']:,} training images" for row in rows if row.training.get("limit")})
+    split = {"test": "test images", "validation": "validation images"}
+    scored = {f"{n:,} {split.get(str(row.scoring.get('split')), 'images')}" for row in rows if (n := row.scored_images)}
+    return " · ".join([*words, *_common(scored)])
 
 
-def _named(draft: _Draft, column: Column) -> str:
-    """A line that lacks seeds, or has lost them in this column."""
-    return draft.row.label if len(draft.ok) < LEAST else f"{draft.row.label} ({column.name})"
+def _thousands(row: Row) -> str:
+    return "+".join(f"{n:,}" for n in row.steps)
+
+
+def _common(texts: set[str]) -> list[str]:
+    return list(texts) if len(texts) == 1 else []
+
+
+def _headings(blocks: _Blocks) -> dict[Hashable, str]:
+    """Return a heading for each block: backbone and latent size, and whatever else the blocks differ in."""
+    named = {key: members[0].rows for key, members in blocks.items() if key not in (NOT_RANKED, NO_RESULT)}
+    firsts = {key: rows[0] for key, rows in named.items()}
+    varied = _varied(list(firsts.values()))
+    likelihoods = {row.likelihood for row in firsts.values()}
+    headings: dict[Hashable, str] = {key: str(key) for key in (NOT_RANKED, NO_RESULT)}
+    for key, row in firsts.items():
+        rows = [r for draft in blocks[key] for r in draft.rows]
+        words = [row.networks or "own networks"] if row.training else [_from_file(row)]
+        if (size := row.hyperparameters.get("latent_dim")) is not None:
+            words.append(f"{size} latent")
+        words += [row.likelihood] if len(likelihoods) > 1 and row.likelihood else []
+        words += ["uses labels"] if row.uses_labels else []
+        words += ["seeds trained together"] if all(r.stacked for r in rows) else []
+        parts = [(getattr(row, part), name) for part, name in varied if getattr(row, part)]
+        words += [f"{name} {_short(values.get(name))}" for values, name in parts]
+        headings[key] = " · ".join(words)
+    return headings
+
+
+def _from_file(row: Row) -> str:
+    count = f"{row.scoring['samples']:,} samples" if "samples" in row.scoring else "samples"
+    return f"{count} from a file, training unknown"
 
 
 def _varied(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """The fields of the protocols and the data in which rows differ: (part, field)."""
-    rows = [row for row in rows if row.training and row.scoring]  # of samples from a file nothing is known
-    parts = ("training", "scoring", "data")
-    fields = [(part, key) for part in parts for row in rows for key in getattr(row, part)]
+    """Return the fields of protocols and data in which rows differ: (part, field)."""
+    rows = [row for row in rows if row.training and row.scoring]  # nothing is known of samples from a file
+    fields = [(part, key) for part in ("training", "scoring", "data") for row in rows for key in getattr(row, part)]
     return [
         (part, key)
         for part, key in dict.fromkeys(fields)
@@ -520,59 +317,75 @@ def _varied(rows: Sequence[Row]) -> list[tuple[str, str]]:
     ]
 
 
-def _heading(rows: Sequence[Row], varied: Sequence[tuple[str, str]], seeds: Sequence[int]) -> str:
-    """Return what the rows of a block have in common: what is part of `_comparable`, and what happens to hold for all.
-
-    Args:
-        seeds: those of the table.
-    """
-    row = rows[0]
-    h = row.hyperparameters
-    words = ["untuned anchor, never marked"] if row.baseline else []
-    if row.sanity:
-        words.append("what no model, or a trivial one, comes to; never marked")
-        its = {r.seed for r in rows}
-        words += [seeds_in_words(sorted(its))] if len(its) == 1 and its != set(seeds) else []
-    elif not row.training:
-        count = f"{row.scoring['samples']:,} samples" if "samples" in row.scoring else "samples"
-        words.append(f"{count} from a file: training protocol unknown")
-    else:
-        backbone, *own = row.networks.split(", ")
-        words += [f"{backbone} backbone" if backbone else "its own network", *own]
-    if h.get("latent_dim") is not None and not row.sanity:
-        words.append(f"{h['latent_dim']} latent dimensions")
-    words += [row.likelihood] if row.likelihood and all(r.likelihood == row.likelihood for r in rows) else []
-    words += ["uses labels"] if all(r.uses_labels for r in rows) else []
-    words += ["seeds stacked"] if all(r.stacked for r in rows) else []
-    words += [f"limited to {row.training['limit']:,} training images"] if row.training.get("limit") else []
-    held = f"{row.training['validation']:,} images" if row.training.get("validation") else ""
-    if row.scoring.get("split") == "validation":
-        words.append(f"scored on {held or 'images'} held out of training: not on the test split")
-    elif held:
-        words.append(f"{held} held out")
-    told = {"limit", "validation", "split"}
-    known = [(getattr(row, part), key) for part, key in varied if key not in told and getattr(row, part)]
-    words += [f"{key} {_short(values.get(key))}" for values, key in known]
-    return " · ".join(words)
-
-
 def _short(value: Any) -> str:
     text = value[:12] if isinstance(value, str) and len(value) > 24 else value
     return "none" if text is None else show(text)
 
 
-def decimals(lines: Sequence[Sequence[float]]) -> int:
-    """Decimals that suit a column, given each line's values: -1 is scientific; means of counts get one."""
-    values = [value for line in lines for value in line]
-    if all(value == round(value) for value in values):
-        return int(any(len(line) > 1 for line in lines))
-    largest = max(map(abs, values), default=0.0)
-    return next((d for limit, d in ((1e-3, -1), (0.1, 4), (10, 3), (1e3, 2), (1e5, 1)) if largest < limit), 0)
+# the text below
 
 
-def printed(value: float, places: int) -> str:
-    """`value` as it stands in a table, with a real minus sign and no negative zero."""
-    text = f"{value:.2e}" if places < 0 else f"{value:.{places}f}"
-    if text.startswith("-") and not float(text):
-        text = text[1:]
-    return text.replace("-", "−", 1) if text.startswith("-") else text
+def _below(
+    drafts: Sequence[_Draft],
+    made: Sequence[Block],
+    shown: Sequence[Column],
+    wanted: Sequence[Column],
+    known: Sequence[Column],
+    blocks: _Blocks,
+    rankings: Mapping[Hashable, Mapping[str, Ranking]],
+    places: Mapping[str, int],
+    repeated: Sequence[str],
+    tuning: Sequence[str] | None,
+    explicit: bool,
+) -> Below:
+    lines = [Scored(d.row.label, d.row.anchor, d.ok, d.others) for d in drafts]
+    rows = [row for draft in drafts for row in draft.rows]
+    ranked = {key: members for key, members in blocks.items() if key not in (NOT_RANKED, NO_RESULT)}
+    values = [(line, line.values[c.name]) for block in made for line in block.lines for c in shown]
+    best = _overall(ranked, shown, places) if len(ranked) > 1 else {}
+    legend = below.overall_best(best) if len(best) <= MOST else []
+    legend += below.legend(
+        {value.mark for _, value in values},
+        max((value.n for line, value in values if not line.reference), default=0),
+        several_blocks=len(ranked) > 1,
+        missing=any(value.mean is None for _, value in values),
+    )
+    legend += [] if explicit else below.instead(shown)
+    empty = [column for column in known if column not in shown and (column in wanted or _first_choice(column, shown))]
+    warned = below.warnings(lines, known)
+    warned += [f"found more than once, counted once: {', '.join(repeated)}"] if repeated else []
+    notes = [*below.column_notes(lines, [*shown, *empty]), *below.sentences(lines, known)]
+    notes += below.chosen_settings(rows)
+    few, apart = _unranked(ranked, rankings, "few"), _unranked(ranked, rankings, "apart")
+    about = [*below.seeds_notes(lines, few, apart), *(below.untuned(rows) if tuning is None else tuning)]
+    return Below(tuple(warned), tuple(legend), (*notes, *(("table", text) for text in about)))
+
+
+def _first_choice(column: Column, shown: Sequence[Column]) -> bool:
+    """Return whether a default column is not shown because an alternative is."""
+    names = {c.name for c in shown}
+    return any(column.name == first and names & set(others) for first, *others in layout().default)
+
+
+def _overall(ranked: _Blocks, shown: Sequence[Column], places: Mapping[str, int]) -> dict[str, list[str]]:
+    """Return the best labels of all blocks in each column with a direction; none if scoring or data differ."""
+    drafts = [draft for members in ranked.values() for draft in members]
+    if len({canonical([dict(d.row.scoring), dict(d.row.data)]) for d in drafts}) > 1:
+        return {}
+    best = {}
+    for c in shown:
+        means = {d.row.label: fmean(values) for d in drafts if (values := d.values(c.name))}
+        if c.direction is not None and len(means) > 1:
+            best[c.name] = overall(means, c.direction, places[c.name])
+    return best
+
+
+def _unranked(ranked: _Blocks, rankings: Mapping[Hashable, Mapping[str, Ranking]], which: str) -> dict[str, list[str]]:
+    """Return by column the lines that have too few seeds to be compared, or to be tested against the best."""
+    found: dict[str, list[str]] = {}
+    for key, members in ranked.items():
+        for column, ranking in rankings[key].items():
+            labels = [members[i].row.label for i in getattr(ranking, which)]
+            if labels:
+                found.setdefault(column, []).extend(labels)
+    return found

@@ -142,3 +142,7 @@ class NotAvailable(Exception):
     @property
     def reason(self) -> str:
         return str(self)
+
+
+class NotScored(NotAvailable):
+    """Nobody has computed this score."""

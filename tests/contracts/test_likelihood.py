@@ -196,7 +196,7 @@ def test_a_flat_density_takes_the_bits_of_its_levels(text: str) -> None:
     found = bits(Says(text, 0.0), GREY)
     assert isinstance(found, Score)
     assert found.value == pytest.approx(math.log2(255), abs=1e-6)
-    assert "no bound" in found.note
+    assert "no bound" in str(found.notes[0])
     narrow = bits(Says(text, 4 * math.log(255)), GREY)
     assert isinstance(narrow, Score)
     assert narrow.value == pytest.approx(0, abs=1e-6)
@@ -205,10 +205,10 @@ def test_a_flat_density_takes_the_bits_of_its_levels(text: str) -> None:
 def test_a_coin_for_each_binary_pixel_takes_one_bit() -> None:
     found = bits(Says("bernoulli", -4 * math.log(2)), BINARY)
     assert isinstance(found, Score)
-    assert (found.value, found.note) == (pytest.approx(1), "")
+    assert (found.value, found.notes) == (pytest.approx(1), ())
     mass = bits(Says("logistic", -4 * math.log(256)), GREY)
     assert isinstance(mass, Score)
-    assert (mass.value, mass.note) == (pytest.approx(8), "")
+    assert (mass.value, mass.notes) == (pytest.approx(8), ())
 
 
 def test_grey_pixels_under_bernoulli_likelihood_have_no_bits() -> None:

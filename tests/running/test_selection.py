@@ -234,7 +234,7 @@ def test_winners_alone_are_scored_on_the_test_split(trained: Path) -> None:
     assert isinstance(score, Score)
     assert isinstance(again, Score)
     assert (score.value, score.n) == (pytest.approx(again.value, rel=1e-6), len(data.test))
-    assert score.note == f"{again.note}; best of 2 settings by validation elbo (1 seed)"
+    assert [*map(str, score.notes)] == [*map(str, again.notes), "best of 2 settings by validation elbo (1 seed)"]
 
     seen: list[Any] = []
     assert selected(run, "val:elbo", seen.append).rows == found.rows

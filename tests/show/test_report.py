@@ -24,13 +24,13 @@ from torch import Tensor
 from bench import cli
 from bench.contracts.protocol import RunRequest
 from bench.contracts.row import Row
-from bench.drawing.pictures import COLOURS
+from bench.drawing.figures import CLASSES, Scale
 from bench.results.store import Run
+from bench.show.plane import code_plane
 from bench.show.report import curves, provenance, sharpness, sheet
-from bench.show.report.chart import Scale, spread_out
-from bench.show.report.codebook import RAMP, painted
+from bench.show.report.curves import spread_out
 from bench.show.report.page import REPORT, write
-from bench.show.report.plane import plane, scatter
+from bench.show.report.plane import scatter
 from bench.tables.summary import summary
 from bench.util.errors import NotAvailable
 from tests.conftest import Bench, once
@@ -309,9 +309,9 @@ def test_cells_that_never_began_are_missed(tmp_path: Path) -> None:
 
 
 def test_nothing_is_said_to_have_finished_that_never_began(run: Run) -> None:
-    assert "No cell was begun." in report(run).section("failures").text
+    assert "No cell has begun." in report(run).section("failures").text
     keep(run, row("nobody", cell="a"))
-    assert "No cell that was begun failed." in report(run).section("failures").text
+    assert "No cell failed." in report(run).section("failures").text
 
 
 def test_a_results_folder_names_no_code_to_be_run(tmp_path: Path) -> None:
@@ -412,7 +412,7 @@ def test_names_are_inert(run: Run) -> None:
 
 
 def test_a_run_without_a_finished_cell(run: Run) -> None:
-    assert "nothing to show" in report(run).section("summary").text
+    assert "No cell of this run has a result yet" in report(run).section("summary").text
     run.write_failed(failed("a", cell="a"), "")
     page = report(run)
     assert "0 of 1 finished" in page.root.text
@@ -602,7 +602,7 @@ def test_a_report_tells_no_paths_of_the_machine(run: Run) -> None:
 # pictures
 
 
-def unpacked(made: sheet.Sheet) -> np.ndarray:
+def unpacked(made: sheet.Picture) -> np.ndarray:
     return np.asarray(Image.open(BytesIO(b64decode(made.src.split(",")[1]))).convert("RGB"))
 
 
@@ -630,7 +630,9 @@ def test_error_maps_go_from_white_to_red() -> None:
 def test_ridges_compare_with_real_images() -> None:
     real = images(64)
     flat = (real.float() * 0.5).to(torch.uint8)
-    (first, second), _ = sharpness.ridges([sharpness.Set("real", "ca", real), sharpness.Set("b", "c0", flat)], "real")
+    (first, second), _ = sharpness.ridges(
+        [sharpness.ImageSet("real", "ca", real), sharpness.ImageSet("b", "c0", flat)], "real"
+    )
     assert first.ratio == "1.00"
     assert float(second.ratio) == pytest.approx(0.25, abs=0.01)
 
@@ -639,7 +641,7 @@ def test_ridges_of_equal_names_keep_their_own_numbers() -> None:
     real = images(64)
     flat, small = (real.float() * 0.5).to(torch.uint8), images(9, (1, 2, 2))
     sets = [("real", real), ("vae", flat), ("vae", real), ("vae", images(9, (1, 9, 9))), ("vae", small)]
-    found, _ = sharpness.ridges([sharpness.Set(label, "c0", pixels) for label, pixels in sets], "real")
+    found, _ = sharpness.ridges([sharpness.ImageSet(label, "c0", pixels) for label, pixels in sets], "real")
     assert [r.ratio for r in found] == ["1.00", "0.25", "1.00", ""]  # another size doesn't compare, 2 x 2 has none
 
 
@@ -693,7 +695,7 @@ def test_a_label_stands_beside_the_images_that_it_was_scored_on(
 def test_a_curve_is_a_mean_and_a_band_over_seeds(run: Run) -> None:
     for seed in (0, 1, 2):
         history = [{"stage": 0.0, "step": float(s), "loss": s + seed**2} for s in (1, 2, 3)]
-        keep(run, row("a", seed, steps=(2, 1), costs={"train_seconds": 10.0 + seed}, cell=f"a{seed}"), history)
+        keep(run, row("a", seed, steps=(2, 1), cell=f"a{seed}"), history)
     rows = run.rows()
     (line,) = summary(rows, ()).groups[0].lines
     from bench.show.report.exhibit import exhibits
@@ -704,17 +706,23 @@ def test_a_curve_is_a_mean_and_a_band_over_seeds(run: Run) -> None:
     assert found.steps == (1, 2, 3)
     assert found.mean == pytest.approx([1 + 5 / 3, 2 + 5 / 3, 3 + 5 / 3])
     assert (found.low, found.high) == ((1, 2, 3), (5, 6, 7))
-    assert (found.stages, found.total, found.seconds) == ((2,), 3, 11.0)
+    assert found.stages == (2,)
 
 
-def test_time_stretches_a_line_by_its_seconds(run: Run) -> None:
-    for label, seconds in (("quick", 10.0), ("slow", 40.0)):
-        keep(run, row(label, steps=(290,), costs={"train_seconds": seconds}, cell=label))
-    panels = report(run).section("training").find("figure")
-    for panel in panels:
-        drawn = {g.find("title")[0].text: g.find("g", "stretch")[0] for g in panel.find("g", "line")}
-        assert float(drawn["quick"].attributes["data-time"]) == pytest.approx(0.25)
-        assert float(drawn["slow"].attributes["data-time"]) == pytest.approx(1.0)
+def test_a_curve_is_drawn_from_its_first_settled_step_to_the_end_of_its_axis(run: Run) -> None:
+    keep(run, row("a", steps=(290,), cell="a"))
+    panels = {f.find("figcaption")[0].text.split()[0]: f for f in report(run).section("training").find("figure")}
+    assert sorted(panels) == ["loss", "rec"]
+    assert "reconstruction" in panels["rec"].find("figcaption")[0].text
+    for panel in panels.values():
+        (line,) = panel.find("path", "curve")
+        right = max(
+            float(spot.split()[0]) for p in panel.find("path", "axis") for spot in p.attributes["d"][1:].split("L")
+        )
+        assert line.find("title")[0].text == "a"
+        spots = line.attributes["d"][1:].split("L")
+        assert len(spots) == 27  # of 29 steps, those of the first 5 % are left out
+        assert float(spots[-1].split()[0]) == right
 
 
 def test_labels_keep_apart() -> None:
@@ -738,7 +746,7 @@ def test_a_logarithm_has_its_decades_where_they_belong() -> None:
 
 def test_two_dimensions_are_their_own_axes() -> None:
     z = torch.tensor([[0.0, 1.0], [2.0, -1.0], [1.0, 0.0]])
-    found = plane(z, torch.zeros(3))
+    found = code_plane(z, torch.zeros(3))
     assert torch.equal(found.at, z)
     assert found.axes == ("z[0]", "z[1]")  # as traversals and bars call them
     lattice, rows = found.lattice(5)
@@ -752,7 +760,7 @@ def test_more_dimensions_are_principal_components() -> None:
 
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(300, 6, generator=generator) * torch.tensor([3.0, 0.1, 2.0, 0.5, 0.3, 0.2]) + 5
-    found, reference = plane(z, torch.zeros(300)), PCA(2).fit(z.double().numpy())
+    found, reference = code_plane(z, torch.zeros(300)), PCA(2).fit(z.double().numpy())
     theirs = torch.from_numpy(reference.transform(z.double().numpy())).float()
     signs = (found.at * theirs).sum(0).sign()
     assert torch.allclose(found.at, theirs * signs, atol=1e-4)
@@ -766,7 +774,7 @@ def test_more_dimensions_are_principal_components() -> None:
 
 def test_one_dimension_is_a_line() -> None:
     z = torch.linspace(-2, 2, 50)[:, None]
-    found = plane(z, torch.arange(50) % 5)
+    found = code_plane(z, torch.arange(50) % 5)
     lattice, rows = found.lattice(20)
     assert (found.flat, rows, tuple(lattice.shape)) == (True, 1, (20, 1))
     assert bool((lattice[1:] > lattice[:-1]).all())
@@ -775,15 +783,15 @@ def test_one_dimension_is_a_line() -> None:
 
 @pytest.mark.parametrize("z", [torch.zeros(1, 4), torch.ones(9, 3), torch.zeros(5, 2)])
 def test_codes_without_spread_have_a_plane(z: Tensor) -> None:
-    found = plane(z, torch.zeros(len(z)))
+    found = code_plane(z, torch.zeros(len(z)))
     assert bool(found.lattice(4)[0].isfinite().all())
-    assert scatter(found, torch.zeros(len(z), dtype=torch.long), "").count("<path") == 1
+    assert scatter(found, "").count('class="dots') == 1
 
 
 def test_discrete_and_broken_codes_have_none() -> None:
     for z in (torch.zeros(3, 4, dtype=torch.long), torch.full((3, 2), torch.nan)):
         with pytest.raises(NotAvailable):
-            plane(z, torch.zeros(3))
+            code_plane(z, torch.zeros(3))
 
 
 def test_bars_are_called_as_axes_and_traversals_are(short_page: Page) -> None:
@@ -793,14 +801,6 @@ def test_bars_are_called_as_axes_and_traversals_are(short_page: Page) -> None:
         names[article.find("h3")[0].text.split()[0]] = {re.sub(r"\d+", "N", title) for title in titles}
     assert names["vqvae"] == {"code N"}
     assert names["cvae"] == {"z[N]"}
-
-
-def test_code_maps_are_painted_where_codes_are() -> None:
-    at = torch.tensor([[0.0, 1.0, 0.5, 0.0]], dtype=torch.float64)
-    (picture,) = painted(at, (4, 4))
-    assert picture[:, 0, 0].tolist() == list(RAMP[0])
-    assert picture[:, 0, 3].tolist() == list(RAMP[-1])
-    assert picture[:, 3, 0].tolist() == list(RAMP[2])
 
 
 def test_the_decoded_plane_is_the_models_own(short: Run, short_page: Page) -> None:
@@ -877,7 +877,7 @@ def test_of_many_anchors_as_many_are_shown(run: Run) -> None:
 
 def test_classes_have_the_colours_of_the_other_pictures() -> None:
     css = (files("bench.show.report") / "page" / "page.css").read_text(encoding="utf-8")
-    assert re.findall(r"\.k\d, \.k1\d \{ color: (#\w+); \}", css) == list(COLOURS)
+    assert re.findall(r"\.k\d, \.k1\d \{ color: (#\w+); \}", css) == list(CLASSES)
 
 
 def luminance(colour: str) -> float:

@@ -232,21 +232,6 @@ def test_the_pointer_decodes_as_it_moves(chromium: Any, reports: dict[str, Path]
         assert visit.problems == []
 
 
-def test_the_time_axis_comes_on_request(chromium: Any, reports: dict[str, Path]) -> None:
-    with visited(chromium, reports["trained"]) as visit:
-        page = visit.page
-        panel = page.locator(".panels .chart").first
-        assert panel.locator(".by-step").is_visible()
-        assert not panel.locator(".by-time").is_visible()
-        page.locator("input.time").check()
-        assert panel.locator(".by-time").is_visible()
-        assert not panel.locator(".by-step").is_visible()
-        stretches = "[...document.querySelectorAll('.stretch')].map(g => [g.dataset.time, g.getAttribute('transform')])"
-        assert all(by == f"scale({time} 1)" for time, by in page.evaluate(stretches))
-        page.locator("input.time").uncheck()
-        assert all(by == "scale(1 1)" for _, by in page.evaluate(stretches))
-
-
 def test_light_and_dark(chromium: Any, reports: dict[str, Path]) -> None:
     colours = "(() => { const s = getComputedStyle(document.body); return [s.backgroundColor, s.color] })()"
     seen = {}

@@ -100,9 +100,9 @@ def test_what_has_no_place_for_them_is_refused_before_anything_is_printed(
 
 def test_a_file_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     module._all.cache_clear()
-    monkeypatch.setattr(module, "default", lambda role: "bench.datasets:gone.toml")
-    with pytest.raises(PluginError, match="can't be read"):
+    monkeypatch.setattr("bench.plugins.registry.default", lambda role: "bench.datasets:gone.toml")
+    with pytest.raises(PluginError, match="cannot be read"):
         published(["mnist"])
-    monkeypatch.setattr(module, "default", lambda role: None)
+    monkeypatch.setattr("bench.plugins.registry.default", lambda role: None)
     assert published(["mnist"]) == []
     module._all.cache_clear()

@@ -1,8 +1,9 @@
-"""The rate-distortion plane: who dominates whom, and a picture whose marks are where its axes say."""
+"""The rate-distortion plane: the Pareto front, and a figure whose marks are at the places that its axes name."""
 
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from collections.abc import Sequence
@@ -15,10 +16,10 @@ import torch
 
 from bench.contracts.protocol import RunRequest
 from bench.contracts.row import Row
-from bench.drawing.figures import Box, Spot, crossing, placed, shortened, ticks
+from bench.drawing.figures import Spot, numbered, shortened, ticks
 from bench.results.store import Run
 from bench.tables import frames
-from bench.tables.ratedistortion import FIGURE, Plane, Point, dominators, draw, planes, write, write_unasked
+from bench.tables.ratedistortion import FIGURE, Plane, Point, dominators, draw, planes, write, write_if_enough
 from tests.conftest import Bench
 from tests.example_rows import row
 
@@ -96,11 +97,11 @@ def test_anchors_dominate_nobody_and_rows_without_a_bound_have_no_place(run: Run
 def test_a_run_draws_itself_where_three_labels_have_a_place(run: Run) -> None:
     for i in range(2):
         cell(run, row(f"v[a={i}]", cell=str(i)), 10.0 + i, 100.0 - i)
-    assert write_unasked(run, run.rows()) is None
+    assert write_if_enough(run, run.rows()) is None
     cell(run, row("ae", cell="ae"), None, 50.0)
-    assert write_unasked(run, run.rows()) is None
+    assert write_if_enough(run, run.rows()) is None
     cell(run, row("v", cell="v"), 9.0, 120.0)
-    assert write_unasked(run, run.rows()) == run.path / FIGURE
+    assert write_if_enough(run, run.rows()) == run.path / FIGURE
     assert "v[a=1]" in (run.path / FIGURE).read_text()
 
 
@@ -130,7 +131,7 @@ def test_the_subtitle_counts_the_seeds_of_what_is_held_against_each_other(
     seeds: tuple[int, ...], anchors: str, said: str
 ) -> None:
     points = [(label, [float(i)] * n, [9.0 - i] * n) for i, (label, n) in enumerate(zip("abc", seeds, strict=True))]
-    assert f" · {said}" in draw([plane(*points, anchors=anchors)])
+    assert f" · {said}" in draw([plane(*points, anchors=anchors)]).svg()
 
 
 SWEEP = plane(
@@ -141,81 +142,73 @@ SWEEP = plane(
 
 
 class Picture:
-    """An SVG, read back: its axes by their tick marks."""
+    """An SVG, read back: its axes by their numbers."""
 
     def __init__(self, text: str) -> None:
         self.root = ElementTree.fromstring(text)
-        frame = next(r for r in self.root.iter(f"{SVG}rect") if r.get("stroke"))
-        x, y, w, h = (float(frame.get(k, "")) for k in ("x", "y", "width", "height"))
-        self.frame = Box(x, y, x + w, y + h)
-        self.texts = list(self.root.iter(f"{SVG}text"))
-        lines = [tuple(float(e.get(k, "")) for k in ("x1", "y1", "x2", "y2")) for e in self.root.iter(f"{SVG}line")]
-        self.lines = lines
-        below = [line for line in lines if line[1] == self.frame.bottom and line[3] == self.frame.bottom + 5]
-        beside = [line for line in lines if line[2] == self.frame.left and line[0] == self.frame.left - 5]
-        self.rate = self._scale([line[0] for line in below], "middle", "x")
-        self.distortion = self._scale([line[1] for line in beside], "end", "y")
+        self.texts = [t.text or "" for t in self.root.iter(f"{SVG}text")]
+        self.rate = self._scale("middle", "x", 0.0)
+        self.distortion = self._scale("end", "y", 4.0)
 
-    def _scale(self, places: Sequence[float], anchor: str, axis: str) -> tuple[float, float]:
-        """(offset, nats a pixel), from the numbers next to the ticks."""
+    def _scale(self, anchor: str, axis: str, off: float) -> tuple[float, float]:
+        """(offset, nats a pixel), from the numbers of an axis."""
         numbers = []
-        for place in places:
-            near = [
-                t
-                for t in self.texts
-                if t.get("text-anchor") == anchor
-                and abs(float(t.get(axis, "")) - place - (4 if axis == "y" else 0)) < 0.02
-                and t.get("font-size") == "12"
-            ]
-            numbers.append((place, float((near[0].text or "").replace("−", "-").replace(",", ""))))
+        for t in self.root.iter(f"{SVG}text"):
+            if t.get("text-anchor") == anchor and re.fullmatch(r"[−\d.,e]+", t.text or ""):
+                numbers.append((float(t.get(axis, "")) - off, float((t.text or "").replace("−", "-").replace(",", ""))))
         (p, u), (q, v) = numbers[0], numbers[-1]
         return u - p * (v - u) / (q - p), (v - u) / (q - p)
 
     def nats(self, x: float, y: float) -> tuple[float, float]:
         return self.rate[0] + self.rate[1] * x, self.distortion[0] + self.distortion[1] * y
 
-    def arrows(self) -> dict[str, tuple[Spot, Spot]]:
-        """Each arrow's tail and tip, in pixels, by the title of its group."""
-        found = {}
-        for group in self.root.iter(f"{SVG}g"):
-            if (title := group.find(f"{SVG}title")) is not None and group.find("*[@fill]") is None:
-                ends = [
-                    tuple(float(e.get(k, "")) for k in ("x1", "y1", "x2", "y2")) for e in group.findall(f"{SVG}line")
-                ]
-                assert len({end[2:] for end in ends}) == 1
-                found[(title.text or "").split(":")[0]] = (ends[0][:2], ends[0][2:])
+    def lines(self, kind: str) -> list[tuple[Spot, Spot]]:
+        """The ends of lines of two spots in a colour, in pixels."""
+        found = []
+        for path in self.root.iter(f"{SVG}path"):
+            spots = [tuple(map(float, spot.split())) for spot in path.get("d", "")[1:].split("L")]
+            if path.get("class") == kind and len(spots) == 2:
+                found.append((spots[0], spots[1]))
         return found  # type: ignore[return-value]
 
-    def marks(self) -> dict[str, tuple[float, float]]:
-        """Each point's centre, in nats, by the title of its group."""
+    def marks(self) -> dict[str, Spot]:
+        """Each mark's centre, in pixels, by its title."""
         found = {}
-        for group in self.root.iter(f"{SVG}g"):
-            if (title := group.find(f"{SVG}title")) is not None and title.text:
-                circle, polygon = group.find(f"{SVG}circle"), group.find(f"{SVG}polygon")
-                if circle is polygon is None:  # an arrow
-                    continue
-                if circle is not None:
-                    at = float(circle.get("cx", "")), float(circle.get("cy", ""))
-                else:
-                    assert polygon is not None
-                    corners = [tuple(map(float, c.split(","))) for c in polygon.get("points", "").split()]
-                    xs, ys = [c[0] for c in corners], [c[1] for c in corners]
-                    at = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
-                assert self.frame.holds(at)
-                found[title.text.split(":")[0]] = self.nats(*at)
+        for mark in self.root.iter():
+            if (title := mark.find(f"{SVG}title")) is None or mark is self.root:
+                continue
+            if mark.tag == f"{SVG}circle":
+                at = float(mark.get("cx", "")), float(mark.get("cy", ""))
+            else:
+                corners = [tuple(map(float, c.split(","))) for c in mark.get("points", "").split()]
+                at = sum(c[0] for c in corners) / len(corners), sum(c[1] for c in corners) / len(corners)
+            found[(title.text or "").split(":")[0]] = at
         return found
 
-
-def test_every_mark_is_where_the_axes_say() -> None:
-    marks = Picture(draw([SWEEP])).marks()
-    assert marks.keys() == {p.label for p in SWEEP.points}
-    for p in SWEEP.points:
-        assert marks[p.label] == pytest.approx((p.rate, p.distortion), abs=0.25)
+    def places(self) -> dict[str, tuple[float, float]]:
+        """Each mark's centre, in nats."""
+        return {label: self.nats(*at) for label, at in self.marks().items()}
 
 
-def beside(*anchors: tuple[str, float, float]) -> Plane:
-    """The sweep, with anchors."""
-    others = plane(*((label, (r,), (d,)) for label, r, d in anchors), anchors=[label for label, _, _ in anchors])
+def drawn(*planes: Plane) -> Picture:
+    return Picture(draw(planes).svg())
+
+
+def test_every_mark_is_where_the_axes_say_and_has_its_number_beside_it() -> None:
+    picture = drawn(SWEEP)
+    places = picture.places()
+    assert places.keys() == {p.label for p in SWEEP.points}
+    for i, p in enumerate(SWEEP.points, 1):
+        assert places[p.label] == pytest.approx((p.rate, p.distortion), abs=0.25)
+        (number,) = (t for t in picture.root.iter(f"{SVG}text") if t.text == str(i) and t.get("class") == "ink")
+        at = float(number.get("x", "")), float(number.get("y", ""))
+        assert math.dist(at, picture.marks()[p.label]) < 12
+        assert f"{i} {p.label}" in {" ".join(text.split()) for text in picture.texts}
+
+
+def beside(*references: tuple[str, float, float]) -> Plane:
+    """The sweep, with reference rows."""
+    others = plane(*((label, (r,), (d,)) for label, r, d in references), anchors=[label for label, _, _ in references])
     return replace(SWEEP, points=tuple(sorted((*SWEEP.points, *others.points), key=lambda p: p.rate)))
 
 
@@ -223,100 +216,85 @@ def beside(*anchors: tuple[str, float, float]) -> Plane:
     ("rate", "distortion", "x", "y"),
     [(0, 385, -1, -1), (30, 385, 0, -1), (300, 230, 1, 0), (300, 100, 1, 1), (-9, 230, -1, 0), (-9, 100, -1, 1)],
 )
-def test_an_anchor_beyond_the_axes_of_the_others_is_an_arrow_with_its_numbers(
+def test_a_reference_beyond_the_axes_of_the_others_is_at_the_edge_with_its_numbers_in_the_legend(
     rate: float, distortion: float, x: int, y: int
 ) -> None:
-    alone, picture = Picture(draw([SWEEP])), Picture(draw([beside(("mean", rate, distortion))]))
-    assert (picture.rate, picture.distortion, picture.frame) == (alone.rate, alone.distortion, alone.frame)
-    marks = picture.marks()
-    assert marks.keys() == alone.marks().keys()
-    assert all(marks[p.label] == pytest.approx((p.rate, p.distortion), abs=0.25) for p in SWEEP.points)
+    alone, picture = drawn(SWEEP), drawn(beside(("mean", rate, distortion)))
+    assert (picture.rate, picture.distortion) == (alone.rate, alone.distortion)
+    places, (mark,) = picture.places(), [at for label, at in picture.marks().items() if label == "mean"]
+    assert all(places[p.label] == pytest.approx((p.rate, p.distortion), abs=0.25) for p in SWEEP.points)
 
-    assert picture.arrows().keys() == {"mean"}
-    tail, tip = picture.arrows()["mean"]
-    assert picture.frame.holds(tail)
-    assert picture.frame.holds(tip)
+    ((tail, tip),) = picture.lines("ca")  # from the mark out of the frame, towards the place
+    assert tail == pytest.approx(mark, abs=0.06)
     assert [(b > a + 0.1) - (b < a - 0.1) for a, b in zip(tail, tip, strict=True)] == [x, y]
-    edges = Box.around(tip, 20.0)
-    f = picture.frame
-    assert (edges.left < f.left, edges.right > f.right) == (x < 0, x > 0)
-    assert (edges.top < f.top, edges.bottom > f.bottom) == (y < 0, y > 0)
-    texts = {t.text for t in picture.texts}
-    assert f"mean: R {rate:.1f}, D {distortion:.1f}" in texts
-    assert "to hold others against, beyond the axes" in texts
+    assert any("mean: beyond the axes" in t and f"R {rate:.1f}, D {distortion:.1f}" in t for t in picture.texts)
 
 
-def test_an_anchor_within_the_axes_is_a_mark() -> None:
-    picture = Picture(draw([beside(("near", 30.0, 230.0), ("mean", 0.0, 385.0))]))
-    assert picture.marks()["near"] == pytest.approx((30.0, 230.0), abs=0.25)
-    assert picture.arrows().keys() == {"mean"}
-    texts = {t.text for t in picture.texts}
-    assert {"near", "to hold others against", "the same, beyond the axes"} <= texts
+def test_a_reference_within_the_axes_is_a_mark() -> None:
+    picture = drawn(beside(("near", 30.0, 230.0), ("mean", 0.0, 385.0)))
+    assert picture.places()["near"] == pytest.approx((30.0, 230.0), abs=0.25)
+    assert len(picture.lines("ca")) == 1
+    assert any(text.endswith(" near") for text in picture.texts)
 
 
-def test_fewer_than_two_others_share_their_axes_with_anchors() -> None:
+def test_fewer_than_two_others_share_their_axes_with_references() -> None:
     for anchors in ("ab", "a"):
-        picture = Picture(draw([plane(("a", (1.0,), (90.0,)), ("b", (2.0,), (7.0,)), anchors=anchors)]))
-        assert (picture.marks().keys(), picture.arrows()) == ({"a", "b"}, {})
+        picture = drawn(plane(("a", (1.0,), (90.0,)), ("b", (2.0,), (7.0,)), anchors=anchors))
+        assert (picture.marks().keys(), picture.lines("ca")) == ({"a", "b"}, [])
 
 
-def test_whoever_is_alone_in_a_plane_is_named(run: Run) -> None:
+def test_a_label_that_is_alone_in_its_plane_is_named(run: Run) -> None:
     for i, label in enumerate(("a", "b", "c")):
         cell(run, row(label, cell=label), 10.0 + i, 100.0 - i)
-    assert write_unasked(run, run.rows()) is not None
-    assert "Alone" not in (run.path / FIGURE).read_text()
+    assert write_if_enough(run, run.rows()) is not None
+    assert "Not shown" not in (run.path / FIGURE).read_text()
     cell(run, row("given", cell="given", uses_labels=True), 9.25, 90.0)
-    assert write_unasked(run, run.rows()) is not None
+    assert write_if_enough(run, run.rows()) is not None
     picture = Picture((run.path / FIGURE).read_text())
-    assert "Alone in its plane: given, at rate 9.2, distortion 90.0" in {t.text for t in picture.texts}
+    assert any("given (rate 9.2, distortion 90.0)" in text for text in picture.texts)
     assert "given" not in picture.marks()
 
     cell(run, row("other", cell="other", uses_labels=True, likelihood="gaussian"), 9.0, 80.0)
-    write_unasked(run, run.rows())
-    assert "Alone in their planes: given, at rate 9.2, distortion 90.0; other, at" in (run.path / FIGURE).read_text()
-    cell(run, row("too", cell="too", uses_labels=True), 9.5, 80.0)  # two of five: beside three that are worth it
-    write_unasked(run, run.rows())
+    write_if_enough(run, run.rows())
+    assert "given (rate 9.2, distortion 90.0); other (rate 9.0" in (run.path / FIGURE).read_text()
+    cell(run, row("too", cell="too", uses_labels=True), 9.5, 80.0)  # two of five: beside three that are enough
+    write_if_enough(run, run.rows())
     drawn = (run.path / FIGURE).read_text()
-    assert "Alone in its plane: other" in drawn
+    assert "other (rate 9.0" in drawn
+    assert "given (rate" not in drawn
     assert "<title>given: " in drawn
 
 
 def test_diagonals_have_one_elbo_and_their_numbers_say_which() -> None:
-    picture = Picture(draw([SWEEP]))
-    diagonals = [line for line in picture.lines if line[0] < line[2] and line[1] < line[3]]
+    picture = drawn(SWEEP)
     sums = []
-    for x1, y1, x2, y2 in diagonals:
-        start, end = sum(picture.nats(x1, y1)), sum(picture.nats(x2, y2))
-        assert start == pytest.approx(end, abs=0.2)
-        sums.append(round(start))
+    for start, end in (ends for ends in picture.lines("rule") if ends[0][0] < ends[1][0] and ends[0][1] < ends[1][1]):
+        assert sum(picture.nats(*start)) == pytest.approx(sum(picture.nats(*end)), abs=0.2)
+        sums.append(round(sum(picture.nats(*start))))
     assert len(set(sums)) >= 4
-    numbered = 0
-    for text in picture.texts:
-        if text.get("font-size") == "10.5":
-            at = picture.nats(float(text.get("x", "")), float(text.get("y", "")) - 3.7)
-            assert float((text.text or "").removeprefix("−ELBO ").replace(",", "")) == pytest.approx(sum(at), abs=0.2)
-            numbered += 1
-    assert numbered >= 4
+    numbered = [float(t.removeprefix("−ELBO ").replace(",", "")) for t in picture.texts if t.startswith("−ELBO ")]
+    assert numbered == sums
 
 
-def test_labels_units_and_what_is_on_the_front_are_written() -> None:
-    text = draw([SWEEP], ["ae"])
-    shown = [t.text for t in Picture(text).texts]
-    assert {p.label for p in SWEEP.points} <= set(shown)
-    assert "rate R (nats/image)" in shown
-    assert "distortion D (nats/image)" in shown
-    assert any("ae" in (t or "") for t in shown)
-    assert "worse: rate 70.00, distortion 240.00, -ELBO 310.00, dominated by beta[beta=1]" in text
+def test_labels_units_and_the_front_are_written() -> None:
+    made = draw([SWEEP], ["ae"]).svg()
+    shown = Picture(made).texts
+    assert all(any(p.label in text for text in shown) for p in SWEEP.points)
+    assert any("rate R (nats/image)" in text for text in shown)
+    assert any("distortion D (nats/image)" in text for text in shown)
+    assert any("ae" in text for text in shown)
+    assert "worse: rate 70.00, distortion 240.00, -ELBO 310.00, dominated by beta[beta=1]" in made
+    assert made.count('class="c2 hollow"') == 2  # the mark and its entry in the legend
 
 
 HOSTILE = ('<script>alert("x")</script>', "a&b]]>", "' onload='x", "\x00\x1b[31m\ud800", "</svg>", "y" * 300)
 
 
 def test_hostile_labels_are_text() -> None:
-    made = draw([plane(*((name, (float(i),), (10.0 - i,)) for i, name in enumerate(HOSTILE)))], HOSTILE)
+    made = draw([plane(*((name, (float(i),), (10.0 - i,)) for i, name in enumerate(HOSTILE)))], HOSTILE).svg()
     root = ElementTree.fromstring(made.encode())
     tags = {element.tag.removeprefix(SVG) for element in root.iter()}
-    assert tags <= {"svg", "title", "desc", "g", "rect", "line", "circle", "polygon", "polyline", "text"}
+    assert tags <= {"svg", "title", "rect", "path", "circle", "polygon", "text"}
     assert not any(name.lower().startswith("on") or "href" in name for e in root.iter() for name in e.attrib)
     titles = [title.text or "" for title in root.iter(f"{SVG}title")]
     for name in (HOSTILE[0], HOSTILE[1], HOSTILE[2], HOSTILE[4], HOSTILE[5]):
@@ -326,25 +304,14 @@ def test_hostile_labels_are_text() -> None:
 
 @pytest.mark.parametrize("values", [[(5.0, 5.0)] * 3, [(0.0, -3.0), (1e-9, -3.0)], [(1e6, 2e6), (3.0, -1e6)]])
 def test_any_numbers_can_be_drawn(values: list[tuple[float, float]]) -> None:
-    made = draw([plane(*((f"v{i}", (r,), (d,)) for i, (r, d) in enumerate(values)))])
+    made = draw([plane(*((f"v{i}", (r,), (d,)) for i, (r, d) in enumerate(values)))]).svg()
     assert not re.search(r'"[^"]*\b(nan|inf)\b', made)
-    assert len([t for t in Picture(made).texts if (t.text or "").startswith("v")]) == len(values)
+    assert len([t for t in Picture(made).texts if re.search(r"\bv\d", t)]) == len(values)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_labels_keep_out_of_each_others_way(seed: int) -> None:
-    some = random.Random(seed)
-    frame = Box(0, 0, 700, 400)
-    spots = [(some.gauss(350, 90), some.gauss(200, 50)) for _ in range(18)]
-    found = placed(spots, [(some.uniform(30, 130), 15.0) for _ in spots], frame)
-    boxes = [(spot, box) for spot, box in zip(spots, found, strict=True) if box is not None]
-    assert len(boxes) >= 16
-    for i, (spot, box) in enumerate(boxes):
-        assert box.within(frame)
-        assert not any(box.holds(other) for other in spots)
-        for other_spot, other in boxes[:i]:
-            assert not box.meets(other)
-            assert not crossing(spot, box.nearest(spot), other_spot, other.nearest(other_spot))
+def test_numbers_of_marks_that_are_close_together_share_a_text() -> None:
+    texts = [part.text for part in numbered([(0.0, 0.0), (5.0, 5.0), (99.0, 0.0), (6.0, -5.0)])]
+    assert texts == ["1, 2, 4", "3"]
 
 
 def test_ticks_are_round_and_inside() -> None:

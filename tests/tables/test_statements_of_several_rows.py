@@ -13,7 +13,7 @@ import pytest
 
 from bench.contracts.row import Row
 from bench.show import console
-from bench.show.report.chapter import _protocol, _split
+from bench.show.report.chapter import _split
 from bench.show.report.provenance import settings
 from bench.tables import compare, costs, render
 from bench.tables.methods import methods
@@ -128,8 +128,6 @@ def test_nothing_that_holds_for_some_rows_is_said_of_all(name: str, anchor: str,
         for cost in costs.costs(order):
             mine = [r for r in order if r.label == cost.label and costs._machine(r) == cost.machine]
             assert cost.seeds == len(mine)
-        protocol = _protocol(order)
-        assert not re.search(mark, protocol), protocol
         notes = {
             (frozenset(r.cell for r in line.rows), *sorted(group.footnotes[n - 1] for n in line.notes))
             for line in group.lines
@@ -141,7 +139,6 @@ def test_nothing_that_holds_for_some_rows_is_said_of_all(name: str, anchor: str,
                 set(group.remarks),
                 notes,
                 {p.heading for p in planes([(None, order)])[0]},
-                protocol,
                 {repr(s) for s in settings(order)},
             )
         )
@@ -240,7 +237,7 @@ def test_planes_hold_what_was_scored_on_the_same_images() -> None:
     assert [[p.label for p in plane.points] for plane in found] == [["a"], ["b"]]
     assert ["80 test images" in plane.heading for plane in found] == [True, False]
     rows = [made("a", baseline=True), made("a", 1)]
-    assert {planes([(None, order)])[0][0].points[0].anchor for order in (rows, rows[::-1])} == {False}
+    assert {planes([(None, order)])[0][0].points[0].reference for order in (rows, rows[::-1])} == {False}
 
 
 def test_why_a_label_is_in_no_plane_is_every_seeds_reason() -> None:
@@ -250,10 +247,6 @@ def test_why_a_label_is_in_no_plane_is_every_seeds_reason() -> None:
 
 
 def test_a_report_says_what_was_scored_and_settings_of_each_dataset() -> None:
-    held = {**part("scoring", split="validation", test="vvvv"), **part("training", validation=77)}
-    assert "77 images" in _protocol([made("a", **held)])
-    assert "scored" not in _protocol([made("a", **held), made("b")])
-    assert "1 to 3 seeds" in _protocol([*(made("a", s) for s in range(3)), made("b")])
     exhibit = lambda split: SimpleNamespace(split=split)  # noqa: E731
     assert [_split([exhibit(s) for s in splits]) for splits in (["test"], ["validation"], ["test", "validation"])] == [  # type: ignore[misc]
         "test", "validation", "scored",

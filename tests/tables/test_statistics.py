@@ -191,5 +191,5 @@ def test_seeds_are_averaged_before_images_are_counted() -> None:
 
 @pytest.mark.parametrize(("a", "b"), [(np.zeros(5), np.zeros(6)), (np.zeros(1), np.zeros(1)), (0.0, 0.0)])
 def test_values_of_other_images_are_not_paired(a: np.ndarray, b: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="aren't paired"):
+    with pytest.raises(ValueError, match="are not paired"):
         paired_over_images(a, b)

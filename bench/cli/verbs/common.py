@@ -53,7 +53,7 @@ def print_rows(rows: Sequence[Row], as_json: bool, folder: str = "") -> None:
     if as_json:
         print_json(frames.records(rows))
     else:
-        console.summary(rows, folder)
+        console.summary(rows, [folder] if folder else ())
 
 
 def refuse_damaged(rows: Iterable[Row]) -> None:

@@ -14,7 +14,7 @@ from bench.cli.verbs.common import data_root, plugins, say
 
 if TYPE_CHECKING:
     from bench.drawing.pictures import Scatter, Sheet
-    from bench.show.views import Trained
+    from bench.show.views import TrainedCell
 
 WHICH = """\
 CELL is a cell's folder (results/monday/vae-fashion-s0 is enough of one), a run's, or RUN:VARIANT. Of several finished
@@ -170,7 +170,7 @@ def _cell(
     data_root: str | None,
     plugins: tuple[str, ...],
     **options: Any,
-) -> tuple[Trained, dict[str, Any]]:
+) -> tuple[TrainedCell, dict[str, Any]]:
     """The cell that is meant, said aloud where it's one of several, and the other settings."""
     from bench.show.views import trained
 
@@ -182,11 +182,11 @@ def _cell(
 
 def _draw(name: str, view: Callable[..., Sheet | Scatter], out: Path | None, **settings: Any) -> None:
     """Draw a view of a cell, and say where it is."""
-    from bench.drawing.pictures import SUFFIXES, checked_suffix
+    from bench.drawing.pictures import SUFFIXES, checked_suffix, write
 
     if out is not None:
         checked_suffix(out, SUFFIXES)
     cell, options = _cell(**settings)
     path = out or Path(f"{name}-{cell.row.cell}.png")
-    view(cell, **options).drawing().write(path)
+    write(view(cell, **options).drawing(), path)
     click.echo(path)

@@ -50,8 +50,22 @@ Examples:
   bench table results/monday --json > monday.json"""
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=completion.runs)
-@_metrics
-@_all
+@click.option(
+    "--columns",
+    "--metrics",
+    "columns",
+    type=Names(),
+    default=(),
+    envvar="BENCH_COLUMNS",
+    metavar="NAMES",
+    help="Columns, in this order; +NAME and -NAME add to or leave out of the default ones. Also BENCH_COLUMNS.",
+    shell_complete=completion.metrics,
+)
+@click.option("--all", "every", is_flag=True, help="All columns, in as many tables as needed.")
+@click.option("--notes", is_flag=True, help="All notes: caveats of scores, and why scores are missing.")
+@click.option(
+    "--sort", metavar="COLUMN", default="", help="Order the variants of each block by COLUMN, the best first."
+)
 @click.option(
     "--select",
     metavar="val:METRIC",
@@ -65,8 +79,10 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="The rows as one JSON array.")
 def table(
     runs: tuple[str, ...],
-    metrics: tuple[str, ...],
+    columns: tuple[str, ...],
     every: bool,
+    notes: bool,
+    sort: str,
     select: str | None,
     costs: bool,
     methods: bool,
@@ -99,11 +115,11 @@ def table(
     elif form is None:
         from bench.show import console
 
-        console.summary(rows, metrics=("all",) if every else metrics, tuning=tuning)
+        console.summary(rows, runs, names=("all",) if every else columns, tuning=tuning, notes=notes, sort=sort)
     else:
         from bench.tables.render import render
 
-        click.echo(render(rows, form, None if every else metrics or None, tuning), nl=False)
+        click.echo(render(rows, form, ("all",) if every else columns, tuning, notes=notes, sort=sort), nl=False)
     if beside is not None:
         _print_published(rows, form)
     refuse_damaged(rows)

@@ -61,12 +61,12 @@ def score(
     from bench import data
     from bench.plugins.unpublished import hand_over
     from bench.running.submission import namesakes, submit
-    from bench.show.progress import foretold, working
+    from bench.show.progress import time_expected, working
 
     hand_over([*data.words(dataset), *(name.lstrip("+-") for name in metrics)])
 
     def foretell(metric: str, seconds: float | None) -> None:
-        if text := foretold(metric, seconds):
+        if text := time_expected(metric, seconds):
             sys.stderr.write(f"{text}\n")  # which goes above the line of `working`, and click.echo through it
 
     def note(text: str) -> None:

@@ -1,10 +1,11 @@
-"""The report of one run or several: one HTML file that needs nothing else, not even a server.
+"""The report of one run or several: one HTML file that needs no other file and no server.
 
-exhibit.py      which cell of a label is shown, and what is left of a figure that can't be made
-sheet.py        images as one picture inside the page
-chart.py        axes of the page's own figures
-curves.py, sharpness.py, tradeoff.py, plane.py, codebook.py     one figure each
-studio.py       what only a trained model can show, asked for by its abilities
-provenance.py   what it was made of, and the command that repeats it
-page.py         all of it in the template, behind a policy that lets nothing in or out
+exhibit.py      the cell that stands for each label, and the reason of a figure that is missing
+sheet.py        images as one picture in the page
+curves.py, sharpness.py, tradeoff.py, plane.py     one kind of figure each
+studio.py       pictures of a trained model
+chapter.py      one dataset
+failures.py     cells without a result
+provenance.py   the command that repeats a run, and the settings of each label
+page.py         the HTML file
 """

@@ -1,18 +1,16 @@
-"""Training: each term of the losses over the steps, a line for each label and a band over its seeds."""
+"""Training curves: each term of the losses over the steps, a line for each label and a band over its seeds."""
 
 from __future__ import annotations
 
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-from statistics import fmean
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 from bench.contracts.row import Row
-from bench.drawing.figures import Box, element, shortened, text_of, width_of
+from bench.drawing.figures import Drawing, Part, Scale, Spot, Stroke, Words, bottom_axis, left_axis, shortened, width_of
 from bench.results.store import Run
-from bench.show.report.chart import Scale, bottom_axis, figure, left_axis, path, spread_out, text
 from bench.show.report.exhibit import Exhibit, Shown, attempt
 from bench.util import inside
 from bench.util.errors import Damaged
@@ -20,14 +18,14 @@ from bench.util.text import plain
 
 WIDTH, HEIGHT = 540.0, 236.0
 LEFT, TOP, BOTTOM = 62.0, 12.0, 40.0
-SKIPPED = 0.05  #: share of the steps at the beginning that doesn't set the height of the frame
-STEP = 14.0  #: between labels
-APART = 30.0  #: ratio of values from which on their axis is logarithmic
+SKIPPED = 0.05  #: share of the steps at the beginning that isn't drawn: large first values would flatten the rest
+STEP = 14.0  #: pixels between labels
+WIDE = 30.0  #: ratio of values from which on their axis is logarithmic
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A term of one label: at each step its mean over seeds, the least and the largest."""
+class LearningCurve:
+    """A term of one label: at each step its mean over seeds, the least and the largest value."""
 
     label: str
     colour: str
@@ -35,21 +33,19 @@ class Curve:
     mean: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
-    total: int  #: steps of all stages
-    stages: tuple[int, ...]  #: where one ends and another begins
-    seconds: float | None  #: of training, a mean over seeds
+    stages: tuple[int, ...]  #: steps at which a stage ends and another one begins
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A term, drawn over steps; the page's script redraws it over seconds."""
+    """A term drawn over steps."""
 
     term: str
     drawn: Shown[str]
 
 
 def history(run: Run, cell: str) -> list[dict[str, float]]:
-    """What a cell wrote down while it trained; of a damaged or missing file, what can be read."""
+    """Return the lines of a cell's history; none if the file is missing or damaged."""
     try:
         text = inside.content(run.done(cell) / "history.csv").decode()
         return [_numbers(row) for row in csv.DictReader(text.splitlines())]
@@ -58,18 +54,18 @@ def history(run: Run, cell: str) -> list[dict[str, float]]:
 
 
 def _numbers(row: Mapping[str | None, object]) -> dict[str, float]:
-    found = {}
+    numbers = {}
     for key, value in row.items():
         try:
             if key is not None and math.isfinite(number := float(str(value))):
-                found[plain(key)] = number
+                numbers[plain(key)] = number
         except ValueError:
             continue
-    return found
+    return numbers
 
 
-def curves(exhibit: Exhibit, runs: Mapping[int, Run]) -> dict[str, Curve]:
-    """The terms of a label by name, over the seeds that came out."""
+def curves(exhibit: Exhibit, runs: Mapping[int, Run]) -> dict[str, LearningCurve]:
+    """Return the terms of a label by name, over its finished seeds."""
     rows = exhibit.line.rows
     terms: dict[str, dict[float, list[float]]] = {}
     for row in rows:
@@ -77,30 +73,21 @@ def curves(exhibit: Exhibit, runs: Mapping[int, Run]) -> dict[str, Curve]:
             for name, value in at.items():
                 if name not in ("stage", "step") and "step" in at:
                     terms.setdefault(name, {}).setdefault(at["step"], []).append(value)
-    return {name: _curve(exhibit, rows, found) for name, found in terms.items() if len(found) > 1}
+    return {name: _curve(exhibit, rows[0], values) for name, values in terms.items() if len(values) > 1}
 
 
-def _curve(exhibit: Exhibit, rows: Sequence[Row], found: Mapping[float, Sequence[float]]) -> Curve:
-    steps = sorted(found)
-    values = [found[s] for s in steps]
-    times = [row.costs["train_seconds"] for row in rows if row.costs.get("train_seconds")]
-    stages = tuple(accumulate(rows[0].steps))
-    return Curve(
-        exhibit.label,
-        exhibit.colour,
-        tuple(steps),
-        tuple(sum(v / len(at) for v in at) for at in values),  # whose sum may be too large for a float
-        tuple(map(min, values)),
-        tuple(map(max, values)),
-        int(stages[-1]) if stages else int(steps[-1]),
-        stages[:-1],
-        fmean(times) if times else None,
-    )
+def _curve(exhibit: Exhibit, row: Row, by_step: Mapping[float, Sequence[float]]) -> LearningCurve:
+    steps = sorted(by_step)
+    values = [by_step[s] for s in steps]
+    mean = tuple(sum(v / len(at) for v in at) for at in values)  # the sum of `at` may be too large for a float
+    stages = tuple(accumulate(row.steps))[:-1]
+    low, high = tuple(map(min, values)), tuple(map(max, values))
+    return LearningCurve(exhibit.label, exhibit.colour, tuple(steps), mean, low, high, stages)
 
 
 def panels(shown: Sequence[Exhibit], runs: Mapping[int, Run]) -> list[Panel]:
-    """A panel for each term, those that most labels have first; their common loss isn't one, but is drawn last."""
-    by_term: dict[str, list[Curve]] = {}
+    """Return a panel for each term: first the terms that most labels have, and `loss` last."""
+    by_term: dict[str, list[LearningCurve]] = {}
     for exhibit in shown:
         for name, curve in curves(exhibit, runs).items():
             by_term.setdefault(name, []).append(curve)
@@ -108,64 +95,56 @@ def panels(shown: Sequence[Exhibit], runs: Mapping[int, Run]) -> list[Panel]:
     return [Panel(name, attempt(_drawn, name, by_term[name])) for name in order]
 
 
-def _drawn(term: str, found: Sequence[Curve]) -> str:
+def _drawn(term: str, found: Sequence[LearningCurve]) -> str:
+    found = [_settled(c) for c in found]
     labels = [shortened(c.label, 22) for c in found]
-    room = max(width_of(words, 12) for words in labels) + 14
     height = max(HEIGHT, TOP + BOTTOM + STEP * len(found))
-    frame = Box(LEFT, TOP, WIDTH - room, height - BOTTOM)
-    longest = max(c.total for c in found)
-    x = Scale(0, longest, frame.left, frame.right)
-    settled = [v for c in found for s, *vs in zip(c.steps, c.low, c.high, strict=True) for v in vs if s >= _from(c)]
-    apart = min(settled, default=0) > 0 and max(settled) > APART * min(settled)
-    y = Scale.over(settled, frame.bottom, frame.top, log=apart)
-    times = [c.seconds for c in found if c.seconds]
-    slowest = max(times) if len(times) == len(found) else None
-    inside = element(
-        "svg",
-        *(_line(c, x, y, frame, slowest) for c in found),
-        x=frame.left,
-        y=frame.top,
-        width=frame.right - frame.left + 1,
-        height=frame.bottom - frame.top,
-    )  # what leaves it is cut off
-    ends = [(x(c.steps[-1]), min(max(y(c.mean[-1]), frame.top), frame.bottom)) for c in found]
-    places = spread_out([e[1] for e in ends], STEP, frame.top + 4, frame.bottom)
-    names = [
-        text(words, frame.right + 8, at + 4, kind=f"name {c.colour}")
-        for c, words, at in zip(found, labels, places, strict=True)
-    ]
-    axes = [element("g", *bottom_axis(x, frame), text("steps", frame.right, frame.bottom + 34, anchor="end"),
-                    class_="by-step")]  # fmt: skip
-    if slowest:
-        seconds = Scale(0, slowest, frame.left, frame.right)
-        axes.append(element("g", *bottom_axis(seconds, frame),
-                            text("seconds of training", frame.right, frame.bottom + 34, anchor="end"),
-                            class_="by-time"))  # fmt: skip
-    told = "; ".join(f"{c.label} ends at {c.mean[-1]:.4g}" for c in found)
-    return figure(WIDTH, height, f"{term} by training step. {told}", *left_axis(y, frame), *axes, inside, *names)
+    right = WIDTH - max(width_of(words, 12) for words in labels) - 14
+    x = Scale(0, max(c.steps[-1] for c in found), LEFT, right)
+    values = [v for c in found for v in (*c.low, *c.high)]
+    y = Scale.over(values, height - BOTTOM, TOP, log=min(values) > 0 and max(values) > WIDE * min(values))
+    parts = [*left_axis(x, y), *bottom_axis(x, y.start, "steps")]
+    for c in found:
+        parts += _line(c, x, y)
+    places = spread_out([y(c.mean[-1]) for c in found], STEP, y.end + 4, y.start)
+    for c, words, at in zip(found, labels, places, strict=True):
+        parts.append(Words(words, right + 8, at + 4, colour=c.colour))
+    title = "; ".join(f"{c.label} ends at {c.mean[-1]:.4g}" for c in found)
+    return Drawing(WIDTH, height, f"{term} by training step. {title}", parts).inline()
 
 
-def _from(curve: Curve) -> float:
-    """The step from which on a curve sets the height of the frame: past the first steps of its own stage."""
-    return curve.steps[0] + SKIPPED * (curve.steps[-1] - curve.steps[0])
+def _settled(c: LearningCurve) -> LearningCurve:
+    """Return a curve without its first steps."""
+    first = next(i for i, s in enumerate(c.steps) if s >= c.steps[0] + SKIPPED * (c.steps[-1] - c.steps[0]))
+    return replace(c, steps=c.steps[first:], mean=c.mean[first:], low=c.low[first:], high=c.high[first:])
 
 
-def _line(c: Curve, x: Scale, y: Scale, frame: Box, slowest: float | None) -> str:
-    """A label's line, its band over seeds and its marks of stages, from the frame's upper left.
+def _line(c: LearningCurve, x: Scale, y: Scale) -> list[Part]:
+    """Return the line of a label, its band over seeds, and dashed lines where stages end."""
 
-    `data-time` is its stretch on the axis of time.
-    """
+    def at(values: Sequence[float]) -> list[Spot]:
+        return [(x(s), y(v)) for s, v in zip(c.steps, values, strict=True)]
 
-    def at(values: Sequence[float]) -> list[tuple[float, float]]:
-        return [(x(s) - frame.left, y(v) - frame.top) for s, v in zip(c.steps, values, strict=True)]
-
-    inner = []
+    parts: list[Part] = []
     if c.high != c.low:
-        inner.append(path([*at(c.high), *reversed(at(c.low))], "band", close=True))
-    inner.append(path(at(c.mean), "curve"))
-    for stage in c.stages:
-        inner.append(path([(x(stage) - frame.left, 0.0), (x(stage) - frame.left, frame.bottom)], "stage"))
-    by_time = (c.seconds / slowest) / (c.total / x.high) if c.seconds and slowest else None
-    drawn = element("g", *inner, class_="stretch", **({"data_time": f"{by_time:.4f}"} if by_time else {}))
-    told = f"<title>{text_of(c.label)}</title>"
-    return element("g", told, drawn, class_=f"line {c.colour}")
+        parts.append(Stroke([*at(c.high), *reversed(at(c.low))], c.colour, closed=True, opacity=0.18))
+    parts.append(Stroke(at(c.mean), f"{c.colour} curve", 1.8, title=c.label))
+    ends = [s for s in c.stages if s <= x.high]
+    return parts + [Stroke([(x(s), y.end), (x(s), y.start)], c.colour, 1.2, dashes="3 4") for s in ends]
+
+
+def spread_out(wanted: Sequence[float], step: float, low: float, high: float) -> list[float]:
+    """Return places near the wanted ones, `step` apart, and between `low` and `high` as far as there is room."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    at = {i: wanted[i] for i in order}
+    for previous, i in pairwise(order):
+        at[i] = max(at[i], at[previous] + step)
+    ceiling = high
+    for i in reversed(order):
+        at[i] = min(at[i], ceiling)
+        ceiling = at[i] - step
+    floor = low
+    for i in order:
+        at[i] = max(at[i], floor)
+        floor = at[i] + step
+    return [at[i] for i in range(len(wanted))]

@@ -1,4 +1,4 @@
-"""Whom a figure shows: of each label the first seed that came out, since pictures aren't averaged."""
+"""Exhibits: the cell that stands for each label, its first finished seed, since pictures can't be averaged."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from bench.results.store import Run
 from bench.running.identity import data_of
 from bench.running.loading import load
 from bench.show.report.provenance import portable
-from bench.show.views import Trained
-from bench.tables.summary import Line
+from bench.show.views import TrainedCell
+from bench.tables.summary import VariantLine
 from bench.util.errors import BenchError, NotAvailable, NotHandedOver, StoreError, UnknownName, UsageError
 
 T = TypeVar("T")
-COLOURS = 8  #: of the style sheet; more labels have them again, dashed
+COLOURS = 8  #: colours of the style sheet; further labels have the same colours with dashed lines
 
 
 @dataclass(frozen=True)
 class Shown(Generic[T]):
-    """A figure, or why there is none."""
+    """A figure, or the reason why there is none."""
 
     figure: T | None = None
     missing: str = ""
 
 
 def attempt(make: Callable[..., T], *arguments: Any) -> Shown[T]:
-    """What `make` gives; a model or a file that can't be asked costs its own figure, not the report."""
+    """Return what `make` returns; an error becomes the reason of one missing figure, and the report goes on."""
     try:
         return Shown(make(*arguments))
     except NotAvailable as missing:
         return Shown(missing=missing.reason)
-    except NotHandedOver as error:  # by its name alone: where it lay is the machine's own affair
-        return Shown(missing=f"its code isn't at hand: --plugin {shown(portable(error.address))} gives it")
+    except NotHandedOver as error:  # without its folder: a report names no paths of this machine
+        return Shown(missing=f"its code isn't at hand: add --plugin {shown(portable(error.address))}")
     except UnknownName as error:
         return Shown(missing=f"{error.what}: it isn't installed")
-    except UsageError as error:  # of a model that can't: the cause is the reason
+    except UsageError as error:  # a model lacks an ability: the cause is the reason
         return Shown(missing=" ".join((error.cause or error.what).split()).rstrip("."))
     except BenchError as error:
         return Shown(missing=" ".join(f"{error.what}. {error.cause}".split()).rstrip("."))
-    except OSError as error:  # whose text would tell a path of this machine
+    except OSError as error:  # without its text, which has a path of this machine
         return Shown(missing=f"{type(error).__name__}: {error.strerror or 'a file'}")
     except Exception as error:
         return Shown(missing=" ".join(f"{type(error).__name__}: {error}".split())[:300])
@@ -57,13 +57,13 @@ def attempt(make: Callable[..., T], *arguments: Any) -> Shown[T]:
 class Exhibit:
     """A label on a dataset, by the first of its seeds."""
 
-    key: str  #: unique in the page, and no name: names are never ids
+    key: str  #: unique in the page; names of plugins never become ids
     label: str
-    colour: str  #: classes of the style sheet: c0 to c7, or ca for what is held against others
+    colour: str  #: classes of the style sheet: c0 to c7, or ca for the baseline and reference rows
     run: Run
     row: Row
-    line: Line = field(repr=False)
-    said: tuple[str, ...] = ()  #: while its model was loaded
+    line: VariantLine = field(repr=False)
+    warnings: tuple[str, ...] = ()  #: given while the model was loaded
 
     @property
     def seed(self) -> int:
@@ -79,83 +79,81 @@ class Exhibit:
         return self.run.evidence(self.row.cell)
 
     def images(self, name: str) -> Tensor:
-        """Images (N, C, H, W) uint8 that the cell keeps.
+        """Return images (N, C, H, W) uint8 that the cell keeps.
 
         Raises:
-            NotAvailable: it keeps none.
+            NotAvailable: the cell keeps none.
         """
         if not self.evidence:
             raise NotAvailable("its evidence is missing or damaged")
-        if (found := self.evidence.get(name)) is None:
+        if (images := self.evidence.get(name)) is None:
             raise NotAvailable(f"the cell keeps no {name.replace('_', ' ')}")
-        if found.ndim != 4 or str(found.dtype) != "torch.uint8" or not len(found):
+        if images.ndim != 4 or str(images.dtype) != "torch.uint8" or not len(images):
             raise NotAvailable(f"its {name.replace('_', ' ')} are no images")
-        return found
+        return images
 
-    def trained(self, plugins: Sequence[str] = ()) -> Trained:
-        """The cell with its model, on the CPU.
+    def trained(self, plugins: Sequence[str] = ()) -> TrainedCell:
+        """Return the cell with its model, on the CPU.
 
         Raises:
-            NotAvailable, BenchError: it can't be loaded.
+            NotAvailable, BenchError: the model can't be loaded.
         """
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
                 model = load(self.run.cells / self.row.cell, plugins)
-            except StoreError:  # which would tell a path of this machine
+            except StoreError:  # without its text, which has a path of this machine
                 raise NotAvailable("its weights are missing or damaged, or its variant's code has changed") from None
-        self.said = tuple(dict.fromkeys(str(w.message) for w in said if issubclass(w.category, UserWarning)))
-        return Trained(self.run, self.row, model)
+        self.warnings = tuple(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
+        return TrainedCell(self.run, self.row, model)
 
 
-def exhibits(lines: Sequence[Line], whence: Mapping[int, Run], first: str) -> list[Exhibit]:
-    """Those of `lines` that have a result and aren't sanity rows. `whence` knows each row's run by the row's id()."""
-    shown = [line for line in lines if line.rows and not line.rows[0].sanity]
-    times = Counter(line.label for line in shown)
-    made: list[Exhibit] = []
+def exhibits(lines: Sequence[VariantLine], whence: Mapping[int, Run], first: str) -> list[Exhibit]:
+    """Return an exhibit for each line with a result, but for sanity rows; `whence` maps the id() of a row to its run.
+
+    Labels that occur in several runs get the run's name and steps.
+    """
+    kept = [line for line in lines if line.rows and not line.rows[0].sanity]
+    times = Counter(line.label for line in kept)
+    found: list[Exhibit] = []
     own = 0
-    for i, line in enumerate(shown):
+    for i, line in enumerate(kept):
         row = min(line.rows, key=lambda r: r.seed)
-        colour = "ca" if line.anchor else f"c{own % COLOURS}" + " second" * (own >= COLOURS)
-        own += not line.anchor
+        colour = "ca" if line.reference else f"c{own % COLOURS}" + " second" * (own >= COLOURS)
+        own += not line.reference
         run = whence[id(row)]
-        label = f"{line.label} ({_where(run, line)})" if times[line.label] > 1 else line.label
-        made.append(Exhibit(f"{first}x{i}", label, colour, run, row, line))
-    return made
-
-
-def _where(run: Run, line: Line) -> str:
-    """What tells equal labels apart."""
-    return f"{run.path.resolve().name}, {line.steps} steps"
+        where = f" ({run.path.resolve().name}, {line.steps} steps)" if times[line.label] > 1 else ""
+        found.append(Exhibit(f"{first}x{i}", f"{line.label}{where}", colour, run, row, line))
+    return found
 
 
 @dataclass
 class Originals:
-    """The data of rows as they lie here, each set loaded once, and only if it's what was scored."""
+    """The datasets of rows on this machine, loaded once each; only datasets with the images of the scores are given."""
 
     data_root: str | None = None
     _known: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
 
     def __call__(self, run: Run, row: Row) -> Any:
-        """The row's `bench.Data`.
+        """Return the row's `bench.Data`.
 
         Raises:
-            NotAvailable: the dataset isn't at hand, or isn't the same.
-            NotHandedOver: its code lies in a file.
+            NotAvailable: this machine doesn't have the dataset, or has other images.
+            NotHandedOver: the dataset's code is in a file that wasn't given by --plugin.
         """
         request = run.request()
         scored = row.scoring.get("test") or row.data.get("test")
-        how = (row.training.get("limit"), row.training.get("validation"), row.scoring.get("split"))
-        key = (row.dataset, request.image_size, *how)
+        subset = (row.training.get("limit"), row.training.get("validation"), row.scoring.get("split"))
+        key = (row.dataset, request.image_size, *subset)
         if key not in self._known:
             try:
                 self._known[key] = data_of(row, request, self.data_root)
             except NotHandedOver:
                 raise
-            except (BenchError, OSError):  # which would tell a path of this machine
+            except (BenchError, OSError):  # without its text, which has a path of this machine
                 self._known[key] = None
-        if (found := self._known[key]) is None:
-            raise NotAvailable(f"{row.dataset} isn't at hand: `bench data` shows what is")
-        if scored is not None and found.test.digest != scored:
-            raise NotAvailable(f"{row.dataset} holds other images here than those that were scored")
-        return found
+        if (data := self._known[key]) is None:
+            raise NotAvailable(f"{row.dataset} isn't at hand: `bench data` lists the datasets of this machine")
+        if scored is not None and data.test.digest != scored:
+            raise NotAvailable(f"{row.dataset} has other images here than those that were scored")
+        return data

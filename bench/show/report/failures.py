@@ -1,4 +1,4 @@
-"""Cells without a result: why, and the end of what they said."""
+"""Cells without a result: the reason, and the end of their log."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from bench.util import inside
 from bench.util.errors import BenchError, Damaged, StoreError
 from bench.util.text import plain
 
-APART = ("unreadable", "unfinished", "missing")  #: what isn't a row's status: there is no row
+APART = ("unreadable", "unfinished", "missing")  #: statuses of cells without a row
 TAIL = 20  #: lines of a log that are shown
-LINE = 400  #: letters of each
-ROOM = 16_384  #: bytes that are read for each, colours and all
+LINE = 400  #: letters of a line that are shown
+ROOM = 16_384  #: bytes that are read for each line, which may have terminal colours
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell that didn't finish, or whose files can't be read; or cells of a label that never began."""
+    """A cell without a result, or cells of one label that never began."""
 
     label: str
     dataset: str
@@ -40,7 +40,7 @@ class Failure:
 
 
 def gathered(run: Run) -> tuple[list[Row], list[Failure]]:
-    """The rows of a run that can be read, and what has no row."""
+    """Return the rows of a run, and a failure for each cell whose row is missing or can't be read."""
     rows, failures = [], []
     for name in run.names():
         try:
@@ -51,7 +51,7 @@ def gathered(run: Run) -> tuple[list[Row], list[Failure]]:
         if row is None and not (run.cells / name).is_dir():
             continue
         if row is None:
-            why, log = "at work still, or broken off: it has no result", _end(_newest(run.work(name)))
+            why, log = "still training, or interrupted: it has no result", _end(_newest(run.work(name)))
             failures.append(Failure(name, "", "", "unfinished", why, log))
         else:
             rows.append(row)
@@ -59,7 +59,7 @@ def gathered(run: Run) -> tuple[list[Row], list[Failure]]:
 
 
 def failures(run: Run, rows: Iterable[Row]) -> list[Failure]:
-    """The rows that aren't ok, and those of which two attempts differ."""
+    """Return a failure for each row that isn't ok, or whose two attempts differ."""
     return [
         Failure(
             row.label,
@@ -75,17 +75,17 @@ def failures(run: Run, rows: Iterable[Row]) -> list[Failure]:
 
 
 def missing(run: Run, rows: Iterable[Row], broken: Sequence[Failure]) -> list[Failure]:
-    """What the run was asked for and has neither a row nor a folder of, by label: it was broken off, or is a part.
+    """Return a failure for each label of the request with cells that have neither a row nor a folder.
 
-    Variants that aren't installed are left out, and so is what only code could tell that wasn't handed over.
+    Variants that aren't installed are left out, and so are variants in files.
     """
     request = run.request()
     there = {(row.label, row.dataset, row.seed) for row in rows}
     folders = [failure.label for failure in broken] + [row.cell for row in rows if row.dataset == UNKNOWN]
     begun = {name.rpartition("-")[0] for name in folders}
-    found = []
+    absent = []
     for dataset in map(called, request.datasets or (default("dataset") or "",)):
-        for config in _asked(request):
+        for config in _installed(request):
             seeds = [
                 seed
                 for seed in (request.seeds[:1] if config.sanity else request.seeds)
@@ -93,14 +93,14 @@ def missing(run: Run, rows: Iterable[Row], broken: Sequence[Failure]) -> list[Fa
                 and slug(f"{config.label}-{dataset}-s{seed}", "").rpartition("-")[0] not in begun
             ]
             if seeds:
-                why, numbers = "asked for, without a result", ", ".join(map(str, seeds))
-                found.append(Failure(config.label, dataset, numbers, "missing", why, cells=len(seeds)))
-    return found
+                why, numbers = "requested, but not begun", ", ".join(map(str, seeds))
+                absent.append(Failure(config.label, dataset, numbers, "missing", why, cells=len(seeds)))
+    return absent
 
 
-def _asked(request: RunRequest) -> list[Config]:
-    """The variants of a request; those that aren't installed and weren't handed over are passed over."""
-    known = tuple(text for text in request.variants if _name(text) in VARIANTS)
+def _installed(request: RunRequest) -> list[Config]:
+    """Return the variants of a request that are installed."""
+    known = tuple(text for text in request.variants if text.partition("[")[0].strip() in VARIANTS)
     if request.variants and not known:
         return []
     try:
@@ -109,26 +109,22 @@ def _asked(request: RunRequest) -> list[Config]:
         return []
 
 
-def _name(text: str) -> str:
-    return text.partition("[")[0].strip()
-
-
 def _tail(run: Run, cell: str) -> str:
-    found = run.failures(cell)
-    return _end(found[-1] / "log.txt" if found else None)
+    attempts = run.failures(cell)
+    return _end(attempts[-1] / "log.txt" if attempts else None)
 
 
 def _newest(work: Path) -> Path | None:
-    """The log of the last attempt."""
+    """Return the log of the last attempt."""
     try:
         logs = [Path(entry, "log.txt") for entry in inside.entries(work) if entry.is_dir(follow_symlinks=False)]
         return max(filter(os.path.lexists, logs), key=lambda log: log.lstat().st_mtime_ns, default=None)
-    except (OSError, Damaged):  # it has just gone
+    except (OSError, Damaged):  # deleted in the meantime
         return None
 
 
 def _end(log: Path | None) -> str:
-    """A log's last lines, as plain text."""
+    """Return the last lines of a log as plain text."""
     try:
         text = unstyle(inside.tail(log, TAIL * ROOM).decode(errors="replace")) if log is not None else ""
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The page itself: everything in one file, behind a policy that neither loads nor runs what isn't in it."""
+"""The page: everything in one HTML file, with a policy that loads and runs nothing from outside of the file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.contracts.row import UNKNOWN, Row
 from bench.plugins.registry import Registry
 from bench.results.store import Run
 from bench.show.progress import duration
-from bench.show.report.chapter import Chapter, chapter, described
+from bench.show.report.chapter import chapter, described
 from bench.show.report.exhibit import Originals
 from bench.show.report.failures import APART, Failure, failures, gathered, missing
 from bench.show.report.provenance import origin, settings
@@ -33,16 +33,16 @@ def write(
     plugins: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Write the report of `runs` into one file, whole. Equal runs give equal bytes.
+    """Write the report of `runs` into one file. Equal runs give equal bytes.
 
     Args:
-        metrics: the table's columns, as `bench.tables.columns.chosen` takes them; another table has all of them.
-        plugins: what cells were trained with that isn't installed, as `bench.load` takes it.
-        say: hears what is being done.
+        metrics: the columns of the first table, as `bench.tables.columns.chosen` takes them; a second one has all.
+        plugins: plugins of the cells that aren't installed, as `bench.load` takes them.
+        say: is called with what is being done.
 
     Raises:
         UnknownName: there is no such metric.
-        UsageError, PluginError: `plugins` has something that isn't there.
+        UsageError, PluginError: a plugin can't be loaded.
         StoreError: the file can't be written.
     """
     anything = Registry[Any]("", "plugin")
@@ -53,13 +53,18 @@ def write(
     failed: list[Failure] = []
     origins = []
     for run in runs:
-        found, broken = gathered(run)
-        rows += found
-        whence |= {id(row): run for row in found}
-        failed += [*failures(run, found), *broken, *missing(run, found, broken)]
-        origins.append(origin(run, found))
+        of_run, broken = gathered(run)
+        rows += of_run
+        whence |= {id(row): run for row in of_run}
+        failed += [*failures(run, of_run), *broken, *missing(run, of_run, broken)]
+        origins.append(origin(run))
     known = [row for row in rows if row.dataset != UNKNOWN]
-    chapters = _chapters(known, whence, metrics, Originals(data_root), plugins, say)
+    originals, tables = Originals(data_root), zip(summary(known, metrics), summary(known, ("all",)), strict=True)
+    chapters = [
+        chapter(f"d{i}", table, full, [row for row in known if row.dataset == table.dataset],
+                whence, originals, plugins, say)
+        for i, (table, full) in enumerate(tables)
+    ]  # fmt: skip
     say("writing")
     html = rendered(
         names=[o.name for o in origins],
@@ -71,28 +76,11 @@ def write(
         facts=_facts(rows, failed),
     )
     with writing(path.parent):
-        write_text(path, plain(html, lines=True))  # logs and names of files among the rest
-
-
-def _chapters(
-    rows: Sequence[Row],
-    whence: dict[int, Run],
-    metrics: Sequence[str],
-    originals: Originals,
-    plugins: Sequence[str],
-    say: Callable[[str], None],
-) -> list[Chapter]:
-    full = summary(rows).groups
-    return [
-        chapter(
-            f"d{i}", group, of_all, [r for r in rows if r.dataset == group.dataset], whence, originals, plugins, say
-        )
-        for i, (group, of_all) in enumerate(zip(summary(rows, metrics).groups, full, strict=True))
-    ]
+        write_text(path, plain(html, lines=True))  # logs and file names may have control characters
 
 
 def _facts(rows: Sequence[Row], failed: Sequence[Failure]) -> dict[str, str]:
-    """What ran, on what, how long."""
+    """Return the facts below the title: cells, datasets, time and machines."""
     ok = [row for row in rows if row.status == "ok"]
     seconds = sum(row.costs.get("train_seconds", 0.0) for row in ok)
     ended = max((str(row.provenance.get("ended", "")) for row in rows), default="")
@@ -113,7 +101,7 @@ def _facts(rows: Sequence[Row], failed: Sequence[Failure]) -> dict[str, str]:
 
 
 def rendered(**context: Any) -> str:
-    """The template with its style and its script, which the policy knows by their hashes."""
+    """Return the page with its style and its script, which the policy allows by their hashes."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     home = files("bench.show.report") / "page"

@@ -1,4 +1,4 @@
-"""What a report was made of: the command that repeats a run, its settings, and each cell with its weights' digest."""
+"""Provenance: the command that repeats a run, its settings, and those of each label."""
 
 from __future__ import annotations
 
@@ -12,38 +12,22 @@ from typing import Any
 from bench.contracts.protocol import ONCE, RunRequest
 from bench.contracts.row import Row
 from bench.plugins.hyperparameters import show
-from bench.results.store import WEIGHTS, Run
-from bench.util.durable import sums
-from bench.util.errors import Damaged
+from bench.results.store import Run
 
 ELSEWHERE = (*ONCE, "data_root", "address")
-"""Settings that mean nothing on another machine, or another day."""
+"""Settings without a meaning on another machine, or another day."""
 PLURAL = {"variants": "--variants", "datasets": "--dataset"}
 _FILE = re.compile(r"(^|[=|,\[])(?:/|~|[A-Za-z]:[\\/])[^|,=\[\]]*?([^\\/|,=\[\]]+\.py:)")
-"""What an absolute path in a setting ends with, and what may stand before one."""
+"""An absolute path of a code file in a setting, with the character before it; group 2 is the file's name."""
 
 
 @dataclass(frozen=True)
-class CellLine:
-    """A cell in the list of all."""
-
-    label: str
-    dataset: str
-    seed: int
-    status: str
-    weights: str  #: sha256, its beginning; '' where there are none
-    seconds: float | None
-    ended: str
-    cell: str
-
-
-@dataclass(frozen=True)
-class Setting:
+class LabelSettings:
     """A label with all its hyperparameters."""
 
     label: str
     hyperparameters: str
-    parameters: str  #: '' where nobody knows
+    parameters: str  #: '' if no row has them
     plugin: str
 
 
@@ -54,13 +38,12 @@ class Origin:
     name: str
     command: str
     request: str  #: run.json
-    cells: tuple[CellLine, ...]
 
 
 def command(request: RunRequest) -> str:
-    """The command line that asks for the same run, without what belongs to a machine.
+    """Return the command line that repeats a run, without settings of one machine.
 
-    Seeds that no `--seeds` says are left to `--config run.json`.
+    Seeds that `--seeds` can't express are left to `--config run.json`.
     """
     plain, words = RunRequest(), ["bench", "run"]
     seeds = request.seeds
@@ -75,7 +58,7 @@ def command(request: RunRequest) -> str:
 
 
 def portable(text: str) -> str:
-    """A setting with files of code by their names alone: where they lay is the machine's own affair."""
+    """Return a setting with files of code by their names, without their folders."""
     return _FILE.sub(r"\1./\2", text)
 
 
@@ -95,45 +78,29 @@ def _option(name: str, value: Any) -> list[str]:
     return [flag, repr(value).removesuffix(".0") if isinstance(value, float) else str(value)]
 
 
-def origin(run: Run, rows: Sequence[Row]) -> Origin:
-    """What there is to say about a run and its cells."""
+def origin(run: Run) -> Origin:
+    """Return the command and the settings of a run."""
     request = run.request()
-    told = {name: _told(value) for name, value in request.lasting().to_json().items() if name not in ELSEWHERE}
-    return Origin(
-        run.path.resolve().name, command(request), json.dumps(told, indent=1), tuple(_cell(run, r) for r in rows)
-    )
+    settings = {k: _portable(v) for k, v in request.lasting().to_json().items() if k not in ELSEWHERE}
+    return Origin(run.path.resolve().name, command(request), json.dumps(settings, indent=1))
 
 
-def _told(value: Any) -> Any:
+def _portable(value: Any) -> Any:
     if isinstance(value, tuple | list):
-        return [_told(part) for part in value]
+        return [_portable(part) for part in value]
     return portable(value) if isinstance(value, str) else value
 
 
-def _cell(run: Run, row: Row) -> CellLine:
-    digest = ""
-    if row.status == "ok":
-        try:
-            digest = sums(run.done(row.cell)).get(WEIGHTS, "")[:16]
-        except (OSError, ValueError, Damaged):
-            digest = "unreadable"
-    ended = str(row.provenance.get("ended", ""))[:16].replace("T", " ")
-    seconds = row.costs.get("train_seconds")
-    return CellLine(row.label, row.dataset, row.seed, row.status, digest, seconds, ended, row.cell)
-
-
-def settings(rows: Sequence[Row]) -> list[Setting]:
-    """Each label once, with what it was made of."""
-    found: dict[tuple[str, str, str], set[float]] = {}
+def settings(rows: Sequence[Row]) -> list[LabelSettings]:
+    """Return each label once, with its hyperparameters; parameters may differ between datasets."""
+    parameters: dict[tuple[str, str, str], set[float]] = {}
     for row in rows:
         h = " ".join(f"{name}={portable(show(value))}" for name, value in sorted(row.hyperparameters.items()))
         plugin = " ".join(str(row.plugin[k]) for k in ("distribution", "version") if k in row.plugin)
-        numbers = found.setdefault((row.label, h, plugin), set())
+        numbers = parameters.setdefault((row.label, h, plugin), set())
         numbers |= {row.costs["parameters"]} if row.costs.get("parameters") is not None else set()
-    return [Setting(label, h, _between(numbers), plugin) for (label, h, plugin), numbers in found.items()]
-
-
-def _between(numbers: set[float]) -> str:
-    """Return the numbers of parameters that a label has on its datasets, from the least to the largest."""
-    ends = sorted({min(numbers), max(numbers)}) if numbers else []
-    return " to ".join(f"{n:,.0f}" for n in ends)
+    found = []
+    for (label, h, plugin), numbers in parameters.items():
+        ends = sorted({min(numbers), max(numbers)}) if numbers else []
+        found.append(LabelSettings(label, h, " to ".join(f"{n:,.0f}" for n in ends), plugin))
+    return found

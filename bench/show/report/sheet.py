@@ -1,4 +1,4 @@
-"""Images as one picture inside the page: a sheet of tiles with clear gaps, as a data URI."""
+"""Images as one picture in the page: tiles with clear gaps, as a data URI."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from math import ceil
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-TILE = 56  #: pixels of the screen that a small image is enlarged to, by whole ones
-WIDE = 352  #: and what a sheet may take in width: a phone's screen without margins
-LOSSLESS = 40  #: side of an image up to which no pixel is changed; larger ones are compressed,
-BYTES = 400_000  #: and so are sheets of more than these
+TILE = 56  #: CSS pixels that a small image is enlarged to, by a whole factor
+WIDE = 352  #: CSS pixels of a sheet at most: a phone's screen without margins
+LOSSLESS = 40  #: side of an image up to which pixels are exact; larger images are compressed
+BYTES = 400_000  #: size of a sheet up to which pixels are exact
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """A picture: its data URI, its size on the screen in CSS pixels, and what it shows in words."""
+class Picture:
+    """A data URI, its size on the screen in CSS pixels, and a description in words."""
 
     src: str
     width: int
@@ -31,41 +30,35 @@ class Sheet:
     rows: int = 1
 
 
-def scale_of(images: Tensor, tile: int = TILE) -> int:
-    """By how much images (N, C, H, W) are enlarged to be seen."""
-    return max(1, round(tile / max(images.shape[2:])))
-
-
-def columns_of(images: Tensor, most: int = 6) -> int:
-    """How many images stand side by side on a sheet."""
-    return max(1, min(most, WIDE // (images.shape[3] * scale_of(images) + 2)))
-
-
-def square(images: Tensor, alt: str) -> Sheet:
-    """As many of `images` as make a square sheet, at most 6 by 6."""
-    side = columns_of(images)
+def square(images: Tensor, alt: str) -> Picture:
+    """Return the first of `images` as a square sheet, at most 6 by 6."""
+    side = max(1, min(6, WIDE // (images.shape[3] * _scale(images) + 2)))
     return sheet(images[: side * side], side, alt)
 
 
-def sheet(images: Tensor, columns: int, alt: str, *, gap: int = 1, tile: int = TILE) -> Sheet:
-    """Images (N, C, H, W) uint8, row by row. Small ones are kept to the bit."""
+def sheet(images: Tensor, columns: int, alt: str, *, gap: int = 1) -> Picture:
+    """Return images (N, C, H, W) uint8 row by row; of other numbers of channels than 1 and 3, the first as grey."""
     n, _, h, w = images.shape
     columns = max(1, min(columns, n))
     rows = ceil(n / columns)
     canvas = np.zeros((rows * (h + gap) - gap, columns * (w + gap) - gap, 4), np.uint8)
-    for i, image in enumerate(_coloured(images)):
+    for i, image in enumerate(coloured(images).permute(0, 2, 3, 1).cpu().numpy()):
         top, left = (i // columns) * (h + gap), (i % columns) * (w + gap)
         canvas[top : top + h, left : left + w, :3] = image
         canvas[top : top + h, left : left + w, 3] = 255
-    scale = scale_of(images, tile)
-    height, width = canvas.shape[:2]
-    picture = Image.fromarray(canvas if gap and n > 1 else canvas[..., :3])
+    height, width = (side * _scale(images) for side in canvas.shape[:2])
+    picture, out = Image.fromarray(canvas if gap and n > 1 else canvas[..., :3]), BytesIO()
     exact = max(h, w) <= LOSSLESS and images.numel() <= BYTES
-    return Sheet(_uri(picture, exact), width * scale, height * scale, alt, columns, rows)
+    picture.save(out, "WEBP", lossless=exact, quality=80 if exact else 86, method=4)
+    src = f"data:image/webp;base64,{b64encode(out.getvalue()).decode()}"
+    return Picture(src, width, height, alt, columns, rows)
 
 
 def error_maps(originals: Tensor, reconstructions: Tensor) -> Tensor:
-    """|x - reconstruction|, the mean over channels, as colours (N, 3, H, W) uint8: white 0, deep red half the range."""
+    """Return |x - reconstruction|, the mean over channels, as colours (N, 3, H, W) uint8.
+
+    White is 0, deep red half the range of a pixel or more.
+    """
     off = (originals.float() - reconstructions.float()).abs().mean(1) / 255
     at = (off / 0.5).clamp(0, 1)[:, None]
     white, red = torch.tensor((255.0, 255.0, 255.0)), torch.tensor((150.0, 0.0, 24.0))
@@ -73,17 +66,11 @@ def error_maps(originals: Tensor, reconstructions: Tensor) -> Tensor:
     return blend.round().to(torch.uint8)
 
 
-def _coloured(images: Tensor) -> NDArray[np.uint8]:
-    """(N, C, H, W) to (N, H, W, 3): of one channel, or of a number that no screen has, the first as grey."""
-    rgb = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
-    made: NDArray[np.uint8] = rgb.permute(0, 2, 3, 1).cpu().numpy()
-    return made
+def coloured(images: Tensor) -> Tensor:
+    """Return images with three channels: (N, 3, H, W)."""
+    return images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
 
 
-def _uri(picture: Image.Image, exact: bool) -> str:
-    out = BytesIO()
-    if exact:
-        picture.save(out, "WEBP", lossless=True, quality=80, method=4)
-    else:
-        picture.save(out, "WEBP", quality=86, method=4)
-    return f"data:image/webp;base64,{b64encode(out.getvalue()).decode()}"
+def _scale(images: Tensor) -> int:
+    """Return the factor by which images (N, C, H, W) are enlarged."""
+    return max(1, round(TILE / max(images.shape[2:])))

@@ -1,7 +1,7 @@
 "use strict";
 document.documentElement.classList.add("js");
 
-// tables: a click sorts the lines of each block, whose members alone may be ranked against each other
+// tables: a click sorts the lines within each block, since only rows of one block are ranked against each other
 for (const table of document.querySelectorAll(".ranking")) {
   const heads = [...table.tHead.rows[0].cells];
   const before = [...table.tBodies].map(body => [...body.rows]);
@@ -21,7 +21,7 @@ for (const table of document.querySelectorAll(".ranking")) {
   }));
 }
 
-// notes: what an element is described by, shown beside it
+// notes: a box beside an element with the texts of its aria-describedby
 const tip = document.getElementById("tip");
 const hide = () => { tip.hidden = true; };
 function show(event) {
@@ -40,19 +40,7 @@ for (const type of ["pointerover", "focusin"]) document.addEventListener(type, s
 for (const type of ["pointerleave", "focusout", "scroll"]) document.addEventListener(type, hide, true);
 document.addEventListener("keydown", event => { if (event.key === "Escape") hide(); });
 
-// training curves: over steps, or stretched over seconds
-for (const box of document.querySelectorAll("input.time")) {
-  box.addEventListener("change", () => {
-    for (const chart of box.closest("section").querySelectorAll(".panels .chart")) {
-      const timed = box.checked && chart.querySelector(".by-time") !== null;
-      chart.classList.toggle("timed", timed);
-      for (const line of chart.querySelectorAll(".stretch"))
-        line.setAttribute("transform", `scale(${timed ? line.dataset.time ?? 1 : 1} 1)`);
-    }
-  });
-}
-
-// the latent pointer: the tile of the decoded plane that it's on, enlarged
+// the latent pointer: enlarges the tile of the decoded plane under the pointer
 for (const explorer of document.querySelectorAll(".explorer[data-columns]")) {
   const tiles = explorer.querySelector(".tiles"), canvas = explorer.querySelector("canvas");
   const columns = +explorer.dataset.columns, rows = +explorer.dataset.rows;
@@ -91,5 +79,5 @@ for (const explorer of document.querySelectorAll(".explorer[data-columns]")) {
   tiles.decode().then(() => move(.5, .5), () => {});
 }
 
-// print: notes are read there without a pointer
+// print: notes are open, since there is no pointer
 addEventListener("beforeprint", () => document.querySelectorAll("details.notes").forEach(notes => { notes.open = true; }));
