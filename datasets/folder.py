@@ -156,7 +156,7 @@ class _Pictures:
                     break
         if seen[-1].bright:
             return None
-        found = PixelScale.told_by(seen, of=self.folder, option="folder[scale={}]:PATH")
+        found = PixelScale.inferred(seen, of=self.folder, option="folder[scale={}]:PATH")
         return None if found == (0, seen[0].white) else found
 
     def _dark(self, part: int) -> SeenPixels:

@@ -534,7 +534,7 @@ class HiddenCounter(GaussianVAE):
         return rec + min(1.0, self.calls / 100) * kl, {"rec": rec, "kl": kl}
 
 
-@noted_by("training_resumes_exactly", "`calls` of the model changes in training")
+@noted_by("training_resumes_exactly", "`calls` of the model")
 class Counts(GaussianVAE):
     """No loss reads it yet."""
 
@@ -545,7 +545,7 @@ class Counts(GaussianVAE):
         return super().loss(batch)
 
 
-@noted_by("training_resumes_exactly", "`last` of encoder changes in training")
+@noted_by("training_resumes_exactly", "`last` of encoder")
 class KeepsATensor(GaussianVAE):
     def loss(self, batch: Batch) -> Loss:
         loss, terms = super().loss(batch)

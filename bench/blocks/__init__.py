@@ -1,4 +1,4 @@
-"""What variants are built from: backbones, the Gaussian VAE, quantisers, autoregressive priors, kernels."""
+"""The parts that variants are built from: backbones, the Gaussian VAE, quantisers, autoregressive priors, kernels."""
 
 from bench.blocks.autoencoder import Autoencoder
 from bench.blocks.backbone import BACKBONES, Backbone

@@ -1,4 +1,4 @@
-"""What models with an encoder and a decoder over flat codes share: networks, likelihood, and the label's way in."""
+"""The common part of models with an encoder and a decoder over flat codes: networks, likelihood, and use of labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from bench.util.errors import UsageError
 class Autoencoder(Variant):
     """An encoder of (B, C, H, W) to (B, `code_width`) and a decoder of z (B, latent_dim) to raw outputs.
 
-    Subclasses say what the encoder's outputs mean, and what is descended.
+    Subclasses define what the encoder's outputs mean, and the loss.
+
+    >>> import torch
+    >>> model = Autoencoder(Spec((1, 8, 8), classes=10, size=100, latent_dim=4), hidden=(16,))
+    >>> x, y = torch.rand(5, 1, 8, 8), torch.zeros(5)
+    >>> z = model.encoded(x, y)
+    >>> z.shape, model.decode(z, y).shape, model.log_px(x, z, y).shape
+    (torch.Size([5, 4]), torch.Size([5, 1, 8, 8]), torch.Size([5]))
     """
 
     def __init__(
@@ -42,33 +49,33 @@ class Autoencoder(Variant):
         self.decoder = network("decoder", decoder or backbone, self.latent_dim, spec.shape, **common)
 
     def code_width(self) -> int:
-        """Outputs of the encoder."""
+        """Return the number of outputs of the encoder."""
         return self.latent_dim
 
     def context_width(self, spec: Spec) -> int:
-        """Size of what `context` returns; 0 for nothing."""
+        """Return the size of `context`; 0 if there is none."""
         return 0
 
     def context(self, y: Tensor) -> Tensor | None:
-        """What both networks see beside their input: (B,) labels to (B, context_width), or None."""
+        """Return an extra input of both networks for labels (B,): (B, context_width), or None."""
         return None
 
     def encoded(self, x: Tensor, y: Tensor) -> Tensor:
-        """The encoder's outputs: (B, code_width)."""
-        return _through(self.encoder, x, self.context(y))
+        """Return the encoder's outputs: (B, code_width)."""
+        return _apply(self.encoder, x, self.context(y))
 
     def decoded(self, z: Tensor, y: Tensor) -> Tensor:
-        """The decoder's raw outputs, the parameters of p(x|z): (B, C, H, W)."""
-        return _through(self.decoder, z, self.context(y))
+        """Return the decoder's raw outputs, the parameters of p(x|z): (B, C, H, W)."""
+        return _apply(self.decoder, z, self.context(y))
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         return self.likelihood.mean(self.decoded(z, y))
 
     def log_px(self, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
-        """log p(x|z), (B, C, H, W) and (B, d) to (B,), in nats."""
+        """Return log p(x|z), (B, C, H, W) and (B, d) to (B,), in nats."""
         return self.likelihood.log_prob(x, self.decoded(z, y))
 
 
-def _through(network: nn.Module, value: Tensor, context: Tensor | None) -> Tensor:
+def _apply(network: nn.Module, value: Tensor, context: Tensor | None) -> Tensor:
     out: Tensor = network(value) if context is None else network(value, context)
-    return out.to(value.dtype)  # networks may compute in bf16; what follows doesn't
+    return out.to(value.dtype)  # networks may compute in bf16; the rest of a model does not

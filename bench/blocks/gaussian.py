@@ -19,12 +19,22 @@ from bench.util.errors import UsageError
 
 
 def gaussian_kl(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mu, diag exp(logvar)) || N(0, I)) for each dimension, in nats. Kingma & Welling 2014, appendix B."""
+    """Return KL(N(mu, diag exp(logvar)) || N(0, I)) for each dimension, in nats. Kingma & Welling 2014, appendix B.
+
+    >>> gaussian_kl(torch.tensor([0.0, 2.0]), torch.zeros(2))
+    tensor([0., 2.])
+    """
     return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
 
 
 class GaussianVAE(Autoencoder):
-    """Descends rec + weight * KL, both in nats per image; `weight` is 1 here, behind a linear warm-up if any."""
+    """A VAE whose loss is rec + weight * KL, in nats per image; the weight is 1, after a linear warm-up if any.
+
+    >>> model = GaussianVAE(Spec((1, 8, 8), classes=10, size=100, latent_dim=4))
+    >>> loss, terms = model.loss(Batch(torch.rand(5, 1, 8, 8), torch.zeros(5), torch.arange(5), torch.tensor(0.0)))
+    >>> loss.isclose(terms["rec"] + terms["kl"])
+    tensor(True)
+    """
 
     def __init__(
         self,
@@ -35,23 +45,25 @@ class GaussianVAE(Autoencoder):
     ) -> None:
         super().__init__(spec, **networks)
         if warmup and type(self).loss is not GaussianVAE.loss:
-            raise UsageError(f"{type(self).__name__} descends a loss of its own, which has no warm-up")
+            raise UsageError(
+                f"{type(self).__name__} has a loss of its own, which ignores the warm-up", fix="Leave out warmup."
+            )
         self.warmup = warmup
 
     def code_width(self) -> int:
         return 2 * self.latent_dim
 
     def encode_terms(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """mu and logvar of q(z|x), both (B, d)."""
+        """Return mu and logvar of q(z|x), both (B, d)."""
         mu, logvar = self.encoded(x, y).chunk(2, -1)
         return mu, logvar
 
     def ramp(self, progress: Tensor) -> Tensor | float:
-        """The warm-up's share of the KL weight: 0 to 1."""
+        """Return the factor of the KL's weight at `progress`: 0 to 1."""
         return (progress / self.warmup).clamp(max=1) if self.warmup else 1.0
 
     def weigh(self, kl: Tensor) -> Tensor:
-        """The KL's part of the objective: what most variants change."""
+        """Return the KL's part of the objective, which most variants change."""
         return kl
 
     def loss(self, batch: Batch) -> Loss:

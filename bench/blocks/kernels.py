@@ -13,17 +13,20 @@ Kernel = Callable[[Tensor, Tensor, int], Tensor]
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """|x_i - y_j|^2: (n, d), (m, d) to (n, m), never below 0."""
+    """Return |x_i - y_j|^2: (n, d), (m, d) to (n, m), never below 0."""
     distances = x.square().sum(-1)[:, None] + y.square().sum(-1)[None, :]
-    distances -= 2 * x @ y.mT  # into the norms, which stay in fp32 where products may be bf16
+    distances -= 2 * x @ y.mT  # in place: the norms stay in fp32, while products may be bf16
     return distances.clamp_min_(0)
 
 
 def imq(x: Tensor, y: Tensor, dim: int) -> Tensor:
-    """Inverse multiquadratics C / (C + |x - y|^2), summed over C = 2 dim `SCALES`: (n, d), (m, d) to (n, m).
+    """Return inverse multiquadratics C / (C + |x - y|^2), summed over C = 2 dim `SCALES`: (n, d), (m, d) to (n, m).
 
     2 dim is the expected squared distance of two draws from N(0, I) in `dim` dimensions. Tolstikhin et al.
     2018, with the scales of their code.
+
+    >>> imq(torch.zeros(1, 4), torch.zeros(1, 4), 4)
+    tensor([[7.]])
     """
     distances = squared_distances(x, y)
     total = torch.zeros_like(distances)
@@ -33,9 +36,12 @@ def imq(x: Tensor, y: Tensor, dim: int) -> Tensor:
 
 
 def mmd2(x: Tensor, y: Tensor, kernel: Kernel = imq) -> Tensor:
-    """Squared MMD between the laws of x (n, d) and y (m, d), estimated without bias: 0-d.
+    """Return an unbiased estimate of the squared MMD between the laws of x (n, d) and y (m, d), n, m >= 2: 0-d.
 
-    Below 0 at times, and 0 on average for equal laws. Needs two of each. Gretton et al. 2012, lemma 6.
+    It is 0 on average for equal laws, so at times below 0. Gretton et al. 2012, lemma 6.
+
+    >>> bool(mmd2(torch.randn(100, 4), torch.randn(100, 4) + 3) > 1)
+    True
     """
     n, m, dim = x.shape[0], y.shape[0], x.shape[1]
     kxx, kyy = kernel(x, x, dim), kernel(y, y, dim)

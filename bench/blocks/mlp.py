@@ -13,7 +13,11 @@ from bench.blocks.backbone import Backbone, Shape
 
 
 def mlp(*widths: int) -> nn.Sequential:
-    """Linear layers of these widths with ReLU between them."""
+    """Return linear layers of these widths with ReLU between them.
+
+    >>> mlp(64, 16, 4)(torch.rand(5, 64)).shape
+    torch.Size([5, 4])
+    """
     layers: list[nn.Module] = []
     for a, b in pairwise(widths):
         layers += [nn.Linear(a, b), nn.ReLU()]
@@ -21,11 +25,15 @@ def mlp(*widths: int) -> nn.Sequential:
 
 
 class MLPEncoder(nn.Module):
-    """(B, C, H, W), (B, context) to (B, out)."""
+    """(B, C, H, W), (B, context) to (B, out), with one hidden layer of 400 by default.
 
-    def __init__(self, shape: Shape, out: int, context: int, hidden: tuple[int, ...]) -> None:
+    >>> MLPEncoder((1, 8, 8), 4)(torch.rand(5, 1, 8, 8)).shape
+    torch.Size([5, 4])
+    """
+
+    def __init__(self, shape: Shape, out: int, context: int = 0, hidden: tuple[int, ...] | None = None) -> None:
         super().__init__()
-        self.layers = mlp(math.prod(shape) + context, *hidden, out)
+        self.layers = mlp(math.prod(shape) + context, *((400,) if hidden is None else hidden), out)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         flat = x.flatten(1)
@@ -33,9 +41,9 @@ class MLPEncoder(nn.Module):
         return out
 
     def each(self, x: Tensor, contexts: Tensor) -> Tensor:
-        """All images with each of K contexts, (B, C, H, W) and (K, context) to (K, B, out).
+        """Encode all images with each of K contexts, (B, C, H, W) and (K, context) to (K, B, out).
 
-        As `forward` with one after the other, but what the first layer makes of the images is made once.
+        Equals `forward` with one context after the other, but applies the first layer to the images only once.
         """
         first, width = self.layers[0], contexts.shape[1]
         if not isinstance(first, nn.Linear) or type(first).forward is not nn.Linear.forward:
@@ -46,12 +54,16 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """(B, latent), (B, context) to (B, C, H, W)."""
+    """(B, latent), (B, context) to raw outputs (B, C, H, W), with one hidden layer of 400 by default.
 
-    def __init__(self, latent: int, shape: Shape, context: int, hidden: tuple[int, ...]) -> None:
+    >>> MLPDecoder(4, (1, 8, 8))(torch.randn(5, 4)).shape
+    torch.Size([5, 1, 8, 8])
+    """
+
+    def __init__(self, latent: int, shape: Shape, context: int = 0, hidden: tuple[int, ...] | None = None) -> None:
         super().__init__()
         self.shape = shape
-        self.layers = mlp(latent + context, *reversed(hidden), math.prod(shape))
+        self.layers = mlp(latent + context, *reversed((400,) if hidden is None else hidden), math.prod(shape))
 
     def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         out: Tensor = self.layers(z if c is None else torch.cat([z, c], 1))
@@ -59,12 +71,10 @@ class MLPDecoder(nn.Module):
 
 
 class MLP(Backbone):
-    """One hidden layer of 400 on each side; `hidden=none` makes both networks linear."""
+    """One hidden layer of 400 on each side; `hidden=none` makes both networks linear.
 
-    @staticmethod
-    def encoder(shape: Shape, out: int, *, context: int = 0, hidden: tuple[int, ...] | None = None) -> nn.Module:
-        return MLPEncoder(shape, out, context, (400,) if hidden is None else hidden)
+    >>> len(MLP.encoder((1, 8, 8), 4, hidden=()).layers)
+    1
+    """
 
-    @staticmethod
-    def decoder(latent: int, shape: Shape, *, context: int = 0, hidden: tuple[int, ...] | None = None) -> nn.Module:
-        return MLPDecoder(latent, shape, context, (400,) if hidden is None else hidden)
+    encoder, decoder = MLPEncoder, MLPDecoder

@@ -10,9 +10,14 @@ from torch import Tensor, nn
 class EMAQuantizer(nn.Module):
     """A codebook of K vectors of size D, moved towards the latents that choose them by exponential averages.
 
-    In training mode `forward` updates the codebook: `codebook = sums / counts`, both averaged with `decay`. A code
-    whose use falls under a tenth of the mean is restarted at a random latent of the batch, with the mean's weight, so
-    that a young code has time to find its latents; none is while `restart` is 0.
+    In training mode `forward` updates the codebook: `codebook = sums / counts`, both averaged with `decay`. If
+    `restart` is 1, a code used less than a tenth of the mean moves to a random latent of the batch. It gets the mean's
+    weight there, so that it has time to attract latents.
+
+    >>> quantizer = EMAQuantizer(size=16, dim=8).eval()
+    >>> codes, index = quantizer(torch.randn(5, 8), restart=torch.tensor(0))
+    >>> codes.shape, torch.equal(codes, quantizer.codebook[index])
+    (torch.Size([5, 8]), True)
     """
 
     codebook: Tensor
@@ -27,11 +32,11 @@ class EMAQuantizer(nn.Module):
         self.register_buffer("sums", self.codebook.clone())
 
     def nearest(self, latents: Tensor) -> Tensor:
-        """Indices (N,) of the nearest codes of latents (N, D), in Euclidean distance."""
+        """Return the indices (N,) of the nearest codes of latents (N, D), in Euclidean distance."""
         return (self.codebook.square().sum(1) - 2 * latents @ self.codebook.T).argmin(1)
 
     def forward(self, latents: Tensor, restart: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (N, D) to codes (N, D), without gradient, and indices (N,); `restart` is 0-d, 0 or 1."""
+        """Return the codes (N, D) of latents (N, D), without gradient, and their indices (N,); `restart` is 0-d."""
         with torch.no_grad():
             index = self.nearest(latents)
             codes = F.embedding(index, self.codebook)
@@ -53,7 +58,7 @@ class EMAQuantizer(nn.Module):
 
     @torch.no_grad()
     def start(self, latents: Tensor, rounds: int = 10) -> None:
-        """k-means on latents (N, D) from random ones among them; the averages begin as if each code had its share."""
+        """Run k-means on latents (N, D) from random ones among them, and start the averages with equal counts."""
         chosen = torch.randint(len(latents), (self.size,), device=latents.device)
         if len(latents) >= self.size:
             chosen = torch.randperm(len(latents), device=latents.device)[: self.size]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 Cache = tuple[Tensor, Tensor]  # keys and values so far, (B, heads, t, d)
 
 
-class Block(nn.Module):
+class _Layer(nn.Module):
     """Pre-norm attention and perceptron."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -30,9 +30,12 @@ class Block(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """p(k) over sequences of `length` symbols from 0..size-1.
+    """p(k) over sequences of `length` symbols from 0..size-1; each position sees a start symbol and those before it.
 
-    Each position sees the symbols before it, and a start symbol.
+    >>> prior = CausalTransformer(size=16, length=4, width=8)
+    >>> k = prior.sample(5)
+    >>> k.shape, prior.code_length(k).shape
+    (torch.Size([5, 4]), torch.Size([5, 4]))
     """
 
     def __init__(
@@ -44,11 +47,11 @@ class CausalTransformer(nn.Module):
         self.position = nn.Parameter(torch.zeros(length, width))
         nn.init.normal_(self.embed.weight, std=0.02)
         nn.init.normal_(self.position, std=0.02)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(_Layer(width, heads, dropout) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, size)
 
     def forward(self, k: Tensor) -> Tensor:
-        """Symbols (B, T) to logits (B, T, size) of each symbol given those before it."""
+        """Return the logits (B, T, size) of each symbol of k (B, T) given those before it."""
         shifted = F.pad(k[:, :-1], (1, 0), value=self.size)
         h = self.embed(shifted) + self.position
         for block in self.blocks:
@@ -57,11 +60,11 @@ class CausalTransformer(nn.Module):
         return logits
 
     def code_length(self, k: Tensor) -> Tensor:
-        """-log p(k_t | k_<t) for each position: (B, T) to (B, T), in nats."""
+        """Return -log p(k_t | k_<t) for each position: (B, T) to (B, T), in nats."""
         return F.cross_entropy(self(k).transpose(1, 2), k, reduction="none")
 
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
-        """n sequences (n, T), by ancestral sampling."""
+        """Draw n sequences (n, T) by ancestral sampling."""
         device = self.position.device
         k = torch.full((n, 1), self.size, device=device)
         caches: list[Cache | None] = [None] * len(self.blocks)

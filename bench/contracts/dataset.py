@@ -1,10 +1,10 @@
-"""The contract of a dataset: where its files come from, and the splits they hold.
+"""The contract of a dataset: its files, and the splits that are read from them.
 
     class Digits(Dataset):
         def load(self, root: Path) -> Splits: ...
 
 The keyword arguments of `__init__` are its options (`folder[image_size=32]:PATH`, `--image-size`); a first positional
-argument is what the user types behind the colon (`folder:PATH`).
+argument is the text after the colon (`folder:PATH`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int], None]  #: what is being done, bytes so far,
 
 @dataclass(frozen=True)
 class File:
-    """A file that a dataset is made of: `path` under the data root, where to get it, and what it must be."""
+    """A file of a dataset: its `path` under the data root, its addresses, and its expected content."""
 
     path: str
     urls: tuple[str, ...]
@@ -38,50 +38,50 @@ class File:
 
 @dataclass(frozen=True)
 class Splits:
-    """The source's own splits. Training uses all of `train`; `test` is what is scored.
+    """The source's own splits. Training uses all of `train`; `test` is scored.
 
-    Where the source has a validation split of its own, validation images are that, and `train` gives none away.
+    If the source has a validation split, validation images come from it instead of from `train`.
     """
 
     train: Images
     test: Images
-    outliers: Images | None = None  #: images of a kind that `train` and `test` don't have
+    outliers: Images | None = None  #: images of a kind that `train` and `test` do not have
     factors: Tensor | None = None  #: (N, F) int64: the value of each generative factor of each image of `test`
-    validation: Images | None = None  #: of the shape and the classes of `train`; None: carved out of `train`
-    notes: tuple[str, ...] = ()  #: what a user should know of how they were read, a line each
+    validation: Images | None = None  #: of the shape and classes of `train`; None: carved out of `train`
+    notes: tuple[str, ...] = ()  #: remarks for users on how the images were read, one line each
 
 
 class Dataset(ABC):
     """A source of images.
 
-    `load` reads what is under `root` and uses no network; `bench.data.fetch` brings `files` there first. Raise
-    `DataError` for what is missing or damaged.
+    `load` reads the files under `root` without any network; `bench.data.fetch` puts `files` there first. Raise
+    `DataError` if something is missing or damaged.
     """
 
     title: ClassVar[str] = ""  #: one line for `bench list`
     license: ClassVar[str] = ""
-    files: ClassVar[tuple[File, ...]] = ()  #: what must be under the data root; () for embedded or the user's own
+    files: ClassVar[tuple[File, ...]] = ()  #: required under the data root; () for embedded or the user's own images
     latent_dim: ClassVar[int | None] = None  #: size of z for all variants; None: by image shape
     steps: ClassVar[int | None] = None  #: training budget; None: by image shape
-    on_progress: Progress | None = None  #: set by who calls `load` and wants to be told how far it is
+    on_progress: Progress | None = None  #: set by callers of `load` that show progress
 
     @classmethod
     def suits(cls, path: Path) -> bool:
-        """Return whether this dataset reads what lies at `path`: an error about a bare path then suggests it."""
+        """Return whether this dataset can read `path`; errors about a bare path then suggest it."""
         return False
 
     def say(self, what: str, done: int = 0, total: int = 0) -> None:
-        """Tell who waits for `load` what it's at: `done` of `total` bytes, where that is known."""
+        """Report what `load` is doing, and `done` of `total` bytes if known."""
         if self.on_progress is not None:
             self.on_progress(what, done, total)
 
     @property
     def cache(self) -> Path:
-        """Where `load` may keep decoded images: a folder each, whose copy.json says in `of` what they are of."""
+        """The place for folders of decoded images; in each, `of` in copy.json names their source."""
         return cache_dir() / "decoded"
 
     def ready(self, root: Path) -> bool:
-        """Whether `load` will find all it needs under `root`, without a download."""
+        """Return whether all files are under `root`, so that nothing has to be downloaded."""
         return all((root / file.path).exists() for file in self.files)
 
     @abstractmethod
@@ -89,7 +89,7 @@ class Dataset(ABC):
         """Read the splits under the data `root`.
 
         Raises:
-            DataError: something is missing, damaged or not as it should be.
+            DataError: something is missing, damaged or not as declared.
         """
 
 
@@ -97,20 +97,20 @@ class Dataset(ABC):
 class Data:
     """A dataset as a run uses it."""
 
-    name: str  #: as the user typed it, or the name that was given ('folder:PATH as faces')
-    train: Images  #: what is trained on
-    test: Images  #: what is scored
-    source: Images  #: the source's whole training split: references and feature networks come from it
+    name: str  #: as the user typed it, or the name given to it ('folder:PATH as faces')
+    train: Images
+    test: Images  #: the scored images: the test split, or validation images
+    source: Images  #: the source's whole training split, for references and feature networks
     latent_dim: int
     steps: int
     likelihood: str
     limit: int | None = None
     validation: int = 0
-    outliers: Images | None = None  #: of a kind that it wasn't trained on
+    outliers: Images | None = None  #: of a kind that `train` does not have
     factors: Tensor | None = None  #: (N, F) int64, of `test`
-    held: Tensor | None = None  #: positions in `source` of the images of `test`, where they were carved out of it
-    own_validation: bool = False  #: whether validation images are a split of the source's own, and not out of `source`
-    notes: tuple[str, ...] = ()  #: what a user should know of it, a line each
+    held: Tensor | None = None  #: positions in `source` of the images of `test`, if carved out of it
+    own_validation: bool = False  #: whether the source has a validation split of its own
+    notes: tuple[str, ...] = ()  #: remarks for users, one line each
 
     @property
     def classes(self) -> int:
@@ -125,7 +125,7 @@ DATASETS: Registry[type[Dataset]] = Registry("bench.datasets", "dataset", _is_da
 
 
 def defaults(shape: tuple[int, int, int]) -> tuple[int, int, str]:
-    """Latent size, steps and likelihood for images of `shape`, where the dataset names none of its own."""
+    """Return latent size, steps and likelihood for images of `shape`, if the dataset sets none."""
     c, h, w = shape
     side = max(h, w)
     if side <= 16:
@@ -138,74 +138,65 @@ def defaults(shape: tuple[int, int, int]) -> tuple[int, int, str]:
 
 
 def prepare(
-    name: str,
-    dataset: Dataset,
-    splits: Splits,
-    *,
-    limit: int | None = None,
-    validation: int = 0,
-    split: str = "test",
+    name: str, dataset: Dataset, splits: Splits, *, limit: int | None = None, validation: int = 0, split: str = "test"
 ) -> Data:
-    """Apply `--limit` and `--validation` to the splits, by a fixed seed, and settle the defaults.
+    """Apply `--limit` and `--validation` to the splits, by a fixed seed, and the default sizes.
 
-    With `split` 'validation' validation images stand in the place of the test split: the source's own, all of them
-    by default; else they are carved out of the training split, a sixth of it by default.
+    With `split` 'validation', validation images take the place of the test split: the source's own (all by default),
+    else images carved out of the training split (a sixth of it by default).
 
     Raises:
-        UsageError: more images asked for than there are.
+        UsageError: more images are requested than there are.
     """
-    latent_dim, steps, likelihood = defaults(splits.train.shape)
-    own = splits.validation
+    train, test, own, n = splits.train, splits.test, splits.validation, len(splits.train)
     if own is not None and validation > len(own):
         raise UsageError(
-            f"{name!r} has a validation split of {len(own):,} images: --validation {validation} asks for more",
-            fix="Leave out --validation: all of them are used.",
+            f"{name!r} has a validation split of {len(own):,} images, fewer than --validation {validation}",
+            fix="Leave out --validation to use all of them.",
         )
-    train, test, n = splits.train, splits.test, len(splits.train)
-    held = None
     if split == "validation" and own is None and not validation:
         validation = n // 6
     carved = validation if own is None else 0
     if carved + (limit or 1) > n:
         raise UsageError(
-            f"{name!r} has {n:,} training images: --limit {limit or 'all'} and --validation {carved} ask for more",
-            fix=f"Ask for at most {n:,} together.",
+            f"{name!r} has {n:,} training images, too few for --limit {limit or 'all'} and --validation {carved}",
+            fix=f"Give at most {n:,} in total.",
         )
+    order, held = _shuffled(n), None
     if limit is not None or carved:
-        order = _shuffled(n)
-        keep = order[carved:] if limit is None else order[carved : carved + limit]
-        train = train.subset(keep.sort().values)
-        if split == "validation" and carved:
-            held = order[:carved].sort().values
-            test = _settled(splits.train.subset(held))
+        last = None if limit is None else carved + limit
+        train = train.subset(order[carved:last].sort().values)
     if split == "validation" and own is not None:
-        part = own.subset(_shuffled(len(own))[:validation].sort().values) if validation else own
-        test = _settled(part)
+        test = own.subset(_shuffled(len(own))[:validation].sort().values) if validation else own
+    elif split == "validation" and carved:
+        held = order[:carved].sort().values
+        test = splits.train.subset(held)
+    latent_dim, steps, likelihood = defaults(train.shape)
     return Data(
-        name,
-        train,
-        test,
-        splits.train,
-        dataset.latent_dim or latent_dim,
-        dataset.steps or steps,
-        likelihood,
-        limit,
-        validation,
-        splits.outliers,
-        splits.factors if split == "test" else None,
-        held,
-        own is not None,
-        tuple(f"{name}: {note}" for note in splits.notes),
+        name=name,
+        train=train,
+        test=test if test is splits.test else _draw_once(test),
+        source=splits.train,
+        latent_dim=dataset.latent_dim or latent_dim,
+        steps=dataset.steps or steps,
+        likelihood=likelihood,
+        limit=limit,
+        validation=validation,
+        outliers=splits.outliers,
+        factors=splits.factors if split == "test" else None,
+        held=held,
+        own_validation=own is not None,
+        notes=tuple(f"{name}: {note}" for note in splits.notes),
     )
 
 
 def _shuffled(n: int) -> Tensor:
-    """The numbers from 0 to n - 1 in an order that is the same for everybody."""
+    """Return the numbers from 0 to n - 1 in an order that is the same on every machine."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(0))
 
 
-def _settled(images: Images) -> Images:
-    """Images to be scored: drawn once, by a fixed seed, where each presentation to a training draws them anew."""
+def _draw_once(images: Images) -> Images:
+    """Return images to be scored: if each presentation draws their pixels anew, draw them once by a fixed seed."""
     if not images.redrawn:
         return images
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""What the runner says while it works. The display, logs and loggers read nothing else."""
+"""The events of a run. Displays, logs and loggers read nothing else."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from bench.contracts.row import Row
 from bench.util.text import settle
 
 
-class _Said:
-    """Make the text of a job's process or of a plugin plain; a path stays a path."""
+class _Event:
+    """The base of all events: text from processes and plugins is made plain, except for paths."""
 
     def __post_init__(self) -> None:
         settle(self, but="folder")
 
 
 @dataclass(frozen=True)
-class Preparing(_Said):
-    """Something that takes a while before the run begins; `done` of `total` bytes, where it is a download."""
+class Preparing(_Event):
+    """Work before the run begins; `done` of `total` bytes for a download."""
 
     what: str
     done: int = 0
@@ -26,30 +26,30 @@ class Preparing(_Said):
 
 
 @dataclass(frozen=True)
-class RunStarted(_Said):
-    """The run begins: how many cells it has, and where its results lie."""
+class RunStarted(_Event):
+    """The run begins, with so many cells and this folder."""
 
     cells: int
-    steps: int  #: optimiser steps of all cells that will be trained
+    steps: int  #: of all cells that will be trained
     folder: str
-    notes: tuple[str, ...] = ()  #: what the user should know beforehand: estimates, what one seed can't show
+    notes: tuple[str, ...] = ()  #: remarks for the user: estimates, limits of one seed
 
 
 @dataclass(frozen=True)
-class CellStarted(_Said):
-    """Training of a cell begins, or goes on; `steps` of each stage."""
+class CellStarted(_Event):
+    """Training of a cell begins or resumes; `steps` of each stage."""
 
     cell: str
     label: str
     dataset: str
     seed: int
     steps: tuple[int, ...]
-    resumed: int = 0  #: the step of the checkpoint that it goes on from
+    resumed: int = 0  #: the step of the checkpoint
 
 
 @dataclass(frozen=True)
-class Step(_Said):
-    """Sent about 200 times a cell: `step` of the cell's total, and the terms averaged since the last."""
+class Step(_Event):
+    """Progress of training, about 200 times a cell, with the terms averaged since the last event."""
 
     cell: str
     step: int
@@ -58,17 +58,17 @@ class Step(_Said):
 
 
 @dataclass(frozen=True)
-class Scoring(_Said):
+class Scoring(_Event):
     """A metric is being computed."""
 
     cell: str
     metric: str
-    seconds: float | None = None  #: what it'll take, where that may be long
+    seconds: float | None = None  #: expected duration, if it may be long
 
 
 @dataclass(frozen=True)
-class CellEnded(_Said):
-    """The cell is on disk, whatever its status. `reused`: it was there already."""
+class CellEnded(_Event):
+    """The cell is on disk, whatever its status; `reused` if it was there before."""
 
     cell: str
     row: Row
@@ -76,20 +76,20 @@ class CellEnded(_Said):
 
 
 @dataclass(frozen=True)
-class Stopping(_Said):
-    """The run was asked to stop: so many cells under way are keeping a checkpoint."""
+class Stopping(_Event):
+    """The run was told to stop; so many running cells write a checkpoint."""
 
     cells: int
 
 
 @dataclass(frozen=True)
-class RunEnded(_Said):
+class RunEnded(_Event):
     """All cells are on disk, and the derived tables are written."""
 
     folder: str
     rows: tuple[Row, ...]
     seconds: float
-    figure: str = ""  #: the file of the rate-distortion plane, where there is one
+    figure: str = ""  #: the file of the rate-distortion figure, if any
 
 
 Event = Preparing | RunStarted | CellStarted | Step | Scoring | CellEnded | Stopping | RunEnded

@@ -1,6 +1,6 @@
-"""The contract of an executor: it places jobs, in processes of their own, and owns no truth.
+"""The contract of an executor, which runs each job in a process of its own.
 
-What a job came to is read from the run's folder; an `Exit` only explains why nothing is there.
+Results are read only from the run's folder; an `Exit` explains why none is there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bench.plugins.registry import Registry
 
 @dataclass(frozen=True)
 class Job:
-    """One cell for a process of its own, as plain values."""
+    """One cell to train and score in a process of its own, as plain values."""
 
     folder: str  #: the run's, absolute
     cell: str
@@ -30,11 +30,11 @@ class Job:
     device: str
     threads: int
     number: int = 1  #: of the attempt
-    dead: Mapping[str, str] = field(default_factory=dict)  #: metrics that brought a process down, and how
+    dead: Mapping[str, str] = field(default_factory=dict)  #: metrics that killed an earlier process, with the reason
     gpus: float = 0.0
-    stacked: tuple[int, ...] = ()  #: the seeds that are trained with it, its own among them
-    umask: int | None = None  #: of the command; None: whatever its process has
-    handed: tuple[str, ...] = ()  #: the addresses of code that may be run for it, as the user handed them over
+    stacked: tuple[int, ...] = ()  #: seeds trained together, its own among them
+    umask: int | None = None  #: of the command; None: that of the process
+    handed: tuple[str, ...] = ()  #: addresses of code that the user allowed to run for it
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -47,41 +47,41 @@ class Job:
 
 @dataclass(frozen=True)
 class Exit:
-    """How a job's process ended."""
+    """The end of a job's process."""
 
     code: int | None  #: None: by a signal, or unknown
     signal: int | None = None
-    reason: str = ""  #: what the executor knows besides
+    reason: str = ""  #: further knowledge of the executor
 
 
 class Executor(Protocol):
-    """Starts jobs and watches their processes. A restart of the same job is a new attempt."""
+    """A launcher of jobs that watches their processes. A restart of the same job is a new attempt."""
 
     def __init__(self, jobs: int, *, address: str | None = None) -> None: ...
 
     @property
     def slots(self) -> int:
-        """How many jobs may be under way at once."""
+        """The number of jobs that can run at once."""
         ...
 
     def start(self, job: Job) -> Any:
-        """Begin a job; returns a handle."""
+        """Start a job and return its handle."""
         ...
 
     def poll(self, handle: Any) -> Exit | None:
-        """How it ended; None while it hasn't."""
+        """Return the end of the job's process, or None while it runs."""
         ...
 
     def begun(self, handle: Any) -> bool:
-        """Whether its process has been started; no limit of time counts before."""
+        """Return whether the process has started; time limits count from then."""
         ...
 
     def stop(self, handle: Any, signal: int) -> None:
-        """Send a signal to the job's process, and, for SIGKILL, to all that it started."""
+        """Send a signal to the job's process; SIGKILL also to all processes that it started."""
         ...
 
     def close(self) -> None:
-        """Kill what is left, and let go of everything."""
+        """Kill the remaining jobs and release all resources."""
         ...
 
 

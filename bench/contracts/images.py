@@ -1,4 +1,4 @@
-"""Images as the suite holds them: uint8, with labels, a digest, and no way to touch the array behind them."""
+"""Images in memory or on disk: uint8, with labels and a digest; no caller can change the array behind them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Images:
         pixels: (N, C, H, W) uint8; a numpy array (may be memory-mapped) or a tensor.
         labels: (N,) class indices, or None.
         classes: names of the classes; empty where there are no labels.
-        at: (M,) positions in `pixels`: the split is these images, none of which is copied; by default it's all of them.
-        redrawn: each presentation of an image is a fresh draw of its pixels, black or white, with its grey levels as
+        at: (M,) positions in `pixels` of the images of this split, which are not copied; None: all of them.
+        redrawn: each presentation of an image draws its pixels anew, black or white, with its grey levels as
             probabilities (dynamic binarisation), from the default generator of the device.
     """
 
@@ -52,7 +52,6 @@ class Images:
 
     @property
     def device(self) -> torch.device:
-        """Where the pixels are."""
         return self._pixels.device
 
     @property
@@ -60,10 +59,10 @@ class Images:
         return self._labels is not None
 
     def to(self, device: torch.device | str) -> Images:
-        """The same images, held on `device`; where they'd take more than half of what a GPU has free, as they are."""
+        """Return the images on `device`; return them as they are if they need more than half of a GPU's free memory."""
         device = torch.device(device)
         size = len(self) * math.prod(self.shape)
-        if device == self._pixels.device or (device.type == "cuda" and 2 * size > torch.cuda.mem_get_info(device)[0]):
+        if device == self.device or (device.type == "cuda" and 2 * size > torch.cuda.mem_get_info(device)[0]):
             return self
         labels = None if self._labels is None else self._labels.to(device)
         pixels = self._pixels if self._at is None else self._pixels[self._at]
@@ -72,33 +71,29 @@ class Images:
         return moved
 
     def take(self, index: Tensor, device: torch.device | str | None = None) -> Tensor:
-        """The images at `index` (B,): (B, C, H, W) uint8, on `device`."""
-        taken = _sent(self._stored(index), device or self._pixels.device)
+        """Return the images at `index` (B,): (B, C, H, W) uint8, on `device`."""
+        index = index.to(self.device)
+        stored = torch.index_select(self._pixels, 0, index if self._at is None else self._at[index])
+        taken = _send(stored, device or self.device)
         return drawn(taken) if self.redrawn else taken
 
-    def _stored(self, index: Tensor) -> Tensor:
-        index = index.to(self._pixels.device)
-        return torch.index_select(self._pixels, 0, index if self._at is None else self._at[index])
-
     def labels(self, index: Tensor | None = None, device: torch.device | str | None = None) -> Tensor:
-        """Class indices at `index` (all of them by default): (B,) int64; -1 where there are none."""
+        """Return class indices at `index` (all by default): (B,) int64; -1 where there are none."""
         if self._labels is None:
             n = len(self) if index is None else len(index)
-            return torch.full((n,), -1, device=device or self._pixels.device)
-        found = self._labels if index is None else self._labels[index.to(self._labels.device)]
-        return _sent(found, device or self._labels.device)
+            return torch.full((n,), -1, device=device or self.device)
+        labels = self._labels if index is None else self._labels[index.to(self._labels.device)]
+        return _send(labels, device or self._labels.device)
 
     def subset(self, index: Tensor) -> Images:
-        """The images at `index`, as a split of their own."""
+        """Return the images at `index` as a split of their own."""
         labels = None if self._labels is None else self.labels(index)
-        at = index.to(self._pixels.device)
-        return Images(
-            self._pixels, labels, self.classes, at=at if self._at is None else self._at[at], redrawn=self.redrawn
-        )
+        at = index.to(self.device) if self._at is None else self._at[index.to(self.device)]
+        return Images(self._pixels, labels, self.classes, at=at, redrawn=self.redrawn)
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over shape, pixels and labels, and whether they are redrawn."""
+        """The sha256 of shape, pixels, labels and `redrawn`."""
         sha = hashlib.sha256((repr((len(self), *self.shape)) + " redrawn" * self.redrawn).encode())
         for start in range(0, len(self), 4096):
             some = slice(start, start + 4096)
@@ -109,21 +104,21 @@ class Images:
         return sha.hexdigest()
 
 
-def _sent(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """On `device`; without waiting for it, unless that's the CPU, which would read what isn't there yet."""
+def _send(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Copy to `device`, without waiting only if it is a GPU: the CPU would read memory that is not filled yet."""
     return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
 def drawn(pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Black or white pixels (0, 255) with the grey levels of `pixels` as probabilities: uint8, in the same shape."""
+    """Draw black or white pixels (0, 255) with the grey levels of `pixels` as probabilities: uint8, same shape."""
     return torch.bernoulli(to_float(pixels), generator=generator).mul_(255).to(torch.uint8)
 
 
 def to_float(pixels: Tensor) -> Tensor:
-    """uint8 to [0, 1] float32: level / 255."""
+    """Convert uint8 to [0, 1] float32: level / 255."""
     return pixels.float().div_(255)
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """[0, 1] to uint8 by rounding to the nearest level, never truncating: the one quantiser, for every image set."""
+    """Convert [0, 1] to uint8 by rounding to the nearest level, never by truncation; used for every set of images."""
     return x.mul(255).round_().clamp_(0, 255).to(torch.uint8)

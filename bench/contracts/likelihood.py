@@ -1,7 +1,7 @@
-"""Pixel likelihoods p(x|z), owned by the suite: in nats per image, summed over pixels and channels.
+"""Pixel likelihoods p(x|z), in nats per image, summed over pixels and channels.
 
-A decoder returns raw outputs of shape (..., C, H, W); the likelihood gives them their meaning. So no variant can scale,
-average or clamp its reconstruction term differently from another.
+A decoder returns raw outputs of shape (..., C, H, W), which the likelihood interprets. Likelihoods belong to the suite,
+so no variant can scale, average or clamp its reconstruction term differently from another.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Kind = Literal["bound", "mass", "density"]
 class Likelihood(nn.Module, ABC):
     """p(x|z) for images of `shape` (C, H, W) in [0, 1]."""
 
-    kind: ClassVar[Kind]  #: what `log_prob` is of the grey or colour data itself: a mass, a density, or only a bound
+    kind: ClassVar[Kind]  #: whether `log_prob` is a mass, a density or only a bound for the grey or colour data
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -30,21 +30,21 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
-        """log p(x|z) in nats: (B, C, H, W) against raw outputs (..., B, C, H, W) gives (..., B)."""
+        """Return log p(x|z) in nats for x (B, C, H, W) and raw outputs (..., B, C, H, W): (..., B)."""
 
     @abstractmethod
     def location(self, out: Tensor) -> Tensor:
-        """The mean of p(x|z), in the shape of `out`; differentiable everywhere."""
+        """Return the mean of p(x|z), in the shape of `out`; differentiable everywhere."""
 
     def mean(self, out: Tensor) -> Tensor:
-        """E[x|z] as an image in [0, 1]: what is shown and scored as a sample."""
+        """Return E[x|z] as an image in [0, 1], to be shown and scored as a sample."""
         return self.location(out).clamp(0, 1)
 
 
 class Bernoulli(Likelihood):
     """Binary pixels with probability sigmoid(out); for grey x in [0, 1] the cross-entropy, exact in expectation.
 
-    BCE is linear in its target: for grey x it's E over b ~ Bernoulli(x) of -log p(b|z), so -(BCE + KL) bounds the
+    BCE is linear in its target: for grey x it equals E over b ~ Bernoulli(x) of -log p(b|z), so -(BCE + KL) bounds the
     log-likelihood of dynamically binarised images, not that of the grey ones (no bits/dim).
     """
 
@@ -62,7 +62,7 @@ class ContinuousBernoulli(Likelihood):
     """The Bernoulli's cross-entropy, normalised over [0, 1]: a density of the grey pixels themselves.
 
     p(x) = C(l) l^x (1 - l)^(1 - x) with l = sigmoid(out) and C(l) = 2 atanh(1 - 2l) / (1 - 2l). Loaiza-Ganem &
-    Cunningham 2019, eq. 3 and 6. The mean isn't l.
+    Cunningham 2019, eq. 3 and 6. The mean is not l.
     """
 
     kind = "density"
@@ -79,11 +79,11 @@ class ContinuousBernoulli(Likelihood):
         return torch.where(near, 0.5 + out / 12 - out**3 / 720, far)
 
 
-NEAR_ZERO = 0.2  #: logits below it are in their series: the closed forms are 0 / 0 there
+NEAR_ZERO = 0.2  #: smaller logits use series, as the closed forms approach 0 / 0
 
 
 def _log_normaliser(out: Tensor) -> Tensor:
-    """log C(sigmoid(out)) = log(out / tanh(out / 2)), and its series around 0."""
+    """Return log C(sigmoid(out)) = log(out / tanh(out / 2)), by its series around 0."""
     near = out.abs() < NEAR_ZERO
     safe = torch.where(near, 1.0, out)
     square = out.square()
@@ -101,7 +101,7 @@ class Gaussian(Likelihood):
         shape: tuple[int, int, int],
         *,
         sigma: Annotated[float, Range(0, exclusive=True), "standard deviation of a pixel"] = 1.0,
-        learned: Annotated[bool, "train sigma, starting from the value given"] = False,
+        learned: Annotated[bool, "train sigma, starting from the given value"] = False,
     ) -> None:
         super().__init__(shape)
         log_sigma = torch.tensor(math.log(sigma))
@@ -156,10 +156,10 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
 
 
 def likelihood(text: str, shape: tuple[int, int, int]) -> Likelihood:
-    """Build the likelihood written as `bernoulli`, `logistic`, `gaussian`, `gaussian[sigma=0.1,learned=true]`.
+    """Build a likelihood from text such as `bernoulli`, `logistic` or `gaussian[sigma=0.1,learned=true]`.
 
     Raises:
-        UsageError: no such likelihood, or a wrong argument for it.
+        UsageError: an unknown likelihood, or a wrong argument for it.
     """
     cls, arguments = parse_call("likelihood", text, LIKELIHOODS)
     return cls(shape, **arguments)

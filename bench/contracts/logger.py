@@ -1,7 +1,7 @@
-"""The contract of a logger: it hears what the runner says, and writes it down for a program that shows such things.
+"""The contract of a logger, which writes the events of a run for another program, such as TensorBoard.
 
-It reads events and nothing else, writes under the run's folder and nowhere else, and is no part of the result: one
-that raises is dropped, and the run goes on.
+A logger reads events only, writes only under the run's folder, and is no part of the result: a logger that raises is
+dropped with a warning, and the run continues.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from bench.util.process import make_folder, steady
 
 
 class Logger(Protocol):
-    """Called with every event of a run, in their order (`bench.contracts.events`), from one thread."""
+    """A listener that is called with every event of a run (`bench.contracts.events`), in order, from one thread."""
 
     def __init__(self) -> None:
-        """Before the run is planned.
+        """Get ready, before the run is planned.
 
         Raises:
-            PluginError: what it needs isn't installed.
+            PluginError: a package that it needs is not installed.
         """
         ...
 
     def __call__(self, event: Event) -> None:
-        """Take note of an event. `RunStarted` says where the run's folder is: see `place`."""
+        """Record an event. `RunStarted` names the run's folder; see `place`."""
         ...
 
     def close(self) -> None:
-        """The run is over, or broken off: no event comes any more."""
+        """Finish: the run is over or interrupted, and no more events come."""
         ...
 
 
 def _is_logger(obj: object) -> str | None:
-    missing = [name for name in ("__call__", "close") if not callable(getattr(obj, name, None))]
-    return None if isinstance(obj, type) and not missing else "not a class with __call__(event) and close()"
+    able = all(callable(getattr(obj, name, None)) for name in ("__call__", "close"))
+    return None if isinstance(obj, type) and able else "not a class with __call__(event) and close()"
 
 
 LOGGERS: Registry[type[Logger]] = Registry("bench.loggers", "logger", _is_logger)
 
 
 def place(folder: str, name: str) -> Path:
-    """Where a logger's files go in a run's folder: logs/<name>, which is made."""
+    """Create and return the folder logs/<name> in a run's folder, for a logger's files."""
     path = Path(folder) / "logs" / name
     make_folder(path)
     return path
 
 
 def needs(package: str, extra: str, error: ImportError) -> PluginError:
-    """What a logger raises whose package isn't installed; `extra` is ours that brings it."""
+    """Return the error for a logger whose `package` is not installed; the suite's `extra` installs it."""
     return PluginError(
         f"this logger needs {package}, which can't be imported",
         cause=f"{type(error).__name__}: {error}",
@@ -63,45 +63,28 @@ def needs(package: str, extra: str, error: ImportError) -> PluginError:
 
 @contextmanager
 def logged(names: Sequence[str], listener: Listener, warn: Callable[[str], None]) -> Iterator[Listener]:
-    """A listener that has events heard by `listener` and by the loggers called `names`.
+    """Yield a listener that passes each event to `listener` and to the loggers called `names`.
 
     Raises:
-        UnknownName, PluginError: before anything is done: a logger doesn't exist, or lacks what it needs.
+        UnknownName, PluginError: a logger does not exist, or lacks a package; raised before any event.
     """
-    guarded = [_Guarded(name, LOGGERS.load(name)(), warn) for name in dict.fromkeys(names)]
+    loggers = {name: LOGGERS.load(name)() for name in dict.fromkeys(names)}
 
-    def both(event: Event) -> None:
+    def call_all(method: Callable[[Logger], None]) -> None:
+        for name, logger in list(loggers.items()):
+            try:
+                steady()
+                method(logger)
+            except (Exception, SystemExit) as error:
+                del loggers[name]
+                text = " ".join(str(error).split())[:300]
+                warn(f"the logger {name!r} is dropped, the run goes on: {type(error).__name__}: {text}")
+
+    def hear(event: Event) -> None:
         listener(event)
-        for logger in guarded:
-            logger(event)
+        call_all(lambda logger: logger(event))
 
     try:
-        yield both if guarded else listener
+        yield hear if loggers else listener
     finally:
-        for logger in guarded:
-            logger.close()
-
-
-class _Guarded:
-    """A logger that can't harm: dropped, with one warning, at the first exception."""
-
-    def __init__(self, name: str, logger: Logger, warn: Callable[[str], None]) -> None:
-        self.name, self.warn = name, warn
-        self.logger: Logger | None = logger
-
-    def __call__(self, event: Event) -> None:
-        if self.logger is not None:
-            self._safely(lambda logger: logger(event), self.logger)
-
-    def close(self) -> None:
-        if self.logger is not None:
-            self._safely(lambda logger: logger.close(), self.logger)
-
-    def _safely(self, call: Callable[[Logger], None], logger: Logger) -> None:
-        try:
-            steady()
-            call(logger)
-        except (Exception, SystemExit) as error:
-            self.logger = None
-            text = " ".join(str(error).split())[:300]
-            self.warn(f"the logger {self.name!r} is dropped, the run goes on: {type(error).__name__}: {text}")
+        call_all(lambda logger: logger.close())

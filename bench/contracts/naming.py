@@ -1,9 +1,7 @@
-"""Names of datasets: the path that was asked for or a name that the user gave, and one name for the same images.
+"""Names of datasets: in 'folder:PATH as faces' the dataset is folder:PATH, and faces is its name in tables.
 
-called, asked    'folder:PATH as faces' is called faces, and asks for folder:PATH
-own              whether a name stands for somebody's own images, which lie elsewhere on another machine
-images           what the images of a row are, whatever they're called
-alike            tables in which the same images have the same name
+Users' own images have other paths on other machines, so rows of the same images can have different names: `alike`
+gives them one.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 
+from bench.contracts.dataset import DATASETS
 from bench.contracts.row import Row
 from bench.plugins.hyperparameters import selector
 from bench.plugins.unpublished import ADDRESS
@@ -24,15 +23,15 @@ _GIVEN = re.compile(rf"(?P<asked>.*\S)\s+as\s+(?P<name>{_NAME})\s*", re.DOTALL)
 
 
 def _split(text: str) -> tuple[str, str]:
-    """Split 'folder:PATH as NAME' into dataset and NAME ('' without one). A path that exists is taken as it stands."""
-    found = _GIVEN.fullmatch(text)
-    if found is None or is_there(text.partition(":")[2]):
+    """Split 'folder:PATH as NAME' into dataset and NAME ('' without one); a path that exists is not split."""
+    match = _GIVEN.fullmatch(text)
+    if match is None or is_there(text.partition(":")[2]):
         return text, ""
-    return found["asked"], found["name"]
+    return match["asked"], match["name"]
 
 
 def is_there(path: str) -> bool:
-    """Return whether something lies at `path`, whose ~ is the user's home; False for what can be no path."""
+    """Return whether `path` exists, with ~ for the user's home; False if the text cannot be a path."""
     try:
         return os.path.exists(os.path.expanduser(path))
     except ValueError:  # no path has a null byte
@@ -40,27 +39,22 @@ def is_there(path: str) -> bool:
 
 
 def asked(text: str) -> str:
-    """Return the dataset that `text` asks for, without the name that `text` gives it."""
+    """Return the dataset in `text`, without the name that `text` gives it."""
     return _split(text)[0]
 
 
 def called(text: str) -> str:
-    """Return the name of the data that `text` asks for: 'faces' for 'folder:PATH as faces', else `text` itself."""
+    """Return the name that tables show: 'faces' for 'folder:PATH as faces', else `text` itself."""
     return _split(text)[1] or text
 
 
 def require_fit(text: str, name: str, *, own: bool) -> None:
-    """Go on only where data may be called as `text` wants.
+    """Raise UsageError if the name that `text` gives is not allowed.
 
     Args:
-        name: the dataset that it asks for.
-        own: whether that takes a path or the like: others are the same everywhere, and keep their names.
-
-    Raises:
-        UsageError: they may not.
+        name: the dataset in `text`.
+        own: whether it takes a path or the like; other datasets are the same everywhere and keep their names.
     """
-    from bench.contracts.dataset import DATASETS
-
     given = _split(text)[1]
     if given and not own:
         raise UsageError(f"{name} keeps its name: it can't be called {given!r}", fix=f"Write {asked(text)} alone.")
@@ -70,12 +64,10 @@ def require_fit(text: str, name: str, *, own: bool) -> None:
 
 @cache
 def own(name: str) -> bool:
-    """Return whether a row's dataset is a user's own images: asked for by their path, or by a name that was given.
+    """Return whether a row's dataset is a user's own images, named by their path or by a given name.
 
-    Those that are asked for with options besides the size are apart: what else there is in them isn't in a row.
+    False with options other than the size: a row does not record what else the options changed.
     """
-    from bench.contracts.dataset import DATASETS
-
     if re.fullmatch(_NAME, name):
         return name not in DATASETS
     try:
@@ -89,9 +81,7 @@ _PART = re.compile(rf"(?P<who>({ADDRESS.pattern}|[^:\[\]]*)(\[[^\[\]]*\])?)(:(?P
 
 
 def read(text: str) -> tuple[str, dict[str, str], str | None]:
-    """'folder[image_size=32]:PATH' as name, options and PATH, which is taken as it stands."""
-    from bench.contracts.dataset import DATASETS
-
+    """Split 'folder[image_size=32]:PATH' into name, options and PATH; PATH is None without a colon."""
     head = _PART.fullmatch(text)
     if head is None:
         raise UsageError(f"{text!r} isn't a dataset", fix="Write NAME, NAME:PATH or NAME[key=value,...]:PATH.")
@@ -105,24 +95,24 @@ def read(text: str) -> tuple[str, dict[str, str], str | None]:
 
 
 def texts(name: str, datasets: Sequence[str]) -> list[str]:
-    """Return the texts that ask for the data called `name`: those of `datasets`, the last one first; else `name`."""
+    """Return the texts in `datasets` that give the name `name`, the last one first; else `name` itself."""
     return [text for text in reversed(datasets) if called(text) == name] or [name]
 
 
 def images(row: Row) -> tuple[str, str] | None:
-    """The digests of what a row was trained and scored on; None where it doesn't say."""
+    """Return the digests of the images that a row was trained and scored on; None if it has none."""
     train, test = row.data.get("train"), row.scoring.get("test") or row.data.get("test")
     return (train, test) if isinstance(train, str) and isinstance(test, str) else None
 
 
 def alike(*tables: Iterable[Row]) -> list[list[Row]]:
-    """The same tables with one name for the same images of somebody's own: one that was given, else the first."""
+    """Return the tables with one name for the same user's own images: a given name, else the first."""
     lists = [list(table) for table in tables]
     names: dict[tuple[str, str], dict[str, None]] = {}
     for row in (row for table in lists for row in table):
         if (of := images(row)) is not None and own(row.dataset):
             names.setdefault(of, {})[row.dataset] = None
-    several = {of: min(found, key=lambda name: ":" in name) for of, found in names.items() if len(found) > 1}
+    several = {of: min(every, key=lambda name: ":" in name) for of, every in names.items() if len(every) > 1}
     if not several:
         return lists
 

@@ -1,4 +1,4 @@
-"""What makes two rows comparable: how they were trained, and how they were scored. Each is hashed."""
+"""The protocols of training and scoring, which make rows comparable, and the request of a run."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from bench.util.errors import UnknownName, UsageError
 
 
 def canonical(document: Any) -> str:
-    """The one JSON text of a document: sorted keys, no white space."""
+    """Return the unique JSON text of a document: sorted keys, no white space."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def digest(document: Any) -> str:
-    """sha256 of the canonical JSON text."""
+    """Return the sha256 of the canonical JSON text."""
     return hashlib.sha256(canonical(document).encode()).hexdigest()
 
 
 def seed_for(purpose: str, *parts: Any) -> int:
-    """A 63-bit seed of its own for every purpose: no two streams share one, and no order of calls matters."""
+    """Return a 63-bit seed that depends on purpose and parts alone, so that the order of calls does not matter."""
     return int(digest([purpose, *parts])[:16], 16) >> 1
 
 
 ENGINE = "1"
 """The version of the suite's own code that trained weights depend on: data order, initial weights, blocks, likelihoods,
-trainer. Raised with each change of numbers; tests/engine/test_engine.py fails for one that forgets to."""
+trainer. Raise it with each change of numbers; tests/engine/test_engine.py fails otherwise."""
 
-PRECISIONS = ("fp32", "bf16")  #: of the products of matrices in training; all else is fp32
+PRECISIONS = ("fp32", "bf16")  #: of matrix products in training; the rest is fp32
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a row was trained, apart from variant, dataset and seed."""
+    """The settings of a row's training, apart from variant, dataset and seed."""
 
     steps: int
     batch_size: int = 128
@@ -49,65 +49,65 @@ class Training:
     validation: int = 0
 
     def document(self) -> dict[str, Any]:
-        """As it's filed and compared."""
-        return _filed(self, Training(self.steps), {"compile"})
+        """Return the settings as they are stored and compared."""
+        return _without_new_defaults(self, Training(self.steps), {"compile"})
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a row was scored. Model calls run on chunks of `chunk` images, each with noise of its own."""
+    """The settings of a row's scoring. Model calls run on chunks of `chunk` images, each with its own noise."""
 
     samples: int = 10_000
-    codes: int = 10_000  #: training codes that the mixture sampler is fitted on
-    mixture: int = 10  #: its components, of full covariance
+    codes: int = 10_000  #: training codes for the fit of the mixture sampler
+    mixture: int = 10  #: components of the mixture, with full covariance
     chunk: int = 200
-    split: str = "test"  #: or `validation`: images that were carved out of the training split
-    nll_samples: int = 100  #: importance samples an image
+    split: str = "test"  #: or `validation`
+    nll_samples: int = 100  #: importance samples per image
     nll_images: int = 1_000  #: of the scored split, drawn by a fixed seed
     inception_precision: str = "fp32"  #: or `bf16`: of the Inception network's convolutions
     version: int = 2
 
     def document(self) -> dict[str, Any]:
-        """As it's filed and compared."""
-        return _filed(self, Scoring(), {"inception_precision"})
+        """Return the settings as they are stored and compared."""
+        return _without_new_defaults(self, Scoring(), {"inception_precision"})
 
 
-def _filed(protocol: Training | Scoring, plain: Training | Scoring, later: set[str]) -> dict[str, Any]:
-    """All settings; those that came later only where they aren't as everything was before."""
-    return {k: v for k, v in asdict(protocol).items() if k not in later or v != getattr(plain, k)}
+def _without_new_defaults(protocol: Training | Scoring, plain: Training | Scoring, new: set[str]) -> dict[str, Any]:
+    """Return all settings but the `new` ones at their default, which equal older documents without them."""
+    return {k: v for k, v in asdict(protocol).items() if k not in new or v != getattr(plain, k)}
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The fields in which two protocols differ, with both values."""
+    """Return the fields in which two protocols differ, with both values."""
     return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)}
 
 
 ONCE = ("out", "in_process", "fail_fast", "retry_failed", "force", "shard", "logger", "profile")
-"""Settings that aren't repeated by `--config run.json`."""
+"""Settings that `--config run.json` does not repeat."""
 
 HOW = (
     *ONCE, "device", "jobs", "threads", "executor", "address", "gpus_per_cell", "timeout", "stall", "checkpoint",
     "data_root",
 )  # fmt: skip
-"""Settings that say how cells are run, and not what they are."""
+"""Settings that change how cells are run, but not their identity."""
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """All that a run is asked for: `run.json` holds it, and `bench run --config run.json` repeats it."""
+    """The request of a run. `run.json` holds it, and `bench run --config run.json` repeats it."""
 
-    variants: tuple[str, ...] = ()  #: selectors; () is all that are installed
-    datasets: tuple[str, ...] = ()  #: () is the default one
+    variants: tuple[str, ...] = ()  #: selectors; (): all installed ones
+    datasets: tuple[str, ...] = ()  #: (): the default one
     seeds: tuple[int, ...] = (0,)
     steps: int | None = None  #: None: the dataset's own budget
     epochs: float | None = None  #: instead of steps
     batch_size: int = 128
     set: tuple[str, ...] = ()  #: 'beta.beta=10', '*.latent_dim=8'
-    backbone: str | None = None  #: for all variants that take one
+    backbone: str | None = None  #: for all variants that accept one
     likelihood: str | None = None
     precision: str = "fp32"
-    compile: bool = False  #: losses by torch.compile
-    stack_seeds: bool = False  #: all seeds of a variant in one pass
+    compile: bool = False  #: compile losses by torch.compile
+    stack_seeds: bool = False  #: train all seeds of a variant together
     limit: int | None = None
     validation: int = 0
     eval_split: str | None = None  #: test or validation; None: validation for grids over hyperparameters, else test
@@ -116,30 +116,30 @@ class RunRequest:
     inception_precision: str = Scoring.inception_precision
     image_size: int | None = None
     device: str = "auto"
-    jobs: int = 1  #: cells at once, each in a process of its own
+    jobs: int = 1  #: number of cells at once, each in its own process
     threads: int | None = None  #: CPU threads of a cell; None: the cores divided by jobs
-    executor: str | None = None  #: who runs the cells' processes; None: this machine
+    executor: str | None = None  #: None: this machine
     address: str | None = None  #: of the executor's cluster
-    gpus_per_cell: float = 0.0  #: what of a GPU the executor reserves for a cell
-    in_process: bool = False  #: no processes of their own: for debugging
-    timeout: float | None = None  #: seconds that a cell may take
+    gpus_per_cell: float = 0.0  #: share of a GPU that the executor reserves for a cell
+    in_process: bool = False  #: run cells in this process, for debugging
+    timeout: float | None = None  #: maximum seconds of a cell
     stall: float = 1800.0  #: seconds without a step or a score after which a cell counts as hung
     checkpoint: float = 60.0  #: seconds between checkpoints
     fail_fast: bool = False
     retry_failed: bool = False
     force: bool = False
-    profile: bool = False  #: whether some steps of each cell are traced
+    profile: bool = False  #: trace some steps of each cell
     shard: tuple[int, int] | None = None  #: (i, n): the i-th of n parts of the cells
     data_root: str | None = None
     baseline: bool = True
-    sanity: bool = True  #: whether rows join that show what no model, or a trivial one, comes to
-    metrics: tuple[str, ...] = ()  #: () is the default ones; ('-fid',) all but that; ('+nll',) that besides; ('all',)
-    logger: tuple[str, ...] = ()  #: who else hears what the runner says: names in the group bench.loggers
+    sanity: bool = True  #: add the reference rows
+    metrics: tuple[str, ...] = ()  #: (): the default ones; ('-fid',) all but that; ('+nll',) that besides; ('all',)
+    logger: tuple[str, ...] = ()  #: names in the group bench.loggers
     out: str | None = None  #: the run's folder; None: a new one under results/
 
     @property
     def scoring(self) -> Scoring:
-        """How its cells are scored."""
+        """The scoring protocol of its cells."""
         return Scoring(
             split=self.eval_split or "test",
             nll_samples=self.nll_samples,
@@ -148,7 +148,7 @@ class RunRequest:
         )
 
     def lasting(self) -> RunRequest:
-        """What a later run should repeat: without what was meant for this once, or for this machine's place in it."""
+        """Return the request without the settings in `ONCE`, for a later run to repeat."""
         plain = RunRequest()
         return replace(self, **{name: getattr(plain, name) for name in ONCE})
 
@@ -157,18 +157,18 @@ class RunRequest:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> RunRequest:
-        """The request that a `run.json` or a hand-written config holds; a single name may stand for a list of one.
+        """Return the request in a `run.json` or a hand-written config, where a name may stand for a list of one.
 
         Raises:
             UsageError: an unknown key, or a newer schema.
         """
         schema = document.get("schema", 1)
         if type(schema) is not int:
-            raise UsageError(f"this configuration's schema is {schema!r:.40}, and no number", fix="Leave it out.")
+            raise UsageError(f"the schema of this configuration is {schema!r:.40}, not a number", fix="Remove it.")
         if schema > SCHEMA:
             raise UsageError(
                 f"this configuration has schema {schema}, and this version reads up to {SCHEMA}",
-                fix="Upgrade vaebench, or remove the fields that it doesn't know.",
+                fix="Upgrade vaebench, or remove the newer fields.",
             )
         kinds = get_type_hints(cls)
         values: dict[str, Any] = {}

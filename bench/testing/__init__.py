@@ -1,4 +1,4 @@
-"""The conformance kit: whether a plugin keeps its contract, told as an author needs to hear it.
+"""The conformance kit: checks that a plugin keeps its contract, with messages for its author.
 
 from bench.testing import parametrize_with_checks
 
@@ -7,7 +7,8 @@ def test_conformance(check):
     check()
 """
 
-from bench.testing.kit import Check, Failed, Noted, Outcome, Report, Skipped, check, checks_of, parametrize_with_checks
+from bench.testing.checking import Outcome, Report, check, checks_of, parametrize_with_checks
+from bench.testing.kit import Check, Failed, Noted, Skipped
 
 __all__ = [
     "Check",

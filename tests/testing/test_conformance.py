@@ -151,10 +151,10 @@ class Narrow(GaussianVAE):
         (NoSuper, "in __init__: self.image = nn.Linear(1, 1)", "Call super().__init__(spec) first in __init__."),
         (SuperWithoutSpec, "in __init__: super().__init__()", "Call super().__init__(spec) first in __init__."),
         (OnlySquares, "in __init__: torch.zeros", "Take the sizes from spec.shape"),
-        (LossOfTwo, "LossOfTwo.loss (faulty_variants.py:", "It's called as loss(batch)."),
+        (LossOfTwo, "LossOfTwo.loss (faulty_variants.py:", "Let it accept the call loss(batch)."),
         (Confused, "in loss: raise KeyError", ""),
         (Narrow, "in loss: return (batch.x", "Take the sizes from spec.shape"),
-        (Asked, "in sample: return", "It's called as sample(y, temperature=1.0)"),
+        (Asked, "in sample: return", "Let it accept the call sample(y, temperature=1.0)"),
     ],
 )
 def test_what_cant_be_built_or_asked_is_told_apart(wrong: type[Variant], look: str, should: str) -> None:
@@ -177,7 +177,7 @@ class NoLossAtAll(GaussianVAE):
 
 def test_what_cant_be_trained_is_said_shortly() -> None:
     skipped = {o.message for o in check(Confused).outcomes if o.status == "skipped"}
-    assert "it can't be trained: see phases_descend" in skipped
+    assert any("see phases_descend" in message for message in skipped)
     assert not any("no such term" in message for message in skipped)
 
 
@@ -188,7 +188,7 @@ def test_stages_are_told_in_one_line() -> None:
 
 
 def test_hidden_layers_are_counted() -> None:
-    with pytest.raises(Failed, match=r"4 weights of shape \(1, 8\), \(1,\), .* that aren't the model's"):
+    with pytest.raises(Failed, match=r"4 weights of shape \(1, 8\), \(1,\), .* unknown to the model"):
         the(LayersInAList, "every_weight_is_the_models")()
 
 
@@ -260,7 +260,7 @@ def test_verdicts_repeat() -> None:
 def test_what_there_are_no_checks_for_is_a_usage_error() -> None:
     with pytest.raises(UnknownName, match="vea"):
         checks_of("vea")
-    with pytest.raises(UsageError, match="is no variant"):
+    with pytest.raises(UsageError, match="variant, dataset or metric"):
         checks_of(int)
     with pytest.raises(UnknownName, match="betta"):
         checks_of("beta", betta=3)
