@@ -47,7 +47,9 @@ class Profiler:
                 self.finish()
         elif self.done == self.begin:
             activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self.device.type == "cuda")
-            self._profile = profile(activities=activities, schedule=schedule(wait=0, warmup=WARM, active=STEPS, repeat=1))
+            self._profile = profile(
+                activities=activities, schedule=schedule(wait=0, warmup=WARM, active=STEPS, repeat=1)
+            )
             self._profile.start()
 
     def finish(self) -> None:
@@ -79,7 +81,7 @@ class Profile:
 
 
 def profiles(cells: Path, named: Sequence[tuple[str, str]]) -> list[Profile]:
-    """Return the profiles of the cells in `named`, pairs of (folder in `cells`, label); cells without one are left out."""
+    """Return the profiles that there are of the cells in `named`, pairs of (folder in `cells`, label)."""
     found = [Profile(label, cells / cell / FOLDER) for cell, label in named]
     return [profile for profile in found if (profile.folder / TABLE).is_file()]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 OURS = Path(__file__).resolve().parents[1]  # the suite's own package
@@ -73,74 +73,18 @@ def closure(file: Path) -> list[Path]:
     return [file.resolve(), *sorted(found.keys() - {file.resolve()})]
 
 
-def living(obj: object, module: str) -> str:
-    """What a class is made of that has no file to go by, as in a notebook: its code, and what that names, as text.
+def file_of(cls: type) -> Path | None:
+    """Return the Python file that defines a class; None where there is none, as in a notebook.
 
-    Functions of `module` by their bytecode, its classes by their members, constants by their values, users' files by
-    their contents, and so on for what they name: a helper or a number in another cell counts, white space doesn't.
+    In an interactive session `__main__` has none either: the session may have redefined what its file says.
     """
-    told: dict[str, None] = {}
-    seen: set[int] = set()
-    todo: list[Any] = [obj]
-    while todo:
-        one = todo.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        if isinstance(one, type | FunctionType | ModuleType) and getattr(one, "__module__", "") != module:
-            told[_foreign(one)] = None
-        elif isinstance(one, type):
-            members = {k: v for k, v in vars(one).items() if k not in ("__dict__", "__weakref__", "__doc__")}
-            told[f"class {one.__qualname__} {sorted(members)}"] = None
-            todo += [*members.values(), *one.__bases__]
-        elif isinstance(one, FunctionType):
-            codes = _codes(one.__code__)
-            plain = [[c.co_code.hex(), c.co_names, c.co_varnames, *map(_constant, c.co_consts)] for c in codes]
-            told[f"{one.__qualname__} {plain} {one.__annotations__}"] = None
-            todo += [one.__defaults__, one.__kwdefaults__, *filter(None, map(_content, one.__closure__ or ()))]
-            todo += [one.__globals__[name] for c in codes for name in c.co_names if name in one.__globals__]
-        elif isinstance(one, staticmethod | classmethod):
-            todo.append(one.__func__)
-        elif isinstance(one, property):
-            todo.append(one.fget)
-        elif isinstance(one, Mapping):
-            todo += [*one.keys(), *one.values()]
-        elif hasattr(one, "detach") or hasattr(one, "tobytes"):  # a tensor, an array
-            array = one.detach().cpu().double().numpy() if hasattr(one, "detach") else one
-            told[hashlib.sha256(array.tobytes()).hexdigest()] = None
-        elif isinstance(one, tuple | list | set | frozenset):
-            told[f"{len(one)} things {_constant(tuple(one)) if isinstance(one, tuple | list) else ''}"] = None
-            todo += one
-        else:
-            told[_constant(one)] = None
-    return "\n".join(sorted(told))
-
-
-def _content(cell: CellType) -> tuple[Any, ...]:
-    """What a function closes over, in a tuple; () where it isn't bound yet."""
+    if cls.__module__ == "__main__" and hasattr(sys, "ps1"):
+        return None
     try:
-        return (cell.cell_contents,)
-    except ValueError:
-        return ()
-
-
-def _foreign(one: Any) -> str:
-    """Something of another module: a user's file counts with its content, what is installed doesn't."""
-    module = one if isinstance(one, ModuleType) else sys.modules.get(one.__module__)
-    file = Path(getattr(module, "__file__", None) or OURS)
-    theirs = file.suffix == ".py" and not installed(file) and not file.resolve().is_relative_to(OURS)
-    return digest(closure(file)) if theirs else ""
-
-
-def _constant(value: object) -> str:
-    if isinstance(value, tuple | set | frozenset):
-        return f"({' '.join(sorted(map(_constant, value)) if not isinstance(value, tuple) else map(_constant, value))})"
-    return repr(value) if value is None or isinstance(value, str | bytes | int | float | complex) else ""
-
-
-def _codes(code: CodeType) -> list[CodeType]:
-    """A function's code, and that of the functions in it."""
-    return [code, *(inner for const in code.co_consts if isinstance(const, CodeType) for inner in _codes(const))]
+        file = Path(inspect.getsourcefile(cls) or "")
+    except (OSError, TypeError):
+        return None
+    return file if file.is_file() else None
 
 
 def package(file: Path) -> tuple[Path, str]:

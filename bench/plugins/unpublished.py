@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from uuid import uuid4
 
 from bench.plugins import source
 from bench.plugins.entry import Entry
@@ -54,9 +55,10 @@ class InFile(Entry):
 
 @dataclass(frozen=True)
 class Live(Entry):
-    """A class that lives in this process alone, such as one from a notebook."""
+    """A class that exists in this process alone, such as one from a notebook; `stamp` differs at each handing over."""
 
     obj: Any = None
+    stamp: str = ""
 
     installed = False
 
@@ -152,8 +154,14 @@ def addressed(name: str) -> str:
 
 
 def live(name: str) -> bool:
-    """Whether only this process has it."""
+    """Return whether `name` is a class that exists in this process alone."""
     return isinstance(_adopted.get(name), Live)
+
+
+def sourceless(name: str) -> bool:
+    """Return whether `name` is a class of this process that no file defines, itself or a base of it."""
+    known = _adopted.get(name)
+    return isinstance(known, Live) and any(source.file_of(cls) is None for cls in known.obj.__mro__[:-1])
 
 
 def adopt(obj: type) -> str:
@@ -167,7 +175,7 @@ def adopt(obj: type) -> str:
         hand_over([address])
         return address
     name = f"{obj.__name__}@{obj.__module__}"
-    _adopted[name] = Live(name, "this process", "", f"{obj.__module__}:{obj.__qualname__}", obj)
+    _adopted[name] = Live(name, "this process", "", f"{obj.__module__}:{obj.__qualname__}", obj, uuid4().hex)
     return name
 
 

@@ -13,6 +13,7 @@ from bench.contracts.protocol import ENGINE
 from bench.contracts.row import Row, row_of
 from bench.contracts.variant import VARIANTS, Spec, Variant
 from bench.plugins.hyperparameters import check
+from bench.plugins.unpublished import sourceless
 from bench.running.grid import Config, plugin_of
 from bench.util import inside
 from bench.util.durable import read_json
@@ -47,7 +48,7 @@ def load(cell: str | Path, plugins: Iterable[str] = ()) -> Variant:
         tuple(data["shape"]), data["classes"], data["train_images"], data["latent_dim"], row.likelihood
     )  # fmt: skip
     given = check(name, VARIANTS.load(name), {k: v for k, v in row.hyperparameters.items() if v is not None})
-    if row.plugin.get("source") not in (None, plugin_of(name)["source"]):
+    if not sourceless(name) and row.plugin.get("source") not in (None, plugin_of(name)["source"]):
         warnings.warn(f"the source of {name} isn't the one that {folder.name} was trained with", stacklevel=3)
     if row.engine not in ("", ENGINE):
         warnings.warn(f"the suite's engine isn't the one that {folder.name} was trained with", stacklevel=3)

@@ -26,7 +26,7 @@ from bench.contracts.protocol import RunRequest
 from bench.contracts.row import Row
 from bench.contracts.variant import VARIANTS
 from bench.plugins.registry import OURS, Registry, default
-from bench.plugins.unpublished import addressed, handed_over, live
+from bench.plugins.unpublished import addressed, handed_over, live, sourceless
 from bench.results.store import Run
 from bench.running.executors.local import Local
 from bench.running.grid import parts_of, selected
@@ -127,6 +127,11 @@ def _run(request: RunRequest, listener: Listener, local: Local | None) -> list[R
             notes = list(planned.notes)
             if lonely:
                 notes.append(f"{lonely[0]} is known to this process alone: cells run in it, one after the other")
+            notes += [
+                f"{name} has no source file: its cells are trained anew each time"
+                for name in lonely
+                if sourceless(name)
+            ]
             if steps > LONG and not signals.seen:
                 listener(Preparing("measuring a few steps of each variant"))
                 seconds = _estimate(planned, request, local)

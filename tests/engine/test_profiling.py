@@ -14,6 +14,7 @@ from bench.engine.profiling import TRACE, printed, profiles
 from bench.running.planning import default_folder
 from bench.running.runner import run
 
+
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> RunRequest:
     """A run that was profiled."""
