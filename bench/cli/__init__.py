@@ -39,7 +39,6 @@ VERBS = {
     "latent": ("pictures:latent", "Show the codes of test images in a plane, coloured by class."),
     "encode": ("pictures:encode", "Write the codes of a split's images to an npz."),
     "data": ("data:data", "Bring datasets to this machine, or see what is there."),
-    "explain": ("upkeep:explain", "Show what a cell is named after, and its state."),
     "verify": ("upkeep:verify", "Check finished cells: their files, and their scores."),
     "gc": ("upkeep:gc", "Remove what broken-off attempts left behind."),
     "merge": ("upkeep:merge", "Join runs, such as the shards of one."),
@@ -66,6 +65,8 @@ class _Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] == "explain":
+            raise click.UsageError("`bench explain CELL` is called `bench verify --why CELL` now.", ctx)
         name, verb, rest = super().resolve_command(ctx, args)
         return name, verb.load() if isinstance(verb, _Verb) else verb, rest
 

@@ -220,6 +220,6 @@ def _cell(row: Row, data: Data) -> Cell:
         raise IntegrityError(
             f"{row.cell} can't be scored on the test split",
             cause="Its plugin, its data or the suite changed since it was trained.",
-            fix="The same `bench run` makes it anew; `bench explain` shows what changed.",
+            fix="The same `bench run` makes it anew; `bench verify --why` shows what changed.",
         )
     return cell

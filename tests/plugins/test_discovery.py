@@ -412,7 +412,7 @@ def test_results_never_name_code_to_be_run(mine: Path, bench: Bench, monkeypatch
         public.load(cell)
     assert bench("verify", "run")[0] == 3
     assert bench("verify", "run", "--plugin", "mine.py:Mine")[0] == 0
-    code, out, _ = bench("explain", cell, "--plugin", "./mine.py:Mine")
+    code, out, _ = bench("verify", "--why", cell, "--plugin", "./mine.py:Mine")
     assert code == 0
     assert "reuse" in out
     assert bench("verify", "run", "--plugin", "vae")[0] == 2
