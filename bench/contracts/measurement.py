@@ -12,9 +12,10 @@ The evaluator resolves the union of all requests, each once and only when needed
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -35,37 +36,83 @@ Direction = Literal["higher", "lower"]
 Few = Literal["unbiased", "anchored"] | Callable[[Any], int]
 
 
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
 @dataclass(frozen=True)
+class Note:
+    """A caveat of a score: a sentence with the numbers in it kept apart, so that programs need not read prose.
+
+    `text` names its values in braces. Notes of one kind and text are merged over seeds: each value becomes a range.
+
+    >>> print(Note("expected bias from finite samples: {bias}", "finite_samples", {"bias": 0.05618}))
+    expected bias from finite samples: 0.0562
+    """
+
+    text: str
+    kind: str = ""  #: a short code, such as 'finite_samples'; '' for a sentence that nobody looks up
+    values: Mapping[str, float] = field(default_factory=dict)
+    warns: bool = False  #: the score may mislead: shown below every table, not only with --notes
+
+    def __post_init__(self) -> None:
+        if not self.text.isprintable():
+            object.__setattr__(self, "text", plain(self.text))
+
+    def __str__(self) -> str:
+        return self.filled({name: number(value) for name, value in self.values.items()})
+
+    def filled(self, words: Mapping[str, str]) -> str:
+        """Return the text with `words` in place of the values' names."""
+        return _FIELD.sub(lambda name: words.get(name[1], name[0]), self.text)
+
+
+def number(value: float) -> str:
+    """Return a number as sentences show it: whole ones with thousands separators, others with three digits."""
+    if value == round(value) and abs(value) < 1e15:
+        return f"{value:,.0f}"
+    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e15 else f"{value:.3g}"
+
+
+Notes = str | Note | Iterable[str | Note]
+"""How the caveats of a score are given: as a sentence, a note, or several of either; empty sentences are left out."""
+
+
+def _notes(given: Notes) -> tuple[Note, ...]:
+    several = (given,) if isinstance(given, str | Note) else given
+    return tuple(Note(note) if isinstance(note, str) else note for note in several if note)
+
+
+@dataclass(frozen=True, init=False)
 class Score:
-    """A finite number, the count `n` that limits it, its standard error where it has one, and a caveat if any.
+    """A finite number, the count `n` that limits it, its standard error if it has one, and its caveats.
 
     `n` is the size of the smallest set that is averaged over or compared: of 30 samples against 360 real images, 30; of
-    10,000 against 360, 360. What a network was trained on isn't counted; a note tells it.
+    10,000 against 360, 360. The images that a network was trained on are not counted; a note names them.
     """
 
     value: float
     n: int
-    se: float | None = None
-    note: str = ""
+    se: float | None
+    notes: tuple[Note, ...]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "value", float(self.value))
-        object.__setattr__(self, "n", int(self.n))
-        if isinstance(self.note, str) and not self.note.isprintable():
-            object.__setattr__(self, "note", plain(self.note))
-        if not math.isfinite(self.value):
-            raise NotAvailable(f"came out as {self.value}")
-        if self.se is not None:
-            object.__setattr__(self, "se", float(self.se) if math.isfinite(self.se) else None)
-        if self.n < 0 or (self.se or 0) < 0:
-            raise ValueError(f"a score of n = {self.n} and a standard error of {self.se}")
+    def __init__(self, value: float, n: int, se: float | None = None, notes: Notes = ()) -> None:
+        if not math.isfinite(value := float(value)):
+            raise NotAvailable(f"came out as {value}")
+        if (n := int(n)) < 0 or (se or 0) < 0:
+            raise ValueError(f"a score of n = {n} and a standard error of {se}")
+        se = float(se) if se is not None and math.isfinite(se) else None
+        vars(self).update(value=value, n=n, se=se, notes=_notes(notes))
 
     @classmethod
-    def of(cls, values: Tensor, note: str = "") -> Score:
-        """The mean over images of `values` (N,), with the standard error of that mean."""
+    def of(cls, values: Tensor, notes: Notes = ()) -> Score:
+        """Return the mean over images of `values` (N,), with the standard error of that mean."""
         v = values.cpu().double()
         se = (v.std(correction=1) / math.sqrt(len(v))).item() if len(v) > 1 else None
-        return cls(v.mean().item(), len(v), se, note)
+        return cls(v.mean().item(), len(v), se, _notes(notes))
+
+    def noted(self, *notes: Note | str | None) -> Score:
+        """Return this score with further caveats."""
+        return replace(self, notes=(*self.notes, *_notes(note for note in notes if note)))
 
 
 class Context(ABC):

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_type_hints
 
-from bench.contracts.measurement import Score
+from bench.contracts.measurement import Note, Score
 from bench.contracts.protocol import Scoring, Training
 from bench.util.errors import NotAvailable
 from bench.util.text import settle
@@ -201,6 +201,7 @@ CHECKS: dict[str, _Check] = {
     if f.name != "scores"
 }
 """For each field of a row what its value becomes, given the field's name and the value; raises ValueError."""
+_NOTE = frozenset(f.name for f in fields(Note))
 _NEEDED = ("variant", "label", "dataset", "seed", "status")
 _PLAIN = Row("", "", "", 0, "ok")
 
@@ -275,8 +276,7 @@ def scores_of(document: Any) -> Mapping[str, Score | NotAvailable]:
             known = se is None or (type(se) is float and 0 <= se < 2**63)
             if not known and _NUMBER(f"scores.{name}.se", se) < 0:
                 raise ValueError(f"scores.{name}.se is negative")
-            if "note" in score:
-                _TEXT(f"scores.{name}.note", score["note"])
+            _check_notes(f"scores.{name}", score)
         else:
             _TEXT(f"scores.{name}.reason", score.get("reason", score.get("not_available")))
     return _Scores(document)
@@ -291,7 +291,7 @@ class _Scores(Mapping[str, Score | NotAvailable]):
     def __getitem__(self, name: str) -> Score | NotAvailable:
         s = self.document[name]
         if "value" in s:
-            return Score(s["value"], s["n"], s.get("se"), s.get("note", ""))
+            return Score(s["value"], s["n"], s.get("se"), _notes_of(s))
         return NotAvailable(s["reason"] if "reason" in s else s["not_available"], retry=bool(s.get("retry", False)))
 
     def __iter__(self) -> Iterator[str]:
@@ -299,6 +299,41 @@ class _Scores(Mapping[str, Score | NotAvailable]):
 
     def __len__(self) -> int:
         return len(self.document)
+
+
+def _check_notes(where: str, score: Mapping[str, Any]) -> None:
+    if "note" in score:  # files of before notes had kinds
+        _TEXT(f"{where}.note", score["note"])
+    notes = score.get("notes", [])
+    if type(notes) is not list:
+        raise ValueError(f"{where}.notes is {_told(notes)}, not a list")
+    for note in notes:
+        if type(note) is not dict:
+            raise ValueError(f"{where}.notes holds {_told(note)}, not an object")
+        if unknown := note.keys() - _NOTE:
+            raise ValueError(f"{where}.notes holds {min(unknown)!r}")
+        _TEXT(f"{where}.notes.text", note.get("text"))
+        _TEXT(f"{where}.notes.kind", note.get("kind", ""))
+        _FLAG(f"{where}.notes.warns", note.get("warns", False))
+        _Object({}, _NUMBER)(f"{where}.notes.values", note.get("values", {}))
+
+
+def _notes_of(score: Mapping[str, Any]) -> list[str | Note]:
+    return [score.get("note", ""), *(Note(**note) for note in score.get("notes", ()))]
+
+
+def score_document(score: Score | NotAvailable) -> dict[str, Any]:
+    """Return a score as JSON holds it: `scores_of` reads it back."""
+    if isinstance(score, NotAvailable):
+        return {"not_available": score.reason, **({"retry": True} if score.retry else {})}
+    document: dict[str, Any] = {"value": score.value, "n": score.n, "se": score.se}
+    if score.notes:
+        document["notes"] = [_note_document(note) for note in score.notes]
+    return document
+
+
+def _note_document(note: Note) -> dict[str, Any]:
+    return {f.name: value for f in fields(note) if (value := getattr(note, f.name))}
 
 
 def _bounded(name: str, value: Any, depth: int) -> None:

@@ -6,7 +6,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.contracts.dataset import Data
-from bench.contracts.measurement import Context, Metric, Request, Score
+from bench.contracts.measurement import Context, Metric, Note, Request, Score
 from bench.contracts.protocol import Scoring, seed_for
 from bench.contracts.variant import Variant
 from bench.engine.snapshot import seeded
@@ -117,33 +116,33 @@ class Evaluator(Context):
             try:
                 evidence = [self.get(need) for need in metric.needs]
                 caveat = self._few(metric)
-                score: Score | NotAvailable = _noted(_sound(metric(*evidence), metric), caveat)
+                score: Score | NotAvailable = _sound(metric(*evidence), metric).noted(caveat)
             except NotAvailable as reason:
                 score = reason
             except (Exception, SystemExit) as error:
                 score = NotAvailable(f"the metric raised {type(error).__name__}: {error}", retry=True)
         return score, time.perf_counter() - began
 
-    def _few(self, metric: Metric) -> str:
-        """Return the caveat about the number of samples behind a metric; '' where that number does not matter.
+    def _few(self, metric: Metric) -> Note | None:
+        """Return the caveat about the number of samples behind a metric; None where that number does not matter.
 
         Raises:
             NotAvailable: there are fewer than the metric needs.
         """
         n = self._samples(metric)
         if n is None or metric.few == "unbiased":
-            return ""
+            return None
         if callable(metric.few):
             if n < (least := metric.few(self)):
                 raise NotAvailable(
-                    f"of {n:,} samples; its value depends on their number, and it needs {least:,}: draw more"
+                    f"needs {least:,} samples and has {n:,}: draw more (its value depends on their number)"
                 )
-            return ""
+            return None
         if n >= Scoring.samples:
-            return ""
-        of = f"of {n:,} samples, where models are asked for {Scoring.samples:,}"
-        moves = "that moves it" if metric.few else "it doesn't say whether that moves it"
-        return f"{of}: {moves}"
+            return None
+        effect = "fewer samples move this metric" if metric.few else "the metric does not say whether fewer move it"
+        text = f"from {{n}} samples instead of {{usual}}: {effect}"
+        return Note(text, "few_samples", {"n": n, "usual": Scoring.samples})
 
     def _samples(self, metric: Metric) -> int | None:
         """Return the number of samples behind a metric's resolved evidence; None where it needs no samples."""
@@ -153,10 +152,6 @@ class Evaluator(Context):
                 found.add(request)
                 ahead += self._asked.get(request, ())
         return min((len(self._known[r]) for r in found if isinstance(r, Generated)), default=None)
-
-
-def _noted(score: Score, caveat: str) -> Score:
-    return replace(score, note="; ".join(filter(None, (score.note, caveat))))
 
 
 def _sound(score: object, metric: Metric) -> Score:

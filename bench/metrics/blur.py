@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.contracts.images import to_float, to_uint8
-from bench.contracts.measurement import Context, Request, Score, metric
+from bench.contracts.measurement import Context, Note, Request, Score, metric
 from bench.engine.sharpness import laplacian_variance
 from bench.evidence import positions
 from bench.metrics.cache import remembered_tensors, statistics
@@ -136,13 +136,13 @@ def equivalent_blur(curve: Curve, sharpness: Score, noise: Score, *to_others: Sc
     if excess > NOISE * sharpness.value:
         share = min(excess / sharpness.value, 1.0)  # an estimate: of stripes it is more than all
         raise NotAvailable(f"noisier than real images of such blur: that makes {share:.0%} of its sharpness")
-    notes = [sharpness.note] if sharpness.note else []
+    notes = [*sharpness.notes]
     clean = 1 - max(excess, 0.0) / sharpness.value
     if above(*(replace(s, value=s.value * clean) for s in (sharpness, *to_others))):
-        notes.append("sharper than real images: no blur would make these of them")
+        notes.append(Note("sharper than real images: no blur would make these of them"))
     less, more = (equivalent(curve, max(sharpness.value + s * sharpness.se, 0.0)) for s in (1, -1))
     se = (more - less) / 2 if sigma else None
-    return Score(sigma, sharpness.n, se, "; ".join(notes))
+    return Score(sigma, sharpness.n, se, notes)
 
 
 def _samples(sigma: float) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from bench.contracts.measurement import Context, Metric, Request, Score, metric
+from bench.contracts.measurement import Context, Metric, Note, Request, Score, metric
 from bench.evidence import Generated, Sampler
 from bench.metrics.gaussians import Gaussian, expected_bias, extrapolated, frechet_distance, influence
 from bench.metrics.inception import InceptionGaussian, InceptionWeights, KnownTraining, Weights, seconds
@@ -43,16 +43,20 @@ def _enough(least: int, dim: int, **counts: int | None) -> None:
             raise NotAvailable(f"{dim:,} features need {least:,} {what.replace('_', ' ')}: there are {count:,}")
 
 
-def _floor(reference: Gaussian, other: Gaussian | None, n: int | None) -> str:
-    """Return in words the distance of a perfect sampler: that of other real images, and how much of it is bias.
+def _floor(reference: Gaussian, other: Gaussian | None, n: int | None) -> list[Note]:
+    """Return notes on the distance of a perfect sampler: that of other real images, and how much of it is bias.
 
     More other images than `n` samples are no measure for those; of fewer it's told what so few bring.
     """
-    bias = f"finite samples alone bring {expected_bias(reference, n, reference.n):.3g}"
+    bias = {"bias": expected_bias(reference, n, reference.n)}
+    notes = [Note("expected bias from finite samples: {bias}", "finite_samples", bias)]
     if other is None or other.n is None or n is None or other.n > n:
-        return bias
-    fewer = f", {expected_bias(reference, other.n, reference.n):.3g} expected of so few" if other.n < n else ""
-    return f"{other.n:,} other real images come to {frechet_distance(reference, other):.3g}{fewer}; {bias}"
+        return notes
+    text, values = "{n} held-out real images score {floor}", {"n": other.n, "floor": frechet_distance(reference, other)}
+    if other.n < n:
+        text += ", of which {bias} is expected from so few"
+        values["bias"] = expected_bias(reference, other.n, reference.n)
+    return [Note(text, "real_images", values), *notes]
 
 
 def _fd(trained: Trained, images: Predictions, reference: Gaussian, other: Gaussian) -> Score:
@@ -60,8 +64,8 @@ def _fd(trained: Trained, images: Predictions, reference: Gaussian, other: Gauss
     _enough(PER_DIMENSION * dim, dim, real_images=reference.n, samples=n)
     drawn = Gaussian.of(images.features)
     se = Score.of(influence(images.features, reference)).se
-    note = f"{trained.note}; {_floor(reference, other, n)}"
-    return Score(max(0.0, frechet_distance(drawn, reference)), _least(n, reference.n), se, note)
+    notes: list[Note | str] = [trained.note, *_floor(reference, other, n)]
+    return Score(max(0.0, frechet_distance(drawn, reference)), _least(n, reference.n), se, notes)
 
 
 def _least(n: int, m: int | None) -> int:
@@ -137,7 +141,7 @@ def fd_rec(trained: Trained, reconstructions: Predictions, test: Gaussian) -> Sc
     """
     dim, n = reconstructions.features.shape[1], len(reconstructions.features)
     _enough(PER_DIMENSION * dim, dim, real_images=test.n)
-    return Score(max(0.0, frechet_distance(Gaussian.of(reconstructions.features), test)), n, note=trained.note)
+    return Score(max(0.0, frechet_distance(Gaussian.of(reconstructions.features), test)), n, notes=trained.note)
 
 
 @metric(
@@ -158,7 +162,11 @@ def fd_inf(trained: Trained, samples: Predictions, test: Predictions) -> Score:
     dim = test.features.shape[1]
     found = extrapolated(samples.features, test.features, PER_DIMENSION * dim)
     n = min(len(samples.features), len(test.features))
-    return Score(found.intercept, n, note=f"{trained.note}; the line's fit ±{found.se:.2g}")
+    return Score(
+        found.intercept,
+        n,
+        notes=[trained.note, Note("standard error of the extrapolation: {se}", "extrapolation", {"se": found.se})],
+    )
 
 
 def _fid(weights: Weights, images: Gaussian, reference: Gaussian, other: Gaussian | None, what: str) -> Score:
@@ -166,8 +174,8 @@ def _fid(weights: Weights, images: Gaussian, reference: Gaussian, other: Gaussia
         raise NotAvailable(f"the reference has {reference.dim:,} features, and not {images.dim:,}")
     _enough(images.dim + 1, images.dim, **{what: reference.n}, samples=images.n)
     assert images.n is not None  # they were counted here
-    note = "; ".join(filter(None, (weights.note, _floor(reference, other, images.n))))
-    return Score(max(0.0, frechet_distance(images, reference)), _least(images.n, reference.n), note=note)
+    notes: list[Note | str] = [weights.note, *_floor(reference, other, images.n)]
+    return Score(max(0.0, frechet_distance(images, reference)), _least(images.n, reference.n), notes=notes)
 
 
 @metric(
@@ -239,7 +247,7 @@ def fid_rec(weights: Weights, reconstructions: Gaussian, test: Gaussian) -> Scor
     """
     _enough(test.dim + 1, test.dim, test_images=test.n)
     assert test.n is not None
-    return Score(max(0.0, frechet_distance(reconstructions, test)), test.n, note=weights.note)
+    return Score(max(0.0, frechet_distance(reconstructions, test)), test.n, notes=weights.note)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.contracts.measurement import Context, Request, Score, metric
+from bench.contracts.measurement import Context, Note, Request, Score, metric
 from bench.contracts.protocol import seed_for
 from bench.metrics.cache import read_tensors, remembered_tensors, statistics
 from bench.metrics.inception import (
@@ -225,8 +225,11 @@ class KnownInceptionDistance(Request["KernelDistance | None"]):
 def _score(network: Trained | Weights, x: Tensor, y: Tensor, real: KernelDistance | None) -> Score:
     """Its standard error is over redraws; what real images come to is in the note, ± over both sides."""
     found = kernel_distance(x, y)
-    others = "" if real is None else f"{real.n:,} other real images come to {real.value:.2g} ± {real.se:.1g}"
-    return Score(found.value, min(len(x), len(y)), found.redraws, "; ".join(filter(None, (network.note, others))))
+    notes: list[Note | str] = [network.note]
+    if real is not None:
+        values = {"n": real.n, "floor": real.value, "se": real.se}
+        notes.append(Note("{n} held-out real images score {floor} ± {se}", "real_images", values))
+    return Score(found.value, min(len(x), len(y)), found.redraws, notes)
 
 
 @metric(

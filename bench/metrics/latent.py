@@ -188,7 +188,7 @@ def active_units(posterior: Posterior) -> Score:
     n, d = posterior.mean.shape
     if n < 2:
         raise NotAvailable("needs two test images")
-    return Score((posterior.mean.var(0, correction=1) > ACTIVE).sum().item(), n, note=f"of {d}")
+    return Score((posterior.mean.var(0, correction=1) > ACTIVE).sum().item(), n, notes=f"of {d}")
 
 
 @metric(PosteriorKL(), unit="dimensions", range=(0, math.inf))
@@ -197,4 +197,4 @@ def active_kl(kl: Tensor) -> Score:
 
     Above `active_units`, the posterior leaves the prior without following the image.
     """
-    return Score((kl.mean(0) > ACTIVE).sum().item(), len(kl), note=f"of {kl.shape[1]}")
+    return Score((kl.mean(0) > ACTIVE).sum().item(), len(kl), notes=f"of {kl.shape[1]}")

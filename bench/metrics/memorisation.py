@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -96,7 +96,7 @@ def nearest_train(distances: Distances) -> Score:
     if distances.test.max() == 0:
         raise NotAvailable("every test image is a training image")
     note = f"samples at {distances.samples.mean():.2f}, test images at {distances.test.mean():.2f}"
-    return replace(ratio(*distances), note=note)
+    return ratio(*distances).noted(note)
 
 
 @metric(NearestOfEither(), unit="share of samples", range=(0, 1), default=False, few="unbiased")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bench.contracts.dataset import Data
 from bench.contracts.images import Images
-from bench.contracts.measurement import Context, Score, metric
+from bench.contracts.measurement import Context, Note, Score, metric
 from bench.contracts.protocol import Scoring
 from bench.evidence import TestImages, TheData
 from bench.metrics.histograms import divergence, expected_divergence, spread
@@ -81,8 +81,11 @@ def modes(probabilities: Tensor, judge: TrainedJudge, images: Images) -> Score:
     there = reached(probabilities.argmax(1), labels, classes)[asked]
     missing = ", ".join(images.classes[k] for k in asked[~there])
     rare = int((real > 0).sum()) - len(asked)
-    said = (f"never or hardly: {missing}" if missing else "", f"{rare} too rare to be asked for" if rare else "")
-    return Score(there.double().mean().item(), min(n, len(labels)), note="; ".join(filter(None, (*said, judge.note))))
+    said = (
+        Note(f"classes missing from the samples: {missing}", "modes_missing", warns=True) if missing else "",
+        Note("{n} classes too rare to count", "rare_classes", {"n": rare}) if rare else "",
+    )
+    return Score(there.double().mean().item(), min(n, len(labels)), notes=(*said, judge.note))
 
 
 @metric(
@@ -111,6 +114,10 @@ def class_kl(probabilities: Tensor, judge: TrainedJudge, data: Data) -> Score:
     if len(probabilities) < LEAST * int((real > 0).sum()):
         raise NotAvailable(f"{len(probabilities)} samples are too few for {int((real > 0).sum())} classes")
     floor = expected_divergence(int((real > 0).sum()), len(probabilities))
-    note = f"a perfect sampler's expected {floor:.2g}; the judge's errors alone come to {judge.error:.2g}; {judge.note}"
+    note = (
+        Note("expected of a perfect sampler: {floor}", "real_images", {"floor": floor}),
+        Note("from the judge's errors alone: {error}", "judge_error", {"error": judge.error}),
+        judge.note,
+    )
     n = min(len(probabilities), int(real.sum()))
     return Score(divergence(drawn, real), n, spread(drawn, real), note)

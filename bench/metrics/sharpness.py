@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -175,7 +175,7 @@ def ratio(values: Tensor, reference: Tensor, training: Tensor | None = None, dra
         null = _of_means(others, real)
         spread = "" if null.se is None else f" ± {null.se:.2g}"
         notes.append(f"{len(others):,} real training images come to {null.value:.3f}{spread}")
-    return Score(score.value, score.n, score.se, "; ".join(notes))
+    return Score(score.value, score.n, score.se, notes)
 
 
 BLACK_OR_WHITE = "real pixels are black or white, samples are means of such"
@@ -299,7 +299,7 @@ def noise(samples: Tensor, real: Tensor, training: Tensor, drawn: bool) -> Score
     says so where it's above the noise of test and of training images by two standard errors.
     """
     score = ratio(samples, real, training, drawn)
-    return replace(score, note=f"{NOISIER}; {score.note}") if above(score, ratio(samples, training)) else score
+    return score.noted(NOISIER) if above(score, ratio(samples, training)) else score
 
 
 def wasserstein(a: Tensor, b: Tensor) -> float:
@@ -330,7 +330,7 @@ def sharpness_w1(samples: Tensor, real: Tensor, training: Tensor) -> Score:
     n = min(len(samples), len(training))  # few images are farther from all others, real ones too
     others = training[torch.arange(n) * len(training) // n]
     note = f"{n:,} real training images come to {wasserstein(others, real):.3f}"
-    return Score(wasserstein(samples, real), min(len(samples), len(real)), note=note)
+    return Score(wasserstein(samples, real), min(len(samples), len(real)), notes=note)
 
 
 @metric(

@@ -8,13 +8,13 @@ Hoffman & Johnson 2016, "ELBO surgery: yet another way to carve up the variation
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from bench.contracts.measurement import Context, Request, Score, metric
+from bench.contracts.measurement import Context, Note, Request, Score, metric
 from bench.evidence import positions
 from bench.metrics.latent import PosteriorKL, Posteriors
 from bench.util.errors import NotAvailable
@@ -74,8 +74,8 @@ class Information(Request[Pointwise]):
         return Pointwise(information(z[where], mean[where], std[where]), where, note)
 
 
-def _caveats(pointwise: Pointwise, *others: str) -> str:
-    return "; ".join(text for text in (f"ln N = {pointwise.most:.2f}", pointwise.note, *others) if text)
+def _caveats(pointwise: Pointwise, *others: str) -> list[Note | str]:
+    return [Note("ln N = {most}", "largest_estimate", {"most": pointwise.most}), pointwise.note, *others]
 
 
 @metric(Information(), unit="nats")
@@ -86,7 +86,7 @@ def mutual_information(found: Pointwise) -> Score:
     "saturated", and no more than a lower bound of what codes tell of images.
     """
     about = "saturated: within 1 nat of ln N, so a lower bound" if found.saturated else ""
-    return replace(Score.of(found.values), note=_caveats(found, about))
+    return Score.of(found.values, _caveats(found, about))
 
 
 @metric(Information(), PosteriorKL(), unit="nats")
@@ -97,4 +97,4 @@ def marginal_kl(found: Pointwise, kl: Tensor) -> Score:
     and an upper bound of that of all images.
     """
     about = "an upper bound: `mutual_information` is saturated" if found.saturated else ""
-    return replace(Score.of(kl[found.where].sum(1) - found.values), note=_caveats(found, about))
+    return Score.of(kl[found.where].sum(1) - found.values, _caveats(found, about))

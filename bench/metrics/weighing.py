@@ -91,7 +91,7 @@ def nll(weights: Weighed, of: str) -> Score:
     """
     rises = (weights.bound - weights.half).mean().item() > RISE
     falls = "still falls with the number of draws: ask for more --nll-samples" if rises else ""
-    return Score.of(-weights.bound, "; ".join(filter(None, (of, falls))))
+    return Score.of(-weights.bound, (of, falls))
 
 
 @metric(Weighing(), unit="of K draws", range=(0, math.inf), predicted=_seconds)

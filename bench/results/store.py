@@ -36,7 +36,7 @@ from torch import Tensor
 from bench.contracts.measurement import Score
 from bench.contracts.naming import alike, called
 from bench.contracts.protocol import HOW, RunRequest, digest
-from bench.contracts.row import Row, damaged, row_of, scored_of, with_values
+from bench.contracts.row import Row, damaged, row_of, score_document, scored_of, with_values
 from bench.util import inside
 from bench.util.durable import (
     SUMS,
@@ -365,10 +365,7 @@ class Run:
         with writing(self.path):
             self.quarantine_scores(cell)
             before = self._filed(cell, scoring)
-            document = {
-                name: _reason_document(s) if isinstance(s, NotAvailable) else _score_document(s)
-                for name, s in {**before.scores, **scores}.items()
-            }
+            document = {name: score_document(s) for name, s in {**before.scores, **scores}.items()}
             path = self._scores(cell, scoring)
             make_folder(path.parent)
             filed = {"scoring": dict(scoring), "scores": document, "seconds": {**before.seconds, **seconds}}
@@ -730,14 +727,3 @@ _LATER = ("scores", "scoring", "seconds", "cell", "unsummed")
 
 def _cell_document(row: Row) -> dict[str, Any]:
     return {f.name: getattr(row, f.name) for f in fields(row) if f.name not in _LATER}
-
-
-def _reason_document(missing: NotAvailable) -> dict[str, Any]:
-    return {"reason": missing.reason, **({"retry": True} if missing.retry else {})}
-
-
-def _score_document(score: Score) -> dict[str, Any]:
-    document: dict[str, Any] = {"value": score.value, "n": score.n}
-    if score.se is not None:
-        document["se"] = score.se
-    return document | ({"note": score.note} if score.note else {})

@@ -160,7 +160,7 @@ def score_winners(run: Run, choices: Iterable[Choice], listener: Listener = lamb
             made = _on_test(run, row, request, known, listener)
             noted = dict(made.scores)
             if isinstance(score := noted.get(choice.metric), Score):
-                noted[choice.metric] = replace(score, note="; ".join(filter(None, [score.note, choice.words])))
+                noted[choice.metric] = score.noted(choice.words)
             yield replace(made, scores=noted)
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from bench.contracts.measurement import Score
 from bench.contracts.protocol import digest
-from bench.contracts.row import Row, row_of, scores_of, with_values
+from bench.contracts.row import Row, row_of, score_document, scores_of, with_values
 from bench.plugins.hyperparameters import show
 from bench.tables.columns import Scores, columns, scores
 from bench.tables.methods import methods
@@ -95,7 +95,7 @@ def records(rows: Iterable[Row]) -> list[dict[str, Any]]:
     made = []
     for row, by_name in zip(rows, scores(rows, columns(rows)), strict=True):
         document = {f.name: _plain(getattr(row, f.name)) for f in fields(row) if f.name != "scores"}
-        document["scores"] = {name: _score_document(score) for name, score in by_name.items()}
+        document["scores"] = {name: score_document(score) for name, score in by_name.items()}
         document["marks"] = marks.get(id(row), {})
         made.append(document)
     return made
@@ -189,13 +189,6 @@ def _missing(row: Row, by_name: Scores) -> str:
     if row.status != "ok":
         return "; ".join(f"all: {reason}" for reason in why)
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in why.items())
-
-
-def _score_document(score: Any) -> dict[str, Any]:
-    if not isinstance(score, Score):
-        return {"not_available": str(score)}
-    document = {"value": score.value, "n": score.n, "se": score.se}
-    return document | ({"note": score.note} if score.note else {})
 
 
 def _plain(value: Any) -> Any:

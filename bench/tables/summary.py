@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from bench.contracts.measurement import Score
+from bench.contracts.measurement import Note, Score, number
 from bench.contracts.protocol import canonical
 from bench.contracts.row import Row
 from bench.plugins.hyperparameters import show
@@ -326,40 +325,32 @@ def _said(column: Column, mean: float | None) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _caveats(score: Score) -> list[str]:
-    return [text for text in score.note.split("; ") if text]
+def _merged(of_seeds: Sequence[Iterable[Note]]) -> Iterator[str]:
+    """Yield each caveat of several seeds once, with the range of its values, and for how many seeds it holds."""
+    alike: dict[tuple[str, str], list[tuple[int, Note]]] = {}
+    for seed, notes in enumerate(of_seeds):
+        for note in notes:
+            alike.setdefault((note.kind, note.text), []).append((seed, note))
+    for members in alike.values():
+        n, note = len({seed for seed, _ in members}), members[0][1]
+        ranges = {
+            name: _range([other.values[name] for _, other in members if name in other.values]) for name in note.values
+        }
+        some = "" if n == len(of_seeds) else f"{n} of {len(of_seeds)} seeds: "
+        yield some + note.filled(ranges)
 
 
-_MEASURED = re.compile(r"(?<![\w.])-?\d[\d,]*\.\d+(?:e[-+]?\d+)?(?![\w.])")  # whole numbers may be names of classes
-
-
-def _joined(of_seeds: Sequence[Iterable[str]]) -> Iterator[str]:
-    """Each seed's caveats: those that differ in measured values alone as one with their range, and who has them.
-
-    'not adjusted: 0.27 to 0.53' where all seeds do, 'for 2 of 5 seeds: still falling' where some don't.
-    """
-    alike: dict[tuple[str, ...], list[tuple[int, list[str]]]] = {}
-    for seed, texts in enumerate(of_seeds):
-        for text in texts:
-            alike.setdefault(tuple(_MEASURED.split(text)), []).append((seed, _MEASURED.findall(text)))
-    for words, found in alike.items():
-        n, ranges = len({seed for seed, _ in found}), map(_range, zip(*(values for _, values in found), strict=True))
-        some = "" if n == len(of_seeds) else f"for {n} of {len(of_seeds)} seeds: "
-        yield some + "".join(word + next(ranges, "") for word in words)
-
-
-def _range(numbers: Sequence[str]) -> str:
-    def value(text: str) -> float:
-        return float(text.replace(",", ""))
-
-    low, high = min(numbers, key=value), max(numbers, key=value)
+def _range(values: Sequence[float]) -> str:
+    low, high = number(min(values)), number(max(values))
     return low if low == high else f"{low} to {high}"
 
 
 def _common(drafts: Sequence[_Draft], name: str) -> list[str]:
-    """Caveats that every score of a column has, where there are several: said once, at its head."""
-    found = [s for draft in drafts for _, by_name in draft.ok if isinstance(s := by_name[name], Score)]
-    return [text for text in _caveats(found[0]) if all(text in _caveats(s) for s in found)] if len(found) > 1 else []
+    """Return the caveats that every score of a column has: they are shown once, at its head."""
+    scored = [
+        [*map(str, s.notes)] for draft in drafts for _, by_name in draft.ok if isinstance(s := by_name[name], Score)
+    ]
+    return [text for text in scored[0] if all(text in others for others in scored)] if len(scored) > 1 else []
 
 
 def _drafts(table: Sequence[tuple[Row, Scores]]) -> tuple[list[_Draft], list[str]]:
@@ -448,9 +439,9 @@ def _cell(draft: _Draft, name: str, places: int, rank: _Rank, common: Sequence[s
     values = draft.values(name)
     found = [by_name[name] for _, by_name in draft.ok or draft.others]
     missing = Counter(str(f) for f in found if not isinstance(f, Score))
-    caveats = [[t for t in _caveats(f) if t not in common] if isinstance(f, Score) else [] for f in found]
+    caveats = [[note for note in f.notes if str(note) not in common] if isinstance(f, Score) else [] for f in found]
     gaps = (f"n/a for {n} of {len(found)} seeds: {text}" if values else text for text, n in missing.items())
-    numbers = notes((*_joined(caveats), *gaps))
+    numbers = notes((*_merged(caveats), *gaps))
     if not values:
         return Cell(0, notes=numbers)
     mean, sd = fmean(values), stdev(values) if len(values) > 1 else None
