@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.util import inside
-from bench.util.durable import write_text
+from bench.util.durable import write_file
 from bench.util.process import make_folder
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Profiler:
         ended.export_chrome_trace(str(self.folder / TRACE))
         by = "self_cpu_time_total" if self.device.type == "cpu" else "self_device_time_total"
         table = ended.key_averages().table(sort_by=by, row_limit=TOP, max_name_column_width=40)
-        write_text(self.folder / TABLE, table)
+        write_file(self.folder / TABLE, table)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.contracts.measurement import Context
 from bench.metrics.gaussians import Gaussian
-from bench.util.durable import write_bytes
+from bench.util.durable import write_file
 from bench.util.process import make_folder
 
 
@@ -43,7 +43,7 @@ def write(path: Path, data: bytes) -> None:
         OSError: the folder can't be written.
     """
     make_folder(path.parent)
-    write_bytes(path, data)
+    write_file(path, data)
 
 
 def read_tensors(path: Path, *names: str) -> dict[str, Tensor] | None:

@@ -33,14 +33,14 @@ def _source(entry: Entry) -> str:
 
 def note(group: str, entry: Entry, reason: str) -> None:
     """Remember a failure. A cache that can't be written is none."""
-    from bench.util.durable import write_text  # takes longer to import than most of what only reads
+    from bench.util.durable import write_file  # takes longer to import than most of what only reads
 
     path = _path(group, entry)
     seen = datetime.now(UTC).isoformat(" ", "minutes")
     text = json.dumps({"reason": " ".join(reason.split())[:500], "seen": seen, "source": _source(entry)})
     with contextlib.suppress(OSError):
         make_folder(path.parent)
-        write_text(path, text)
+        write_file(path, text)
 
 
 def forget(group: str, entry: Entry) -> None:

@@ -35,7 +35,7 @@ from bench.results.store import Run
 from bench.running.grid import Cell, Config, blank, cell, expand, slug, spec_of, tuned
 from bench.running.moved import distinct, earlier, placed
 from bench.tables.columns import Column, reading_order
-from bench.util.durable import write_text
+from bench.util.durable import write_file
 from bench.util.errors import BenchError, PluginError, UnknownName, UsageError
 from bench.util.text import is_plain, plain
 from bench.util.wording import listed
@@ -485,7 +485,7 @@ def answer(request: Mapping[str, Any], threads: int, answer: str, handed: Sequen
     """
     hand_over(handed)
     torch.set_num_threads(threads)
-    write_text(Path(answer), str(estimate(plan(RunRequest.from_json(request), alone={}))))
+    write_file(Path(answer), str(estimate(plan(RunRequest.from_json(request), alone={}))))
 
 
 def answer_alone(
@@ -500,4 +500,4 @@ def answer_alone(
     hand_over(handed)
     torch.set_num_threads(threads)
     found = plan(RunRequest.from_json(request), broken=broken, dead=dead).alone
-    write_text(Path(answer), json.dumps(dict(found)))
+    write_file(Path(answer), json.dumps(dict(found)))

@@ -26,7 +26,7 @@ from bench.drawing.figures import FONT, MARK, Box, Spot, element, placed, shorte
 from bench.plugins.registry import default
 from bench.results.store import EVIDENCE, Run
 from bench.util import inside
-from bench.util.durable import write_text
+from bench.util.durable import write_file
 from bench.util.errors import Damaged, StoreError
 
 FIGURE = "rate-distortion.svg"
@@ -521,7 +521,7 @@ def write(path: Path, found: Iterable[Plane], without: Iterable[str] = ()) -> bo
         return False
     alone = [point for plane in found if len(plane.points) == 1 for point in plane.points]
     try:
-        write_text(path, draw(worth, without, alone))
+        write_file(path, draw(worth, without, alone))
     except OSError as error:
         raise StoreError(
             f"{path} can't be written: {error.strerror or error}", fix="Choose another file with --out."

@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.contracts.measurement import Score
 from bench.contracts.naming import own
 from bench.results.locate import opened
-from bench.results.store import Run, noted
+from bench.results.store import Run, data_digests
 from bench.running.moved import twin
 from bench.tables import frames
 from bench.upkeep.verify import TOLERANCE, distance
@@ -74,7 +74,7 @@ def _call(store: Run, source: Run, places: Mapping[str, str]) -> None:
     names, before = dict(source.called()), dict[str, None]()
     for cell, to in places.items():
         if cell != to and (theirs := source.row(cell)) is not None and (ours := store.row(to)) is not None:
-            names[noted(theirs.data)] = ours.dataset
+            names[data_digests(theirs.data)] = ours.dataset
             before |= {} if theirs.dataset == ours.dataset else {theirs.dataset: None}
     store.call(names | store.called(), before)
 

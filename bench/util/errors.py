@@ -106,11 +106,24 @@ class StoreError(BenchError):
 
 
 class Damaged(StoreError):
-    """A file in a run's folder is not what was written there; `why` goes on from the path: "is a link"."""
+    """A file of a run is not what was written there.
+
+    Args:
+        why: continues a sentence that begins with the path: "is a link".
+        fix: by default what helps with a file at this place in a run.
+    """
 
     def __init__(self, path: Path | str, why: str, fix: str = "") -> None:
-        super().__init__(f"{path} {why}", fix=fix)
+        super().__init__(f"{path} {why}", fix=fix or _repair(Path(path)))
         self.path, self.why = Path(path), why
+
+
+def _repair(path: Path) -> str:
+    if path.name == "run.json":
+        return "Replace it by a file that contains only {}: the same `bench run` fills it again."
+    if path.parent.name in ("done", "scores"):
+        return "The same `bench run` moves it to damaged/ and makes it anew."
+    return ""
 
 
 class IntegrityError(StoreError):

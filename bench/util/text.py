@@ -19,8 +19,7 @@ _UNSEEN = (
     "\ud800-\udfff\ufffe\uffff"  # no letters at all
 )
 _HARMFUL = re.compile(f"[{_UNSEEN}]")
-_IN_JSON = re.compile(r"\\(?:[bfnrt]|u(?:00[01789]|061|20[026]|[dD][89a-fA-F]|[fF][eEfF]))")
-"""What may stand for such a letter in a JSON text that is otherwise ASCII; now and then for another one."""
+_NUMBERS = frozenset({int, float, bool, type(None)})
 
 
 def plain(text: str, *, lines: bool = False) -> str:
@@ -40,15 +39,22 @@ def _numbered(found: re.Match[str]) -> str:
 
 def is_plain(value: Any) -> bool:
     """Return whether `plain` would change no text in a value made of lists and dictionaries."""
-    if isinstance(value, str):
-        return value.isprintable() or plain(value) == value
-    if isinstance(value, dict):
-        return all(is_plain(key) and is_plain(item) for key, item in value.items())
-    return not isinstance(value, list | tuple) or all(map(is_plain, value))
+    items = [value]
+    for item in items:  # which grows meanwhile: a call for each would take several times as long
+        if type(item) in _NUMBERS:
+            continue
+        if isinstance(item, str):
+            if not item.isprintable() and plain(item) != item:
+                return False
+        elif isinstance(item, dict):
+            items += [*item, *item.values()]
+        elif isinstance(item, list | tuple):
+            items += item
+    return True
 
 
 def inert(value: Any) -> Any:
-    """Return a value with all text in its lists and dictionaries made `plain`: the same object where that is so."""
+    """Return a value with all text in its lists and dictionaries made `plain`; the same object if nothing changes."""
     return value if is_plain(value) else _inert(value)
 
 
@@ -62,11 +68,6 @@ def _inert(value: Any) -> Any:
     return [_inert(item) for item in value] if isinstance(value, list) else value
 
 
-def may_harm(json: str) -> bool:
-    """Return whether a JSON text may hold letters that `inert` would change: a quick look, never a wrong no."""
-    return not json.isascii() or _IN_JSON.search(json) is not None
-
-
 def json_text(text: str) -> str:
     """Return a JSON text with the letters in its strings that a terminal obeys escaped as JSON does: it says the same.
 
@@ -76,9 +77,10 @@ def json_text(text: str) -> str:
 
 
 def settle(made: Any, *, but: str = "") -> None:
-    """Make the text in a frozen dataclass `plain`, when it's made; a path in the field `but` stays a path."""
-    for name, value in vars(made).items():
-        if name != but and not is_plain(value):
+    """Make the text in a new frozen dataclass `plain`, except a path in the field `but`."""
+    values = {name: value for name, value in vars(made).items() if name != but}
+    if not is_plain(values):
+        for name, value in values.items():
             object.__setattr__(made, name, _inert(value))
 
 

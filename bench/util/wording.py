@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 
 def listed(texts: Iterable[str]) -> str:
@@ -29,6 +30,7 @@ def seeds_in_words(seeds: Sequence[int]) -> str:
     return f"seed{'' if len(seeds) == 1 else 's'} {ranged(seeds)}"
 
 
+@cache
 def natural(text: str) -> tuple[tuple[str, float], ...]:
     """Return a sorting key that puts beta=4 before beta=10."""
     return tuple((word, float(number or 0)) for word, number in re.findall(r"([^\d]+|^)(\d*\.?\d*)", text))

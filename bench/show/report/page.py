@@ -18,7 +18,7 @@ from bench.show.report.exhibit import Originals
 from bench.show.report.failures import APART, Failure, failures, gathered, missing
 from bench.show.report.provenance import origin, settings
 from bench.tables.summary import summary
-from bench.util.durable import write_text, writing
+from bench.util.durable import write_file, writing
 from bench.util.text import plain
 
 REPORT = "report.html"
@@ -71,7 +71,7 @@ def write(
         facts=_facts(rows, failed),
     )
     with writing(path.parent):
-        write_text(path, plain(html, lines=True))  # logs and names of files among the rest
+        write_file(path, plain(html, lines=True))  # logs and names of files among the rest
 
 
 def _chapters(

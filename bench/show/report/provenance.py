@@ -14,7 +14,7 @@ from bench.contracts.row import Row
 from bench.plugins.hyperparameters import show
 from bench.results.store import WEIGHTS, Run
 from bench.util.durable import sums
-from bench.util.errors import Damaged
+from bench.util.errors import StoreError
 
 ELSEWHERE = (*ONCE, "data_root", "address")
 """Settings that mean nothing on another machine, or another day."""
@@ -114,8 +114,8 @@ def _cell(run: Run, row: Row) -> CellLine:
     digest = ""
     if row.status == "ok":
         try:
-            digest = sums(run.done(row.cell)).get(WEIGHTS, "")[:16]
-        except (OSError, ValueError, Damaged):
+            digest = (sums(run.done(row.cell)) or {}).get(WEIGHTS, "unreadable")[:16]
+        except StoreError:
             digest = "unreadable"
     ended = str(row.provenance.get("ended", ""))[:16].replace("T", " ")
     seconds = row.costs.get("train_seconds")
