@@ -1,7 +1,7 @@
-"""The source that a plugin's behaviour depends on: its file, and what that imports from its own package.
+"""Digests of a plugin's source: its file, and the files that this one imports from its own package.
 
-Imports are read from the text, so that nothing is executed. A digest of these files is part of a cell's identity:
-edited code is another variant, an edited comment is not.
+Imports are read from the text, so nothing is executed. The digest is part of a cell's identity: edited code is another
+variant, an edited comment is not.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def closure(file: Path) -> list[Path]:
-    """`file`, and all that it imports from its own package (or, for a script, from its own folder), and so on."""
-    found: dict[Path, None] = {}
+    """Return `file` and all files that it imports, also indirectly, from its package or, for a script, its folder."""
+    files: dict[Path, None] = {}
     todo = [file.resolve()]
     top, inside = _home(todo[0])
     while todo:
         path = todo.pop()
-        if path not in found:
-            found[path] = None
+        if path not in files:
+            files[path] = None
             around = [folder / "__init__.py" for folder in path.parents]
             todo += [p for p in (*around, *_imports(path, top)) if p.is_relative_to(inside) and p.is_file()]
-    return [file.resolve(), *sorted(found.keys() - {file.resolve()})]
+    return [file.resolve(), *sorted(files.keys() - {file.resolve()})]
 
 
 def file_of(cls: type) -> Path | None:
@@ -88,7 +88,7 @@ def file_of(cls: type) -> Path | None:
 
 
 def package(file: Path) -> tuple[Path, str]:
-    """The folder from which `file` can be imported, and its dotted name there."""
+    """Return the folder from which `file` can be imported, and its dotted name there."""
     home = file.parent
     while (home / "__init__.py").is_file():
         home = home.parent
@@ -97,7 +97,7 @@ def package(file: Path) -> tuple[Path, str]:
 
 
 def defined(file: Path) -> list[str]:
-    """The classes and functions at the top of a file, or none if it can't be read as Python."""
+    """Return the names of the classes and functions at the top of a file; none if it can't be read as Python."""
     try:
         body = ast.parse(file.read_bytes()).body
     except (SyntaxError, ValueError, OSError):
@@ -106,7 +106,7 @@ def defined(file: Path) -> list[str]:
 
 
 def _home(file: Path) -> tuple[Path, Path]:
-    """Where absolute imports begin, and the folder (or file) outside of which code is somebody else's."""
+    """Return the folder where absolute imports begin, and the folder (or file) that the plugin's own code lies in."""
     top, name = package(file)
     if file.is_relative_to(OURS):  # an installed suite holds its plugins in sub-packages
         return top, file.parent
@@ -116,7 +116,7 @@ def _home(file: Path) -> tuple[Path, Path]:
 
 
 def installed(file: Path) -> bool:
-    """Whether a file belongs to the standard library, or to a distribution that isn't installed for editing."""
+    """Return whether a file belongs to the standard library, or to a distribution that isn't installed for editing."""
     return bool({"site-packages", "dist-packages"} & set(file.parts)) or str(file.parent) in _standard()
 
 
@@ -126,7 +126,7 @@ def _standard() -> frozenset[str]:
 
 
 def _imports(file: Path, top: Path) -> Iterator[Path]:
-    """The files that a file's import statements may mean, of those that there are."""
+    """Yield the existing files that a file's import statements may mean."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError, OSError):
@@ -144,7 +144,7 @@ def _imports(file: Path, top: Path) -> Iterator[Path]:
 
 
 def _modules(base: Path, parts: list[str]) -> Iterator[Path]:
-    """The module of these parts, and the packages that are imported on the way to it."""
+    """Yield the files of a dotted module and of the packages that contain it, as far as they exist."""
     for i in range(1, len(parts) + 1):
         path = base.joinpath(*parts[:i])
         candidates = (path / "__init__.py", path.with_name(f"{path.name}.py"))

@@ -96,7 +96,7 @@ def test_a_built_in_is_not_shadowed(distribute: Distribute) -> None:
 @pytest.mark.fault(11, "a plugin differs from a built-in by case alone", "refused by that name; exit 2")
 def test_a_name_that_differs_from_a_built_in_by_case_is_refused(distribute: Distribute) -> None:
     distribute("aaa", {"VAE": "honest_vae:Honest"}, honest_vae=HONEST)
-    with pytest.raises(PluginError, match="'VAE' of aaa is called like the built-in 'vae'"):
+    with pytest.raises(PluginError, match="'VAE' of aaa is named like the built-in 'vae'"):
         registry().entry("VAE")
     assert registry().load("aaa:VAE").__name__ == "Honest"
 
@@ -115,17 +115,17 @@ def test_evil_names_are_not_offered(name: str, distribute: Distribute, bench: Be
     assert name not in list(fresh)
     assert "fine" in list(fresh)
     assert [fault.name for fault in fresh.faults] == [name]
-    with pytest.raises(PluginError, match="its name isn't one"):
+    with pytest.raises(PluginError, match="invalid name"):
         fresh.load(name)
     code, out, _ = bench("list")
     assert code == 0
-    assert "of evil 2.5: its name isn't one" in out
+    assert "of evil 2.5: invalid name" in out
     assert "\u202e" not in out
 
 
 def test_an_address_that_is_none_is_a_fault_of_the_metadata(distribute: Distribute) -> None:
     distribute("odd", {"odd": "just some text"})
-    with pytest.raises(PluginError, match="'just some text' isn't the address of an object"):
+    with pytest.raises(PluginError, match="invalid address 'just some text'"):
         registry().load("odd")
 
 
@@ -133,7 +133,7 @@ def test_what_is_loaded_is_checked_and_the_message_names_all(distribute: Distrib
     distribute("odd", {"odd": "odd_vae:make"}, odd_vae="def make(spec): ...")
     with pytest.raises(PluginError) as error:
         registry().load("odd")
-    assert error.value.what == "the variant 'odd' of odd 2.5 isn't one"
+    assert error.value.what == "the variant 'odd' of odd 2.5 is no variant"
     assert error.value.cause == "odd_vae:make is the function make, not a subclass of bench.Variant."
 
 
