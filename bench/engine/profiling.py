@@ -58,7 +58,7 @@ class Profiler:
         if ended is None:
             return
         ended.stop()
-        if not ended.events():
+        if not ended.events():  # type: ignore[no-untyped-call]
             return
         make_folder(self.folder)
         ended.export_chrome_trace(str(self.folder / TRACE))
@@ -82,8 +82,8 @@ class Profile:
 
 def profiles(cells: Path, named: Sequence[tuple[str, str]]) -> list[Profile]:
     """Return the profiles that there are of the cells in `named`, pairs of (folder in `cells`, label)."""
-    found = [Profile(label, cells / cell / FOLDER) for cell, label in named]
-    return [profile for profile in found if (profile.folder / TABLE).is_file()]
+    expected = [Profile(label, cells / cell / FOLDER) for cell, label in named]
+    return [profile for profile in expected if (profile.folder / TABLE).is_file()]
 
 
 def printed(profile: Profile) -> Iterator[str]:
