@@ -65,7 +65,11 @@ EVIDENCE = "evidence.safetensors"
 
 
 class Run:
-    """A run's folder; its cells lie in `cells`, unless they were copied elsewhere."""
+    """A run's folder; its cells lie in `cells`, unless they were copied elsewhere.
+
+    Methods that read raise StoreError where a file of the run can't be read or is of a newer version, and Damaged,
+    which is one, where something else than the file or folder that was written lies in its place.
+    """
 
     def __init__(self, path: Path | str, cells: Path | None = None) -> None:
         self.path = Path(path)
@@ -115,11 +119,7 @@ class Run:
             ) from None
 
     def request(self) -> RunRequest:
-        """Return the last request, joined with the earlier ones.
-
-        Raises:
-            StoreError: its file can't be read, or isn't what was written.
-        """
+        """Return the last request, joined with the earlier ones."""
         path = self.path / "run.json"
         try:
             return RunRequest.from_json(read_json(path))
@@ -138,11 +138,7 @@ class Run:
         return cells
 
     def rows(self) -> list[Row]:
-        """Return all rows, in the order of the request: datasets, variants, seeds, the baseline last.
-
-        Raises:
-            StoreError: this is no run's folder, its request is damaged, or a file can't be read.
-        """
+        """Return all rows, in the order of the request: datasets, variants, seeds, the baseline last."""
         self.require()
         (rows,) = alike(filter(None, map(self.row, self.names())))
         return in_order(rows, self.request())
@@ -156,10 +152,10 @@ class Run:
         if self._names is None:
             path = self.path / NAMES
             try:
-                found = content(path)
-                if found is not None and not own_sum_fits(found):
+                data = content(path)
+                if data is not None and not own_sum_fits(data):
                     raise Damaged(path, CHANGED)
-                names = {} if found is None else parsed(path, found).get("names", {})
+                names = {} if data is None else parsed(path, data).get("names", {})
                 if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
                     raise Damaged(path, "isn't a list of names")
             except Damaged as error:
@@ -277,11 +273,7 @@ class Run:
             appear(home / "done", fill, late)
 
     def adopt(self, cell: str, done: Path) -> bool:
-        """Copy another run's result by the rule of `write_done`; return False if ours has other weights.
-
-        Raises:
-            StoreError: the other result is damaged.
-        """
+        """Copy another run's result by the rule of `write_done`; return False if ours has other weights."""
         home = self.cells / cell
         with writing(self.path):
             if not self.is_done(cell) and appear(home / "done", _copy(done)):
@@ -307,11 +299,7 @@ class Run:
             _number(self.cells / row.cell / "failed", lambda target: _make(target, fill))
 
     def adopt_failure(self, cell: str, failed: Path) -> bool:
-        """Copy another run's failure; return False if the cell has the same one already.
-
-        Raises:
-            StoreError: the other failure is damaged.
-        """
+        """Copy another run's failure; return False if the cell has the same one already."""
         new = _digests(failed)
         with writing(self.path):
             if any(_digests(path) == new for path in self.failures(cell)):
@@ -320,29 +308,17 @@ class Run:
             return True
 
     def done(self, cell: str) -> Path:
-        """Return the folder of a cell's result.
-
-        Raises:
-            Damaged: it is a link.
-        """
+        """Return the folder of a cell's result."""
         path = self._home(cell) / "done"
         inside.is_folder(path)
         return path
 
     def failures(self, cell: str) -> list[Path]:
-        """Return the folders of a cell's failures, the last one last.
-
-        Raises:
-            Damaged: a link lies in their place.
-        """
+        """Return the folders of a cell's failures, the last one last."""
         return _numbered(self._home(cell) / "failed")
 
     def others(self, cell: str) -> list[Path]:
-        """Return the folders of a cell's results that have other weights than the first one.
-
-        Raises:
-            Damaged: a link lies in their place.
-        """
+        """Return the folders of a cell's results that have other weights than the first one."""
         return _numbered(self._home(cell) / "different")
 
     def work(self, cell: str) -> Path:
@@ -359,7 +335,7 @@ class Run:
     # a cell's scores
 
     def scorings(self, cell: str) -> dict[Path, dict[str, Any]]:
-        """Return a cell's scoring protocols by the files of its scores, the one written last at the end; no damaged ones."""
+        """Return a cell's scoring protocols by the undamaged files of its scores, the newest last."""
         return {path: dict(scores.scoring) for path, scores in self._filed(cell).items() if not scores.flaw}
 
     def read_scores(self, cell: str, scoring: Mapping[str, Any]) -> dict[str, Score | NotAvailable]:
@@ -486,11 +462,7 @@ class Run:
         return self.cells
 
     def _home(self, cell: str) -> Path:
-        """Return a cell's folder.
-
-        Raises:
-            Damaged: it is a link.
-        """
+        """Return a cell's folder."""
         home = self._folder / cell
         if os.path.islink(home):
             raise inside.no_file(home, "folder")
@@ -500,9 +472,6 @@ class Run:
         """Return the row, without scores, in 'done' or 'failed/<n>' of a cell; None where there is no such part.
 
         The row is `damaged` where its file isn't what was written.
-
-        Raises:
-            StoreError: the run's list of names is damaged, which is no fault of the cell.
         """
         names = self.called()
         document: dict[str, Any] = {}
@@ -512,16 +481,16 @@ class Run:
             if not inside.is_folder(folder):
                 return None
             path = folder / "cell.json"
-            found, known = content(path), sums(folder)
-            if found is None:
+            data, known = content(path), sums(folder)
+            if data is None:
                 raise Damaged(path, "is missing")
             if known is None:
                 unsummed = ["files"]
-            elif known.get("cell.json") != hashlib.sha256(found).hexdigest():
+            elif known.get("cell.json") != hashlib.sha256(data).hexdigest():
                 with suppress(Damaged):
-                    document = parsed(path, found)
+                    document = parsed(path, data)
                 raise Damaged(path, CHANGED)
-            document = parsed(path, found) | {"cell": plain(cell), "unsummed": unsummed}
+            document = parsed(path, data) | {"cell": plain(cell), "unsummed": unsummed}
             if names:
                 document["dataset"] = names.get(data_digests(document.get("data")), document.get("dataset"))
             return row_of(document, {})
@@ -572,10 +541,10 @@ class Run:
     def _read_scores_file(self, path: Path) -> _Filed | None:
         """Return the content of a file of scores; None where there is no such file."""
         try:
-            if (found := content(path)) is None:
+            if (data := content(path)) is None:
                 return None
-            document = parsed(path, found)
-            if (summed := document.get("schema", 0) > 2 or "sum" in document) and not own_sum_fits(found):
+            document = parsed(path, data)
+            if (summed := document.get("schema", 0) > 2 or "sum" in document) and not own_sum_fits(data):
                 raise Damaged(path, CHANGED)
             return _Filed(**scored_of(document), summed=summed)
         except Damaged as error:
@@ -610,7 +579,7 @@ def data_digests(data: Any) -> str:
 
 
 def in_order(rows: Iterable[Row], request: RunRequest) -> list[Row]:
-    """Return rows by dataset, variant and seed as a request names them, the baseline last; of equal ones, the newest first."""
+    """Return rows by dataset, variant and seed as a request names them; the baseline last, equals by age."""
     variants = [text.split("[")[0] for text in request.variants]
     datasets = list(map(called, request.datasets))
 

@@ -207,37 +207,41 @@ def _holder(store: Run, cell: str) -> dict[str, Any] | None:
     return {key: owner[key] for key in ("host", "pid") if key in owner}
 
 
-def print_explanation(found: Explanation, console: Console) -> None:
+def print_explanation(explanation: Explanation, console: Console) -> None:
     """Print one cell on one screen."""
-    console.print(Text.assemble((found.cell, "bold"), f"  in {found.run}"), soft_wrap=True)
+    console.print(Text.assemble((explanation.cell, "bold"), f"  in {explanation.run}"), soft_wrap=True)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row("state", Text("\n".join(_state(found))))
-    if found.parts:
-        fits = {True: "its folder is named after it", False: "its folder is NOT named after it"}
-        grid.add_row("identity", Text(fits.get(found.fits, "its row doesn't say enough to check the folder's name")))
-    for part in found.parts:
+    grid.add_row("state", Text("\n".join(_state(explanation))))
+    if explanation.parts:
+        named = "its row doesn't say enough to check the folder's name"
+        if explanation.fits is not None:
+            named = "its folder is named after it" if explanation.fits else "its folder is NOT named after it"
+        grid.add_row("identity", Text(named))
+    for part in explanation.parts:
         grid.add_row(f"  {part.name}", Text(_line(part)))
-    for way in found.ways:
+    for way in explanation.ways:
         grid.add_row("scored", Text(_scored(way)))
-    if not found.ways:
+    if not explanation.ways:
         grid.add_row("scored", "not yet")
-    grid.add_row("reuse", Text(found.verdict))
+    grid.add_row("reuse", Text(explanation.verdict))
     console.print(grid)
 
 
-def _state(found: Explanation) -> list[str]:
-    lines = [f"{found.status}: {found.reason}" if found.reason else found.status]
-    lines += [found.about] if found.about else []
-    if found.lease is not None:
-        lines.append(f"process {found.lease.get('pid', '?')} on {found.lease.get('host', '?')} is training it")
-    if found.checkpoint is not None:
-        lines.append(f"checkpoint at step {found.checkpoint:,}")
-    if found.failures:
-        lines.append(f"{counted(found.failures, 'failure')} in failed/, with logs")
-    if found.others:
-        lines.append(f"{counted(found.others, 'other result')} in different/")
+def _state(explanation: Explanation) -> list[str]:
+    lines = [f"{explanation.status}: {explanation.reason}" if explanation.reason else explanation.status]
+    lines += [explanation.about] if explanation.about else []
+    if explanation.lease is not None:
+        lines.append(
+            f"process {explanation.lease.get('pid', '?')} on {explanation.lease.get('host', '?')} is training it"
+        )
+    if explanation.checkpoint is not None:
+        lines.append(f"checkpoint at step {explanation.checkpoint:,}")
+    if explanation.failures:
+        lines.append(f"{counted(explanation.failures, 'failure')} in failed/, with logs")
+    if explanation.others:
+        lines.append(f"{counted(explanation.others, 'other result')} in different/")
     return lines
 
 

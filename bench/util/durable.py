@@ -90,8 +90,8 @@ def read_json(path: Path | str) -> dict[str, Any]:
 
 def read_json_if_any(path: Path | str) -> dict[str, Any] | None:
     """Return a document as `read_json` does; None where there is no such file."""
-    found = content(path)
-    return None if found is None else parsed(path, found)
+    data = content(path)
+    return None if data is None else parsed(path, data)
 
 
 def _refuse(constant: str) -> None:
@@ -181,11 +181,11 @@ _SUM = re.compile(rb'"sum": "([0-9a-f]{64})"')
 
 def own_sum_fits(content: bytes) -> bool:
     """Return whether a document's own checksum fits its content, with the checksum itself left empty."""
-    found = _SUM.search(content, 0, 256)
-    if found is None:
+    match = _SUM.search(content, 0, 256)
+    if match is None:
         return False
-    rest = content[: found.start(1)] + content[found.end(1) :]
-    return hashlib.sha256(rest).hexdigest().encode() == found[1]
+    rest = content[: match.start(1)] + content[match.end(1) :]
+    return hashlib.sha256(rest).hexdigest().encode() == match[1]
 
 
 def appear(target: Path, fill: Callable[[Path], None], late: Callable[[Path], None] = lambda _: None) -> bool:
@@ -287,9 +287,9 @@ def sums(folder: Path | str) -> dict[str, str] | None:
     Raises:
         Damaged, StoreError: they can't be read.
     """
-    found = content(f"{folder}/{SUMS}")
+    data = content(f"{folder}/{SUMS}")
     try:
-        lines = None if found is None else found.decode().splitlines()
+        lines = None if data is None else data.decode().splitlines()
     except ValueError:
         raise Damaged(f"{folder}/{SUMS}", CHANGED) from None
     return None if lines is None else {name: sum for sum, _, name in (line.partition("  ") for line in lines)}

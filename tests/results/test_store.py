@@ -308,7 +308,7 @@ def test_every_cell_costs_three_files(tmp_path: Path, monkeypatch: pytest.Monkey
         fill(run, replace(ROW, seed=seed, cell=cell))
         run.write_scores(cell, WAY, {"elbo": Score(1.0, 10)}, {})
     read: list[str] = []
-    opened = inside.opened
-    monkeypatch.setattr(inside, "opened", lambda path: (read.append(str(path)), opened(path))[1])
+    reading = inside.reading
+    monkeypatch.setattr(inside, "reading", lambda path: (read.append(str(path)), reading(path))[1])
     assert len(run.rows()) == 30
     assert len(read) == len(set(read)) == 3 * 30 + 2, "and run.json and names.json once"

@@ -329,7 +329,7 @@ def test_a_damaged_cell_is_found(run: Run, bench: Bench, what: str) -> None:
         text = "note.txt doesn't belong here"
     elif what == "no sums":
         (done / SUMS).unlink()
-        text = "SHA256SUMS can't be read"
+        text = "SHA256SUMS is missing"
     else:
         (done / "cell.json").write_text("{")
         text = "cell.json has changed"
@@ -531,15 +531,15 @@ def test_what_no_living_attempt_needs_is_removed_and_nothing_else(run: Run, benc
 
     code, dry, _ = bench("gc", run.path, "--dry-run")
     assert (code, content(run.path)) == (0, full)
-    assert "9 things would be removed, " in dry
+    assert "9 files or folders would be removed, " in dry
     code, wet, _ = bench("gc", run.path)
     assert code == 0
-    assert "9 things removed, " in wet
+    assert "9 files or folders removed, " in wet
     assert sorted(wet.splitlines()[:-1]) == sorted(dry.splitlines()[:-1])
     assert full.keys() - content(run.path).keys() == gone
     assert before.items() <= content(run.path).items()
     assert not (run.work(beta) / "attempt-0123456789ab").exists()
-    assert bench("gc", run.path)[1] == "0 things removed, 0 B\n"
+    assert bench("gc", run.path)[1] == "0 files or folders removed, 0 B\n"
 
 
 def test_of_a_done_cell_all_work_goes(run: Run, bench: Bench) -> None:
@@ -557,13 +557,13 @@ def test_a_cell_that_somebody_is_at_is_left_alone(run: Run, bench: Bench) -> Non
         litter(run, cell)
     held = [Lease.take(run.cells / cell / "lease.json") for cell in run.names()]
     full = content(run.path)
-    assert bench("gc", run.path, "--dry-run")[1].startswith("0 things")
-    assert bench("gc", run.path)[1].startswith("0 things")
+    assert bench("gc", run.path, "--dry-run")[1].startswith("0 files or folders")
+    assert bench("gc", run.path)[1].startswith("0 files or folders")
     assert content(run.path) == full
     for taken in held:
         assert taken is not None
         taken.release()
-    assert not bench("gc", run.path)[1].startswith("0 things")
+    assert not bench("gc", run.path)[1].startswith("0 files or folders")
 
 
 def test_a_cell_that_somebody_has_just_begun_is_left_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -585,7 +585,7 @@ def test_nobody_begins_while_a_cell_is_cleaned(run: Run, monkeypatch: pytest.Mon
         takers.append(Lease.take(run.cells / beta / "lease.json"))
         rmtree(path)
 
-    monkeypatch.setattr("bench.results.garbage.shutil.rmtree", slow)
+    monkeypatch.setattr("bench.util.durable.shutil.rmtree", slow)
     list(garbage.collect(run))
     assert set(takers) == {None}
     assert not (run.cells / beta / "lease.json").exists()
@@ -828,7 +828,7 @@ def test_a_cell_that_somebody_is_at_is_not_merged_into(run: Run, bench: Bench, t
     assert taken is not None
     (out.path / "run.json").write_bytes((run.path / "run.json").read_bytes())
     code, _, err = bench("merge", out.path, run.path)
-    assert (code, "another process is at" in err) == (4, True)
+    assert (code, "another process is training" in err) == (4, True)
     taken.release()
     assert bench("merge", out.path, run.path)[0] == 0
 
@@ -902,7 +902,7 @@ def test_a_run_of_the_first_schema_is_joined_and_cleaned(old: Run, bench: Bench,
     joined = Run(tmp_path / "all")
     assert joined.rows() == old.rows()
     assert len(joined.failures(named(joined, BETA))) == 1
-    assert bench("gc", old.path)[1].startswith("0 things")
+    assert bench("gc", old.path)[1].startswith("0 files or folders")
 
 
 @pytest.fixture

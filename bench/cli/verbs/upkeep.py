@@ -105,7 +105,8 @@ def gc(runs: tuple[str, ...], dry_run: bool) -> None:
             say(f"{removed.path}  {bytes_in_words(removed.size)}")
             total, count = total + removed.size, count + 1
     done = "would be removed" if dry_run else "removed"
-    say(f"{count} thing{'' if count == 1 else 's'} {done}, {bytes_in_words(total)}")
+    noun = "file or folder" if count == 1 else "files or folders"
+    say(f"{count} {noun} {done}, {bytes_in_words(total)}")
 
 
 @click.command(
