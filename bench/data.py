@@ -1,10 +1,10 @@
-"""Where data lies, how it gets there, and how a run asks for it.
+"""Datasets on disk: finding, downloading and loading them.
 
-data_root       --data-root, else BENCH_DATA, else the user's cache directory
-parse           'fashion', 'mnist[option=value]', 'folder:PATH': the dataset that the text asks for
-fetch, status   bring a dataset's files under the root; say what lies there
-load            all of it: a dataset as a run uses it
-copies, clear   decoded images that are kept to save time
+data_root       the folder of datasets: --data-root, else BENCH_DATA, else in the user's cache directory
+parse           the dataset that a text names: 'fashion', 'mnist[option=value]', 'folder:PATH'
+fetch, status   download a dataset's files into that folder; report which are there
+load            a dataset as a run uses it
+copies, clear   list and remove decoded images that are kept to save time
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from email.message import Message
 from http.client import HTTPException
@@ -43,23 +43,23 @@ _HERE = {"127.0.0.1", "localhost"}
 
 
 def data_root(given: str | None = None) -> Path:
-    """Where datasets lie: `given` (`--data-root`), else `BENCH_DATA`, else `data` in the cache directory."""
+    """Return the folder of datasets: `given` (`--data-root`), else `BENCH_DATA`, else `data` in the cache directory."""
     given = given or os.environ.get("BENCH_DATA")
     return Path(os.path.expanduser(given)) if given else cache_dir() / "data"
 
 
 class _Failed(Exception):
-    """This address didn't give the file, and why."""
+    """The reason why an address gave no file, or a wrong one."""
 
 
 def _allowed(url: str) -> bool:
-    """Only https; plain http only to this very machine."""
+    """Return whether a download may use `url`: https, or plain http to this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _HERE)
 
 
 class _NoDowngrade(HTTPRedirectHandler):
-    """Follows redirects, but never from https to anything else."""
+    """Follows redirects, except from https to anything else."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
@@ -73,10 +73,10 @@ _opener = build_opener(_NoDowngrade)
 
 
 def _chunks(url: str) -> Iterator[bytes]:
-    """The content behind `url`.
+    """Yield the content of `url`.
 
     Raises:
-        _Failed: for whatever goes wrong on the network's side.
+        _Failed: for any error of the network.
     """
     if not _allowed(url):
         raise _Failed("not https")
@@ -90,11 +90,11 @@ def _chunks(url: str) -> Iterator[bytes]:
 
 
 def _download(url: str, file: File, target: Path, on_progress: Progress | None) -> None:
-    """Put `file` from `url` at `target`, whole and checked, or not at all.
+    """Download `file` from `url` to `target`, whole and checked, or not at all.
 
     Raises:
-        _Failed: the address doesn't answer, or what it gives isn't the file.
-        OSError: the disk won't take it.
+        _Failed: the address doesn't answer, or gives another file.
+        OSError: the disk can't be written.
     """
     sha, got = hashlib.sha256(), 0
     with replacing(target) as out:
@@ -112,15 +112,20 @@ def _download(url: str, file: File, target: Path, on_progress: Progress | None) 
             raise _Failed(f"wrong checksum: sha256 {sha.hexdigest()[:12]}..., not {file.sha256[:12]}...")
 
 
-def _ready(dataset: Dataset, root: Path) -> bool:
+@contextmanager
+def _folder_errors(what: str) -> Iterator[None]:
+    """Turn an error of the disk into one that says `what` failed and how to choose another folder."""
     try:
-        return dataset.ready(root)
+        yield
     except OSError as error:
         raise DataError(
-            f"can't look into the data folder {str(root)!r}",
-            cause=f"{error.strerror or error}.",
-            fix="Choose another folder with --data-root or BENCH_DATA.",
+            what, cause=f"{error.strerror or error}.", fix="Choose another folder with --data-root or BENCH_DATA."
         ) from error
+
+
+def _ready(dataset: Dataset, root: Path) -> bool:
+    with _folder_errors(f"can't look into the data folder {str(root)!r}"):
+        return dataset.ready(root)
 
 
 def _by_hand(file: File, root: Path) -> str:
@@ -133,7 +138,7 @@ def _by_hand(file: File, root: Path) -> str:
 def _fetch(file: File, root: Path, on_progress: Progress | None) -> Path:
     target = root / file.path
     failures = []
-    try:
+    with _folder_errors(f"can't write {file.path} into {str(target.parent)!r}"):
         make_folder(target.parent)
         for url in file.urls:
             try:
@@ -141,29 +146,23 @@ def _fetch(file: File, root: Path, on_progress: Progress | None) -> Path:
                 return target
             except _Failed as failure:
                 failures.append(f"{url}: {failure}")
-    except OSError as error:
-        raise DataError(
-            f"can't write {file.path} into {str(target.parent)!r}",
-            cause=f"{error.strerror or error}.",
-            fix="Choose another folder with --data-root or BENCH_DATA.",
-        ) from error
     raise DataError(
         f"{file.path} could not be downloaded",
-        cause="\n".join(failures) or "Its source gives it to no program: it has to be fetched in a browser.",
+        cause="\n".join(failures) or "Its source allows no download by programs, only by a browser.",
         fix=_by_hand(file, root),
     )
 
 
 def fetch(dataset: Dataset, root: Path, on_progress: Progress | None = None) -> list[Path]:
-    """Download what `dataset` still lacks under `root`, checked by size and sha256 before it gets its name.
+    """Download the files of `dataset` that are missing under `root`, each checked by size and sha256.
 
-    Files that are there already are left alone; a dataset that is ready needs no network.
+    Existing files are left alone; a dataset that is ready needs no network.
 
     Returns:
         The files that were downloaded.
 
     Raises:
-        DataError: an address failed and no mirror helped, or the disk won't take it.
+        DataError: no address gave a file, or the disk can't be written.
     """
     if _ready(dataset, root):
         return []
@@ -181,8 +180,8 @@ class FileStatus:
 
 
 @dataclass(frozen=True)
-class Status:
-    """What of a dataset lies under a root. It may be `ready` without every file, in another form."""
+class DatasetFiles:
+    """The files of a dataset under a root. It may be `ready` without all of them, in another form."""
 
     ready: bool
     files: tuple[FileStatus, ...]
@@ -193,9 +192,9 @@ class Status:
         return sum(entry.file.size for entry in self.files)
 
 
-def status(dataset: Dataset, root: Path) -> Status:
-    """What of `dataset` lies under `root`; reads no file and uses no network."""
-    return Status(_ready(dataset, root), tuple(_file_status(file, root / file.path) for file in dataset.files))
+def status(dataset: Dataset, root: Path) -> DatasetFiles:
+    """Return which files of `dataset` lie under `root`; reads no file and uses no network."""
+    return DatasetFiles(_ready(dataset, root), tuple(_file_status(file, root / file.path) for file in dataset.files))
 
 
 def _file_status(file: File, path: Path) -> FileStatus:
@@ -207,10 +206,10 @@ def _file_status(file: File, path: Path) -> FileStatus:
 
 
 def words(text: str) -> list[str]:
-    """Return what of a dataset's text may name a plugin: its name, and the values of its options.
+    """Return the words of a dataset's text that may name plugins: its name, and the values of its options.
 
     Raises:
-        UsageError: it isn't written as a dataset is.
+        UsageError: the text has no form of a dataset.
     """
     name, options, _ = read(asked(text))
     return [name, *options.values()]
@@ -220,7 +219,7 @@ _HEAD = re.compile(r"[^:,\[\]]*(\[[^\[\]]*\])?")
 
 
 def separate(text: str) -> list[str]:
-    """The datasets of a list by commas. Of a path, as much is taken as there is a file or folder of that name.
+    """Split a list of datasets at its commas. A path may contain commas itself: the longest that exists is taken.
 
     Raises:
         UsageError: brackets that don't match.
@@ -236,7 +235,7 @@ def separate(text: str) -> list[str]:
 
 
 def _load(name: str, text: str) -> type[Dataset]:
-    """The class called `name`; where `text` is a bare path, what reads it is told."""
+    """Return the class called `name`; where `text` is a bare path, the error names the datasets that can read it."""
     try:
         return DATASETS.load(name)
     except UnknownName:
@@ -251,16 +250,16 @@ def _load(name: str, text: str) -> type[Dataset]:
         if not suited:
             raise
         raise UsageError(
-            f"{text!r} is a path, and no dataset's name",
-            cause="What is to be read there stands before it, with a colon.",
-            fix=f"Ask for {' or '.join(f'{known}:{text}' for known in suited)}.",
+            f"{text!r} is a path, not the name of a dataset",
+            cause="A path needs the name of the dataset that reads it, and a colon, in front.",
+            fix=f"Write {' or '.join(f'{known}:{text}' for known in suited)}.",
         ) from None
 
 
 def parse(text: str, *, image_size: int | None = None) -> Dataset:
-    """The dataset that `text` asks for: 'NAME', 'NAME[option=value]', 'NAME:ARGUMENT' or 'distribution:NAME'.
+    """Return the dataset that `text` names: 'NAME', 'NAME[option=value]', 'NAME:ARGUMENT' or 'distribution:NAME'.
 
-    A name behind it ('folder:PATH as faces') is what the data are called, and changes nothing else.
+    A name behind it, as in 'folder:PATH as faces', changes only the name of the data.
 
     Raises:
         UnknownName, UsageError: as `asked_for`.
@@ -270,10 +269,10 @@ def parse(text: str, *, image_size: int | None = None) -> Dataset:
 
 
 def asked_for(text: str, image_size: int | None = None) -> tuple[type[Dataset], dict[str, Any]]:
-    """The class that `text` names, and the arguments of its constructor.
+    """Return the class that `text` names, and the arguments of its constructor.
 
     Raises:
-        UnknownName: no dataset, or none of its options, is called so.
+        UnknownName: there is no such dataset or option.
         UsageError: an option of the wrong type or range, an argument too many or missing.
     """
     name, options, argument = read(asked(text))
@@ -281,8 +280,8 @@ def asked_for(text: str, image_size: int | None = None) -> tuple[type[Dataset], 
     if image_size is not None:
         if "image_size" not in hyperparameters(cls):
             raise UsageError(
-                f"the images of {name} have a size of their own: it takes no --image-size",
-                fix="Leave out --image-size, or ask for the datasets that need it in a run of their own.",
+                f"the images of {name} have a fixed size: it takes no --image-size",
+                fix="Leave out --image-size, or run the datasets that need it separately.",
             )
         if "image_size" in options:
             raise UsageError(f"{text!r} has an image_size already", fix="Leave out one of the two.")
@@ -292,7 +291,7 @@ def asked_for(text: str, image_size: int | None = None) -> tuple[type[Dataset], 
     require_fit(text, name, own=bool(wanted))
     if wanted and not argument:
         what = wanted[0].name.upper()
-        raise UsageError(f"{name} needs to be told its {what}", fix=f"For example {name}:{what}.")
+        raise UsageError(f"{name} needs a {what} behind a colon", fix=f"For example {name}:{what}.")
     if argument is not None and not wanted:
         raise UsageError(f"{name} takes nothing behind a colon, not {argument!r}", fix=f"Write {name} alone.")
     return cls, {**({wanted[0].name: argument} if wanted else {}), **values}
@@ -309,17 +308,17 @@ def load(
     download: bool = True,
     on_progress: Progress | None = None,
 ) -> Data:
-    """The dataset that `text` asks for (see `parse`), as a run uses it; downloads what `root` lacks.
+    """Return the dataset that `text` names (see `parse`), as a run uses it; download files that `root` lacks.
 
     Raises:
         UsageError: no such dataset or option, or more images asked for than there are.
-        DataError: something can't be downloaded, is missing (`download=False`) or damaged, or what it's tested on is
-            what it's trained on.
+        DataError: a file can't be downloaded, is missing (`download=False`) or damaged, or test images are among the
+            training images.
     """
     if limit is not None and limit < 1:
-        raise UsageError(f"--limit {limit} leaves nothing to train on", fix="Ask for 1 or more.")
+        raise UsageError(f"--limit {limit} leaves no training images", fix="Use 1 or more.")
     if validation < 0:
-        raise UsageError(f"--validation {validation} is less than none", fix="Ask for 0 or more images.")
+        raise UsageError(f"--validation {validation} is negative", fix="Use 0 or more images.")
     dataset = parse(text, image_size=image_size)
     if not _ready(dataset, root):
         if not download:
@@ -338,12 +337,12 @@ def load(
     return replace(data, notes=(*data.notes, *(f"{data.name}, {part}: {words}" for part, words in odd if words)))
 
 
-UNTOUCHED = 60.0  #: seconds after which nobody is still at a copy that isn't complete
+UNTOUCHED = 60.0  #: seconds without a change after which an incomplete copy counts as abandoned
 
 
 @dataclass(frozen=True)
 class Copy:
-    """Decoded images that are kept: where, what `of`, their bytes on disk, and whether somebody is making them."""
+    """Decoded images on disk: folder, the data that they are `of`, bytes, and whether a process is writing them."""
 
     path: Path
     of: str
@@ -352,26 +351,26 @@ class Copy:
 
 
 def copies() -> list[Copy]:
-    """What datasets keep of decoded images (`Dataset.cache`), on this machine."""
+    """Return the decoded images that datasets keep on this machine (`Dataset.cache`)."""
     home = cache_dir() / "decoded"
     return [_copy(path) for path in sorted(home.iterdir()) if path.is_dir()] if home.is_dir() else []
 
 
 def _copy(path: Path) -> Copy:
-    found = [entry.stat() for entry in path.iterdir()]
+    files = [entry.stat() for entry in path.iterdir()]
     try:
         of = str(json.loads((path / "copy.json").read_text(encoding="utf-8"))["of"])
     except (OSError, ValueError, KeyError, TypeError):
         of = ""
-    young = any(time.time() - stat.st_mtime < UNTOUCHED for stat in found)
-    return Copy(path, of or "not complete", sum(stat.st_blocks * 512 for stat in found), not of and young)
+    young = any(time.time() - stat.st_mtime < UNTOUCHED for stat in files)
+    return Copy(path, of or "not complete", sum(stat.st_blocks * 512 for stat in files), not of and young)
 
 
 def clear(copy: Copy) -> None:
-    """Remove decoded images: they're made again when they're needed. A run that uses them keeps them till its end.
+    """Remove decoded images, which are made again when needed. A run that uses them now keeps them until its end.
 
     Raises:
-        DataError: they may not be removed.
+        DataError: they can't be removed.
     """
     try:
         shutil.rmtree(copy.path)

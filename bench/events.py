@@ -1,3 +1,3 @@
-"""The events that loggers hear: the public names of `bench.contracts.events`."""
+"""The public names of `bench.contracts.events`, for loggers."""
 
 from bench.contracts.events import *  # noqa: F403

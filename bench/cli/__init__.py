@@ -24,7 +24,7 @@ from bench.cli.verbs.report import report
 from bench.cli.verbs.results import compare, table
 from bench.cli.verbs.run import run
 from bench.cli.verbs.score import score
-from bench.cli.verbs.upkeep import explain, gc, merge, verify
+from bench.cli.verbs.upkeep import gc, merge, verify
 from bench.util.errors import BenchError
 from bench.util.text import plain
 
@@ -36,12 +36,13 @@ def _debug(_: click.Context, __: click.Parameter, on: bool) -> None:
 
 @click.group(
     cls=SectionedGroup,
+    renamed={"explain": "verify --why"},
     sections={
         "Train and score": (run, score, data),
         "Look at results": (table, compare, report, pareto),
         "Look at a trained model": (sample, reconstruct, interpolate, traverse, latent, encode),
         "Use and write plugins": (list_, info, check, new),
-        "Look after results folders": (verify, explain, merge, gc),
+        "Look after results folders": (verify, merge, gc),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples(

@@ -43,13 +43,27 @@ class Sectioned(click.Command):
 
 
 class SectionedGroup(click.Group):
-    """A group whose help lists its commands in sections, in the order of `sections`."""
+    """A group whose help lists its commands in sections, in the order of `sections`.
 
-    def __init__(self, *arguments: Any, sections: Mapping[str, Sequence[click.Command]], **settings: Any) -> None:
+    `renamed` are names that commands had before, and how they are called now.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        sections: Mapping[str, Sequence[click.Command]],
+        renamed: Mapping[str, str],
+        **settings: Any,
+    ) -> None:
         super().__init__(*arguments, **settings)
-        self.sections = sections
+        self.sections, self.renamed = sections, renamed
         for command in (command for commands in sections.values() for command in commands):
             self.add_command(command)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if (now := self.renamed.get(args[0])) is not None:
+            raise click.UsageError(f"`bench {args[0]}` is called `bench {now}` now.", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.commands))

@@ -1,4 +1,4 @@
-"""Checkpoints of a training under way: the last two, checksummed; a broken one falls back to the one before.
+"""Checkpoints of a training: the last two, with checksums; instead of a damaged one, the one before is loaded.
 
 work/checkpoints/<turn>/     state.safetensors, state.json, SHA256SUMS
 """
@@ -24,20 +24,20 @@ class Checkpoints:
     """The checkpoints of one cell.
 
     Args:
-        folder: where they lie.
-        cell: the cell's name, which holds its identity: another cell's checkpoint is refused.
+        folder: the folder of all of them.
+        cell: the cell's name, which holds its identity: checkpoints of other cells are refused.
     """
 
     def __init__(self, folder: Path, cell: str) -> None:
         self.folder, self.cell = folder, cell
 
     def save(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot, and let go of all but the last two.
+        """Write a snapshot, and remove all but the last two.
 
         Raises:
             StoreError: the disk is full, or a link lies in the folder's place.
         """
-        self._found()
+        self._folders()
 
         def fill(folder: Path) -> None:
             flat = torch.contiguous_format
@@ -47,17 +47,17 @@ class Checkpoints:
 
         with writing(self.folder):
             appear(self.folder / f"{snapshot.done:010d}", fill)
-        for old in self._found()[:-KEPT]:
+        for old in self._folders()[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
     def load(self, device: torch.device | str = "cpu") -> tuple[Snapshot | None, list[str]]:
-        """The newest checkpoint that is whole, and why newer ones were rejected; those are removed.
+        """Return the newest undamaged checkpoint, and why newer ones were rejected, which are removed.
 
         Raises:
             Damaged: a link lies in the folder's place.
         """
         rejected: list[str] = []
-        for folder in reversed(self._found()):
+        for folder in reversed(self._folders()):
             try:
                 return self._read(folder, device), rejected
             except (OSError, StoreError, SafetensorError, KeyError, ValueError, TypeError) as error:
@@ -77,5 +77,5 @@ class Checkpoints:
             raise StoreError(f"it belongs to {document['cell']}")
         return Snapshot(load_file(folder / "state.safetensors", device=str(device)), document["position"])
 
-    def _found(self) -> list[Path]:
+    def _folders(self) -> list[Path]:
         return [Path(entry) for entry in inside.entries(self.folder) if entry.name.isdecimal()]

@@ -1,4 +1,4 @@
-"""The one evaluator: resolves what metrics request, each piece once, and lets each say its number or why not."""
+"""The one evaluator: resolves the requests of metrics, each once, and computes each metric's score or n/a."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.contracts.dataset import Data
 from bench.contracts.measurement import Context, Metric, Note, Request, Score
 from bench.contracts.protocol import Scoring, seed_for
 from bench.contracts.variant import Variant
-from bench.engine.snapshot import seeded
+from bench.engine.snapshot import seed_torch, seeded
 from bench.engine.trainer import device_of
 from bench.evidence import Generated
 from bench.util.errors import NotAvailable
@@ -25,14 +25,14 @@ T = TypeVar("T")
 
 
 class Evaluator(Context):
-    """A trained model beside its data.
+    """A trained model and its data.
 
     Args:
-        model: in eval mode, on the device where it'll be asked.
+        model: on the device where it is to be evaluated.
         scoring: the protocol: sample counts, chunk size.
         cache: a folder for reference statistics and feature networks.
-        kept: what the cell keeps in `evidence.safetensors`.
-        alive: called at every chunk; what it raises ends the scoring.
+        alive: called at every chunk; an exception in it ends the scoring.
+        kept: the evidence in the cell's `evidence.safetensors`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Evaluator(Context):
         self.on_chunk, self.kept = alive, kept or {}
         self.device = device_of(model)
         self._known: dict[Request[Any], Any] = {}
-        self._asked: dict[Request[Any], set[Request[Any]]] = {}  # by each request, while it was resolved
+        self._asked: dict[Request[Any], set[Request[Any]]] = {}  # the requests that each request made itself
         self._resolving: list[Request[Any]] = []
 
     def get(self, request: Request[T]) -> T:
@@ -60,15 +60,15 @@ class Evaluator(Context):
             self._resolving.append(request)
             try:
                 self._known[request] = request.resolve(self)
-            except Exception as reason:  # a request that failed isn't tried again by each metric that asks
+            except Exception as reason:  # kept too, so that it isn't tried again for each metric
                 self._known[request] = reason
             finally:
                 self._resolving.pop()
-        found = self._known[request]
-        if isinstance(found, Exception):
-            raise found
-        known: T = found
-        return known
+        known = self._known[request]
+        if isinstance(known, Exception):
+            raise known
+        resolved: T = known
+        return resolved
 
     def alive(self) -> None:
         self.on_chunk()
@@ -76,24 +76,24 @@ class Evaluator(Context):
     def chunks(self, n: int, purpose: str) -> Iterator[slice]:
         for i, start in enumerate(range(0, n, self.scoring.chunk)):
             self.alive()
-            _seed(seed_for("score", purpose, i), self.device)
+            seed_torch(seed_for("score", purpose, i), self.device)
             yield slice(start, min(start + self.scoring.chunk, n))
 
     def keep(self, requests: tuple[Request[Any], ...]) -> dict[str, Tensor]:
-        """What these requests keep on disk as evidence; those that aren't available keep nothing."""
-        kept: dict[str, Tensor] = {}
+        """Return the evidence that these requests keep on disk; unavailable requests keep nothing."""
+        evidence: dict[str, Tensor] = {}
         with torch.inference_mode(), seeded(0, self.device):
             for request in requests:
                 try:
-                    kept |= request.keep(self.get(request))
+                    evidence |= request.keep(self.get(request))
                 except NotAvailable:
                     continue
                 except Exception as error:
                     warnings.warn(f"no evidence of {request}: {type(error).__name__}: {error}", stacklevel=2)
-        return kept
+        return evidence
 
     def predict(self, metric: Metric) -> float | None:
-        """The seconds that a metric says it'll take; None where it doesn't say, or has all its evidence, or none."""
+        """Return the seconds that a metric predicts for itself; None without one, or if the evidence is there."""
         if metric.predicted is None or all(need in self._known for need in metric.needs):
             return None
         with torch.inference_mode(), seeded(0, self.device):
@@ -102,14 +102,14 @@ class Evaluator(Context):
             except NotAvailable:
                 return None
             except Exception as error:
-                warnings.warn(f"how long it takes isn't known: {type(error).__name__}: {error}", stacklevel=2)
+                warnings.warn(f"the time of a metric can't be predicted: {type(error).__name__}: {error}", stacklevel=2)
                 return None
         return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
     def score(self, metric: Metric) -> tuple[Score | NotAvailable, float]:
-        """The metric's score or the reason why there is none, and the seconds that it took.
+        """Return the metric's score, or the reason why there is none, and the seconds that it took.
 
-        A metric that raises, or returns no score, costs its own number and nothing else.
+        A metric that raises, or returns something else than a score, is n/a; other metrics are not affected.
         """
         began = time.perf_counter()
         with torch.inference_mode(), seeded(0, self.device):
@@ -146,34 +146,32 @@ class Evaluator(Context):
 
     def _samples(self, metric: Metric) -> int | None:
         """Return the number of samples behind a metric's resolved evidence; None where it needs no samples."""
-        found, ahead = set[Request[Any]](), list(metric.needs)
+        requests, ahead = set[Request[Any]](), list(metric.needs)
         while ahead:
-            if (request := ahead.pop()) not in found:
-                found.add(request)
+            if (request := ahead.pop()) not in requests:
+                requests.add(request)
                 ahead += self._asked.get(request, ())
-        return min((len(self._known[r]) for r in found if isinstance(r, Generated)), default=None)
+        return min((len(self._known[r]) for r in requests if isinstance(r, Generated)), default=None)
 
 
 def _sound(score: object, metric: Metric) -> Score:
-    """A score as its metric declares it; anything else is a mistake of the metric."""
+    """Return `score` if it is one and lies in the range that its metric declares.
+
+    Raises:
+        NotAvailable: otherwise, which is a mistake of the metric.
+    """
     if not isinstance(score, Score):
         raise NotAvailable(f"the metric returned {type(score).__name__}, not a Score", retry=True)
     low, high = metric.range
     off = 1e-9 * max(1.0, abs(score.value))  # rounding
     if not low - off <= score.value <= high + off:
-        raise NotAvailable(f"came out as {score.value:g}, outside of its range: {low:g} to {high:g}", retry=True)
+        raise NotAvailable(
+            f"the value {score.value:g} is outside of the metric's range, {low:g} to {high:g}", retry=True
+        )
     return score
 
 
-def _seed(seed: int, device: torch.device) -> None:
-    """`torch.manual_seed`, for the generators that a model on `device` draws from: its notes for others take time."""
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        accelerator = torch.get_device_module(device)
-        getattr(accelerator, "manual_seed_all", accelerator.manual_seed)(seed)
-
-
 def keepers(metrics: Mapping[str, Metric]) -> tuple[Request[Any], ...]:
-    """What the metrics request that is worth keeping on disk."""
+    """Return the metrics' requests whose evidence is kept on disk."""
     requests = dict.fromkeys(need for metric in metrics.values() for need in metric.needs)
     return tuple(r for r in requests if type(r).keep is not Request.keep)

@@ -1,4 +1,4 @@
-"""Sharpness of images: one number for each, by which metrics score a set and reports show it."""
+"""Sharpness of images, one number each, for metrics and the report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BLOCK = 100  #: images that stay in a processor's cache together
 
 
 def grey(pixels: Tensor) -> Tensor:
-    """(N, C, H, W) uint8 to (N, H, W) float64 in [0, 1]: luma of three channels, else their mean."""
+    """Return grey images (N, H, W), float64 in [0, 1], of (N, C, H, W) uint8: luma of three channels, else the mean."""
     x = pixels.cpu().double() / 255
     if x.shape[1] == 3:
         return (x * torch.tensor(LUMA, dtype=x.dtype)[:, None, None]).sum(1)
@@ -22,7 +22,7 @@ def grey(pixels: Tensor) -> Tensor:
 
 
 def each(measure: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
-    """`measure` of grey images (N, H, W), over pixels (N, C, H, W) uint8.
+    """Return `measure` of the grey images (N, H, W) of pixels (N, C, H, W) uint8, computed in blocks.
 
     Raises:
         NotAvailable: images are smaller than 3 x 3.
@@ -33,22 +33,22 @@ def each(measure: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
 
 
 def variance(x: Tensor) -> Tensor:
-    """Population variance over all positions of (N, H, W): (N,)."""
+    """Return the population variance (N,) over all positions of (N, H, W)."""
     flat = x.flatten(1)
     centred = flat - flat.mean(1, keepdim=True)
     return centred.square().mean(1)
 
 
 def second(x: Tensor, dim: int) -> Tensor:
-    """Second difference along `dim`: [1, -2, 1] without padding."""
+    """Return the second difference along `dim`: kernel [1, -2, 1], no padding."""
     n = x.shape[dim] - 2
     return x.narrow(dim, 0, n) + x.narrow(dim, 2, n) - 2 * x.narrow(dim, 1, n)
 
 
 def laplacian_variance(pixels: Tensor) -> Tensor:
-    """Sharpness: variance of each image's Laplacian on the [0, 1] scale. (N, C, H, W) uint8 to (N,) float64.
+    """Return the variance of each image's Laplacian on the [0, 1] scale: (N,) float64 of (N, C, H, W) uint8.
 
-    3x3 kernel, no padding, population variance over positions (Tolstikhin et al. 2018).
+    A measure of sharpness: 3x3 kernel, no padding, population variance over positions (Tolstikhin et al. 2018).
 
     Raises:
         NotAvailable: images are smaller than 3 x 3.

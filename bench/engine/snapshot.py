@@ -1,4 +1,4 @@
-"""What a training's rest depends on, taken between two turns: tensors, a position, and every generator."""
+"""Snapshots of a training between two steps: tensors, position, and the state of every random generator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Snapshot:
-    """All that the rest of a training depends on, between two turns: go on from it, and the same bits come out.
+    """All that the rest of a training depends on: continued from it, a training ends with the same bits.
 
     Weights, buffers, optimiser states, averages, the terms since the last interval, every generator; and the position.
     """
@@ -25,9 +25,17 @@ class Snapshot:
 
     @property
     def done(self) -> int:
-        """Turns so far, of all stages."""
+        """The steps so far, of all stages."""
         turns: int = self.position["done"]
         return turns
+
+
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed the generators that a model on `device` draws from. `torch.manual_seed` seeds other devices too, slowly."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        accelerator = torch.get_device_module(device)
+        getattr(accelerator, "manual_seed_all", accelerator.manual_seed)(seed)
 
 
 @contextmanager
@@ -36,10 +44,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []
     before = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices):
-        if torch.accelerator.is_available():
-            torch.manual_seed(seed)
-        else:  # for devices that aren't there it takes a stack trace at each call
-            torch.default_generator.manual_seed(seed)
+        seed_torch(seed, device)
         np.random.seed(seed % 2**32)
         random.seed(seed)
         try:
@@ -50,15 +55,15 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, those that aren't saved with the weights among them."""
+    """Return parameters and buffers, including those that aren't saved with the weights."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put parameters and buffers back.
+    """Set the parameters and buffers of a model.
 
     Raises:
-        ValueError: they're another model's.
+        ValueError: the tensors are another model's.
     """
     here = state(model)
     if here.keys() != tensors.keys():
@@ -75,17 +80,17 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
+    """Return the tensors whose names begin with `prefix`, by their names without it."""
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def number(text: str) -> float:
-    """What `repr` made text of: exact, and NaN may be there, which strict JSON has no word for."""
+    """Return the exact number that `repr` made into text, since strict JSON has no NaN."""
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
 def generators(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The states of torch's, numpy's and Python's default generators: tensors, and what isn't one."""
+    """Return the states of torch's, numpy's and Python's default generators: their tensors, and the rest as JSON."""
     name, keys, *rest = np.random.get_state(legacy=True)
     version, words, gauss = random.getstate()
     tensors = {
@@ -101,7 +106,7 @@ def generators(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def set_generators(device: torch.device, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
-    """Put the generators back where `generators` found them."""
+    """Set the default generators to the states that `generators` returned."""
     torch.set_rng_state(tensors["generator.cpu"].cpu())
     if "generator.cuda" in tensors and device.type == "cuda":
         torch.cuda.set_rng_state(tensors["generator.cuda"].cpu(), device)

@@ -1,4 +1,4 @@
-"""What is trained in one pass: a model as it is, or several seeds of a variant side by side, under `vmap`."""
+"""The models that are trained in one pass: one as it is, or several seeds of a variant together, under `vmap`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.engine.snapshot import fill, state
 
 
 class Alone:
-    """One model, called as it is."""
+    """One model, trained as it is."""
 
     shape: tuple[int, ...] = ()  #: of a loss
 
@@ -22,14 +22,14 @@ class Alone:
         self.models: tuple[Variant, ...] = (model,)
 
     def gather(self) -> None:
-        """Take up what the models hold now."""
+        """Read the models' tensors again, after something else has changed them."""
 
     def parameter(self, name: str, own: nn.Parameter) -> Tensor:
-        """What is trained in the place of the first model's parameter of that name."""
+        """Return the tensor to train for the first model's parameter of that name."""
         return own
 
     def every(self, loss: Callable[[Batch], Loss]) -> Callable[[Batch], Loss]:
-        """The first model's `loss` as a function that gives each model's."""
+        """Return a function that computes each model's loss, given the first model's."""
         return loss
 
     def clip(self, params: Sequence[Tensor], bound: float) -> None:
@@ -37,7 +37,7 @@ class Alone:
         nn.utils.clip_grad_norm_(params, bound)
 
     def release(self) -> None:
-        """Leave the models to themselves."""
+        """Give each model tensors of its own."""
 
     def state(self) -> dict[str, Tensor]:
         return state(self.models[0])
@@ -47,9 +47,9 @@ class Alone:
 
 
 class Stack:
-    """Models of one variant that differ in their weights: every tensor holds theirs one after the other, (S, ...).
+    """S models of one variant that differ in their weights, stacked: each tensor is (S, ...).
 
-    Each model's own tensors are views of its part, so that it can be evaluated at any time. Noise is drawn for each.
+    Each model's own tensors are views of its part, so that it can be evaluated at any time. Each has its own noise.
     """
 
     def __init__(self, models: Sequence[Variant]) -> None:
@@ -73,8 +73,8 @@ class Stack:
     def every(self, loss: Callable[[Batch], Loss]) -> Callable[[Batch], Loss]:
         def one(tensors: dict[str, Tensor], *batch: Tensor) -> Loss:
             named = {f"model.{name}": tensor for name, tensor in tensors.items()}
-            found: Loss = functional_call(self._call, named, (loss, Batch(*batch)))
-            return found
+            returned: Loss = functional_call(self._call, named, (loss, Batch(*batch)))
+            return returned
 
         each = vmap(one, in_dims=(0, 0, 0, 0, None), randomness="different")
         return lambda batch: each(self.tensors, *batch)
@@ -102,11 +102,11 @@ class Stack:
         self.gather()
 
 
-Subject = Alone | Stack
+Trainee = Alone | Stack
 
 
 class _Call(nn.Module):
-    """A loss as the `forward` that `functional_call` wants."""
+    """A module whose `forward` is a loss, as `functional_call` needs it."""
 
     def __init__(self, model: Variant) -> None:
         super().__init__()
@@ -117,6 +117,6 @@ class _Call(nn.Module):
 
 
 def compiled(every: Callable[[Batch], Loss], device: torch.device) -> Callable[[Batch], Loss]:
-    """The same function by `torch.compile`, drawing the noise that it draws without; CUDA graphs on a GPU."""
+    """Return the function compiled by `torch.compile`, with the same noise as without; CUDA graphs on a GPU."""
     options: dict[str, Any] = {"fallback_random": True, "triton.cudagraphs": device.type == "cuda"}
     return torch.compile(every, dynamic=False, options=options)

@@ -1,4 +1,4 @@
-"""The one trainer: stages in order, phases in turn, each descending its own loss in what it moves."""
+"""The one trainer: stages in order, phases in turn; each phase descends its own loss in the parameters it moves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.contracts.images import Images, to_float
 from bench.contracts.protocol import Training, seed_for
 from bench.contracts.variant import Batch, Loss, Optimizer, Phase, Stage, Variant
 from bench.engine.snapshot import Snapshot, generators, number, seeded, set_generators, under
-from bench.engine.stacking import Alone, Stack, Subject, compiled
+from bench.engine.stacking import Alone, Stack, Trainee, compiled
 from bench.util.errors import Diverged, PluginError
 
 Progress = Callable[[int, int, dict[str, float]], None]  # step of the whole cell, stage, mean terms since the last call
@@ -24,21 +24,20 @@ Progress = Callable[[int, int, dict[str, float]], None]  # step of the whole cel
 
 @dataclass
 class History:
-    """Mean terms over each interval of steps, with the stage and the last step of the interval."""
+    """The mean terms over each interval of steps, with the stage and the last step of the interval."""
 
     rows: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
-    compiling: float = 0.0  #: seconds of them in the first step of each stage, where losses are compiled
+    compiling: float = 0.0  #: those of `seconds` in the first step of each stage, where losses are compiled
     images: int = 0
 
 
 class Order:
-    """Which images the batch of turn k holds: one endless run of permutations, the same for every variant.
+    """The order of training images: an endless sequence of permutations, the same for every variant.
 
-    A phase that repeats draws its further batches from a run of its own, so that no variant shifts the order.
-
-    Batches straddle epochs, so that all have the same size and every image is seen equally often. A function of
-    (seed, k) alone: resuming needs no state but k.
+    A phase that repeats draws its further batches from a sequence of its own, so no variant shifts the order. Batches
+    cross the ends of epochs, so all have the same size and every image is seen equally often. Batch k is a function of
+    (seed, k) alone: resuming needs no other state.
     """
 
     def __init__(self, n: int, batch_size: int, seed: int, device: torch.device | str = "cpu") -> None:
@@ -53,7 +52,7 @@ class Order:
         return self._epochs[e]
 
     def batch(self, k: int) -> Tensor:
-        """Positions (batch_size,) in the training split of batch k = 0, 1, ..."""
+        """Return the positions (batch_size,) in the training split of batch k = 0, 1, ..."""
         parts, at, need = [], k * self.batch_size, self.batch_size
         while need:
             e, start = divmod(at, self.n)
@@ -64,20 +63,20 @@ class Order:
 
 
 def stage_steps(stages: tuple[Stage, ...], steps: int) -> tuple[int, ...]:
-    """Optimiser steps of each stage for a budget of `steps`."""
+    """Return the optimiser steps of each stage for a budget of `steps`."""
     return tuple(max(1, round(steps * stage.steps)) if stage.phases else 0 for stage in stages)
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model is; the CPU if it holds nothing."""
+    """Return the device of a model; the CPU if it has no tensors."""
     held = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if held is None else held.device
 
 
 class _Player:
-    """A phase made ready: its parameters, their names, and an optimiser."""
+    """A phase ready to be trained: its parameters, their names, and an optimiser."""
 
-    def __init__(self, subject: Subject, phase: Phase, default: Optimizer, training: Training) -> None:
+    def __init__(self, subject: Trainee, phase: Phase, default: Optimizer, training: Training) -> None:
         self.subject, self.phase = subject, phase
         self.optimizer = phase.optimizer or default
         model = subject.models[0]
@@ -92,7 +91,7 @@ class _Player:
         if not self.params:
             raise PluginError(
                 f"{type(model).__name__}: the phase of {_name(phase)} moves nothing",
-                cause="No module or parameter in its `moves` has anything to train.",
+                cause="No module or parameter in its `moves` can be trained.",
             )
         self.steps = _build(self.optimizer, self.params)
         self.averages = [p.detach().clone() for p in self.params] if self.optimizer.ema is not None else []
@@ -104,60 +103,70 @@ class _Player:
         self.precision = precision(training.precision, device)
 
     def descend(self, batch: Batch, lr_factor: float, step: int) -> Loss:
-        with self.precision:
-            returned = self.evaluate(batch)
-        if not isinstance(returned, tuple) or len(returned) != 2:
-            raise PluginError(
-                f"{_name(self.phase)} returned {type(returned).__name__}",
-                cause="A loss returns two things: what is descended, and a dict of terms to report (or an empty one).",
-                fix='return loss, {"rec": rec}',
-            )
-        loss, terms = returned
-        if loss.shape != self.subject.shape:
-            raise PluginError(
-                f"{_name(self.phase)} returned a loss of shape {tuple(loss.shape)}",
-                cause="A loss is one number: the mean over the images of the batch.",
-            )
+        """Take one optimiser step on a batch; return the loss and the terms before it."""
+        loss, terms = self._evaluate(batch)
         grads = torch.autograd.grad(loss.sum() if loss.ndim else loss, self.params, allow_unused=True)
         if not self.checked:
             self._check(grads)
         for p, g in zip(self.params, grads, strict=True):
-            p.grad = g if g is None or g.stride() == p.stride() else torch.empty_like(p).copy_(g)  # as fused steps do
-        if self.optimizer.clip is not None:  # in place: one gradient of two parameters would be scaled twice
-            for i, p in enumerate(self.params):
-                if any(p.grad is other.grad for other in self.params[:i]) and p.grad is not None:
-                    p.grad = p.grad.clone()
-            self.subject.clip(self.params, self.optimizer.clip)
+            p.grad = g if g is None or g.stride() == p.stride() else torch.empty_like(p).copy_(g)  # for fused steps
+        if self.optimizer.clip is not None:
+            self._clip(self.optimizer.clip)
         if self.optimizer.schedule != "constant":
             for group in self.steps.param_groups:
                 group["lr"] = self.optimizer.lr * lr_factor
         self.steps.step()
         for p in self.params:
             p.grad = None
-        rising = (1 + step) / (10 + step)  # over the last tenth of the path, so that its beginning is forgotten
+        self._average(step)
+        return loss.detach(), terms
+
+    def _evaluate(self, batch: Batch) -> Loss:
+        with self.precision:
+            returned = self.evaluate(batch)
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise PluginError(
+                f"{_name(self.phase)} returned {type(returned).__name__}",
+                cause="A loss returns a pair: the number to descend, and a dict of terms to report (or an empty one).",
+                fix='return loss, {"rec": rec}',
+            )
+        if returned[0].shape != self.subject.shape:
+            raise PluginError(
+                f"{_name(self.phase)} returned a loss of shape {tuple(returned[0].shape)}",
+                cause="A loss is one number: the mean over the images of the batch.",
+            )
+        return returned
+
+    def _clip(self, bound: float) -> None:
+        for i, p in enumerate(self.params):  # in place: a gradient that two parameters share would be scaled twice
+            if p.grad is not None and any(p.grad is other.grad for other in self.params[:i]):
+                p.grad = p.grad.clone()
+        self.subject.clip(self.params, bound)
+
+    def _average(self, step: int) -> None:
+        rising = (1 + step) / (10 + step)  # averages over the last tenth of the steps
         decay = min(self.optimizer.ema or 0.0, rising)
         for average, p in zip(self.averages, self.params, strict=False):
             average.lerp_(p.detach(), 1 - decay)
-        return loss.detach(), terms
 
     def finish(self) -> None:
-        """What the end of the stage brings: averaged weights, where they were asked for."""
+        """Set the weights to their averages, where the optimiser keeps averages."""
         with torch.no_grad():
             for average, p in zip(self.averages, self.params, strict=False):
                 p.copy_(average)
 
     def state(self) -> dict[str, Tensor]:
-        """What the optimiser and the averages remember."""
-        kept = {f"average.{i}": average for i, average in enumerate(self.averages)}
+        """Return the tensors of the optimiser's state, and the averages."""
+        tensors = {f"average.{i}": average for i, average in enumerate(self.averages)}
         for i, p in enumerate(self.params):
-            kept |= {f"{i}.{key}": v for key, v in self.steps.state.get(p, {}).items() if isinstance(v, Tensor)}
-        return kept
+            tensors |= {f"{i}.{key}": v for key, v in self.steps.state.get(p, {}).items() if isinstance(v, Tensor)}
+        return tensors
 
-    def restore(self, kept: Mapping[str, Tensor]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
         for i, average in enumerate(self.averages):
-            average.copy_(kept[f"average.{i}"])
+            average.copy_(tensors[f"average.{i}"])
         for i, p in enumerate(self.params):
-            for key, value in under(f"{i}.", kept).items():  # in the layout of what it belongs to
+            for key, value in under(f"{i}.", tensors).items():  # in the layout of the parameter
                 self.steps.state[p][key] = torch.empty_like(p).copy_(value) if value.shape == p.shape else value
 
     def _check(self, grads: tuple[Tensor | None, ...]) -> None:
@@ -167,7 +176,7 @@ class _Player:
             raise PluginError(
                 f"{_name(self.phase)} gives no gradient to {', '.join(without[:5])}"
                 + (f" and {len(without) - 5} more" if len(without) > 5 else ""),
-                cause="The phase `moves` it, but its loss doesn't depend on it.",
+                cause="The phase has it in `moves`, but its loss doesn't depend on it.",
                 fix="Leave it out of `moves`, or use it in the loss.",
             )
 
@@ -177,7 +186,7 @@ def _name(phase: Phase) -> str:
 
 
 def precision(name: str, device: torch.device) -> AbstractContextManager[object]:
-    """The context that losses are computed in: fp32 as it is, or bf16 for the products of matrices (autocast)."""
+    """Return the context in which losses are computed: plain fp32, or autocast to bf16 for matrix products."""
     return torch.autocast(device.type, torch.bfloat16) if name == "bf16" else nullcontext()
 
 
@@ -195,27 +204,27 @@ def _lr_factor(schedule: str, progress: float) -> float:
 
 
 def _set_modes(model: Variant, players: list[_Player]) -> None:
-    """What a phase of this stage moves is in train mode, all else in eval mode."""
+    """Set what a phase of this stage moves to train mode, and all else to eval mode."""
     model.eval()
     for player in players:
         for module in player.modules:
             module.train()
         if not player.phase.moves:
             model.train()
-        for module in model.modules():  # the owner of a parameter that is moved by itself
+        for module in model.modules():  # modules of parameters that `moves` lists by themselves
             if any(id(p) in player.owners for p in module.parameters(recurse=False)):
                 module.training = True
 
 
 OnTurn = Callable[[Callable[[], Snapshot]], None]
-"""Called after each turn with a function that takes a snapshot; what it raises ends the training."""
+"""Called after each step with a function that takes a snapshot; an exception in it ends the training."""
 
 
 class _Training:
-    """A training under way: all that changes from turn to turn."""
+    """The state of a training, which changes from step to step."""
 
     def __init__(self, models: Sequence[Variant], images: Images, training: Training, seeds: Sequence[int]) -> None:
-        self.subject: Subject = Alone(*models) if len(models) == 1 else Stack(models)
+        self.subject: Trainee = Alone(*models) if len(models) == 1 else Stack(models)
         self.images, self.training = images, training
         self.device = device_of(models[0])
         self.default = Optimizer(training.optimizer, lr=training.lr)  # type: ignore[arg-type]
@@ -234,7 +243,7 @@ class _Training:
         self.players: list[_Player] = []
 
     def start(self) -> None:
-        """What the running stage does with the training data before its first step."""
+        """Do what the running stage does with the training data before its first step."""
         for model, stages in zip(self.subject.models, self.stages, strict=True):
             begin = stages[self.number].start
             if begin is not None:
@@ -242,7 +251,7 @@ class _Training:
                 begin(self.images)
 
     def enter(self) -> None:
-        """Make ready the players of the running stage."""
+        """Build the players of the running stage."""
         self.subject.gather()
         phases = self.stages[0][self.number].phases
         self.players = [_Player(self.subject, phase, self.default, self.training) for phase in phases]
@@ -250,7 +259,7 @@ class _Training:
             _set_modes(model, self.players)
 
     def turn(self) -> dict[str, float] | None:
-        """One step: each phase once. Mean terms of the first model where an interval ends."""
+        """Do one step, each phase once; return the mean terms of the first model if an interval ends here."""
         steps = self.plan[self.number]
         progress = torch.full((), self.step / steps, device=self.device)
         total: Tensor | None = None
@@ -261,9 +270,9 @@ class _Training:
                 batch = self._batch(self.extras, self.repeats, progress) if again else first
                 self.repeats += again > 0
                 loss, terms = player.descend(batch, factor, self.step)
-                total = self._kept(loss) if total is None else total + loss
+                total = self._lasting(loss) if total is None else total + loss
                 for name, value in terms.items():
-                    self.sums.setdefault(name, []).append(self._kept(value))
+                    self.sums.setdefault(name, []).append(self._lasting(value))
         if total is not None:
             self.losses.append(total)
         self.step += 1
@@ -271,16 +280,16 @@ class _Training:
         return self._rows() if self.done % self.interval == 0 or self.step == steps else None
 
     def _batch(self, orders: Sequence[Order], k: int, progress: Tensor) -> Batch:
-        found = [order.batch(k) for order in orders]
-        index = found[0] if len(found) == 1 else torch.cat(found)
+        batches = [order.batch(k) for order in orders]
+        index = batches[0] if len(batches) == 1 else torch.cat(batches)
         x = to_float(self.images.take(index, self.device))
         y, index = self.images.labels(index, self.device), index.to(self.device)
         if self.subject.shape:
             x, y, index = (t.view(len(orders), -1, *t.shape[1:]) for t in (x, y, index))
         return Batch(x, y, index, progress)
 
-    def _kept(self, value: Tensor) -> Tensor:
-        """A term until its interval ends: what a CUDA graph returns is gone at its next call."""
+    def _lasting(self, value: Tensor) -> Tensor:
+        """Return a term that lasts until its interval ends: the next call of a CUDA graph overwrites its results."""
         return value.detach().clone() if self.training.compile else value.detach()
 
     def _rows(self) -> dict[str, float] | None:
@@ -296,9 +305,9 @@ class _Training:
         return self.histories[self.diverged.index(None)].rows[-1] if self.going else None
 
     def _columns(self, values: list[Tensor]) -> list[list[float]]:
-        """A term's values in this interval, for each model."""
-        found = torch.stack(values).cpu().double().view(len(values), len(self.histories), -1)
-        columns: list[list[float]] = found.mean(-1).T.tolist()
+        """Return a term's values in this interval, for each model."""
+        stacked = torch.stack(values).cpu().double().view(len(values), len(self.histories), -1)
+        columns: list[list[float]] = stacked.mean(-1).T.tolist()
         return columns
 
     def _check(self, i: int, losses: list[float]) -> None:
@@ -310,7 +319,7 @@ class _Training:
 
     @property
     def going(self) -> bool:
-        """Whether there is a model that hasn't diverged."""
+        """Whether a model is left that hasn't diverged."""
         return None in self.diverged
 
     def leave(self) -> None:
@@ -342,10 +351,10 @@ class _Training:
         return Snapshot(tensors | streams, position)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go to where a snapshot was taken.
+        """Continue from a snapshot.
 
         Raises:
-            ValueError: it's of another model.
+            ValueError: the snapshot is of another model.
         """
         at, tensors = snapshot.position, snapshot.tensors
         self.number, self.step, self.done, self.repeats = (int(at[k]) for k in ("stage", "step", "done", "repeats"))
@@ -364,7 +373,7 @@ class _Training:
 
 
 def _exact(rows: list[dict[str, float]]) -> list[dict[str, str]]:
-    """As text that JSON takes: NaN may be there."""
+    """Return numbers as text, since strict JSON has no NaN."""
     return [{k: repr(v) for k, v in row.items()} for row in rows]
 
 
@@ -378,15 +387,15 @@ def train(
     on_turn: OnTurn | None = None,
     resume: Snapshot | None = None,
 ) -> History:
-    """Train `model` where it is, on `images` held on its device. The last step is what remains.
+    """Train `model` in place, on `images` that lie on its device; it keeps the weights of the last step.
 
     Args:
-        resume: go on from here; on a CPU, with as many threads, the weights come out the same to the last bit.
+        resume: continue from here; on a CPU, with as many threads, the weights are the same to the last bit.
 
     Raises:
         Diverged: a loss or a weight became non-finite.
-        PluginError: a phase moves nothing, or something that its loss doesn't depend on.
-        Unsuitable: a stage found no way to start on this data.
+        PluginError: a phase moves nothing, or a parameter that its loss doesn't depend on.
+        Unsuitable: a stage can't start on these data.
     """
     (history,) = train_together([model], images, training, [seed], on_progress, on_turn, resume)
     if isinstance(history, Diverged):
@@ -405,11 +414,11 @@ def train_together(
 ) -> list[History | Diverged]:
     """Train several seeds of a variant in one pass, each on batches of its own order, as `train` does with one.
 
-    Their noise comes from one generator, so a seed's weights depend on which others are there; its distribution
-    doesn't. What is timed is shared out evenly.
+    Their noise comes from one generator, so the weights of a seed depend on the other seeds, their distribution does
+    not. Times are divided evenly among the models.
 
     Returns:
-        For each model its history, or how it diverged while the others went on.
+        For each model its history, or how it diverged; the others are trained to the end.
 
     Raises:
         PluginError, Unsuitable: as `train`.
@@ -448,10 +457,10 @@ def train_together(
 
 
 def why_not_together(build: Callable[[int], Variant], images: Images, training: Training) -> str:
-    """Why seeds of a variant can't be trained in one pass; empty if they can. Two are, for a turn of each stage.
+    """Return why seeds of a variant can't be trained in one pass; '' if they can. Tries two, for a step of each stage.
 
     Args:
-        build: a fresh model for a seed.
+        build: returns a new model for a seed.
     """
     once = replace(training, steps=1, compile=False)
     try:
@@ -464,20 +473,20 @@ def why_not_together(build: Callable[[int], Variant], images: Images, training: 
                 if course.plan[course.number]:
                     course.turn()
                 if moved := [name for name, t in course.subject.state().items() if held.get(name) != id(t)]:
-                    return f"its loss puts another tensor in the place of {moved[0]}, instead of changing it in place"
+                    return f"its loss replaces the tensor {moved[0]} instead of changing it in place"
                 course.leave()
         pair = [build(0), build(1)]
         train_together(pair, images, once, [0, 1])
         own, other = map(_attributes, pair)
         if apart := [name for name, value in own.items() if value != other.get(name)]:
-            return f"its {apart[0]} differs between seeds, and is neither parameter nor buffer"
+            return f"its attribute {apart[0]} differs between seeds, and is neither parameter nor buffer"
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return ""
 
 
 def _attributes(model: Variant) -> dict[str, object]:
-    """What a model and its modules hold besides parameters and buffers, as far as it can be compared."""
+    """Return the comparable attributes of a model and its modules, besides parameters and buffers."""
     return {
         f"{name}.{key}".lstrip("."): value.tolist() if isinstance(value, Tensor) else value
         for name, module in model.named_modules()
@@ -487,10 +496,10 @@ def _attributes(model: Variant) -> dict[str, object]:
 
 
 def probe(build: Callable[[], Variant], images: Images, training: Training) -> float:
-    """Seconds that a full training will take, from a few steps of a throw-away model. NaN where even that fails."""
+    """Return the seconds that a full training will take, measured on a few steps of a new model; NaN if these fail."""
     try:
         few = [replace(training, steps=n, compile=False) for n in (2, 7)]
         seconds = [train(build(), images, some, seed=0).seconds for some in few]
-    except Exception:  # the cell itself will say what is wrong
+    except Exception:  # the cell itself will report it
         return math.nan
     return max(0.0, (seconds[1] - seconds[0]) / 5 * training.steps + seconds[0])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from bench.contracts.measurement import Context
-from bench.util.durable import write_bytes
+from bench.util.durable import write_file
 from bench.util.process import make_folder
 
 
@@ -33,7 +33,7 @@ def content(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = 
 def write(path: Path, data: bytes) -> None:
     """Write a file and, if need be, its folder. Raises OSError if the folder cannot be written."""
     make_folder(path.parent)
-    write_bytes(path, data)
+    write_file(path, data)
 
 
 def read_tensors(path: Path, *names: str) -> dict[str, Tensor] | None:

@@ -1,1 +1,1 @@
-"""Finding plugins: entry points, files, notebooks; their hyperparameters, their source, their failures."""
+"""Plugins: found by entry point, file or class; their hyperparameters, their source, their failures."""

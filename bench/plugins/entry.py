@@ -1,4 +1,4 @@
-"""Where a name comes from."""
+"""Registered plugin entries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Entry:
     version: str
     value: str
 
-    installed = True  # by a distribution, in whose metadata it's found
+    installed = True  # by a distribution, whose metadata list it
 
     def __str__(self) -> str:
         return f"{self.name!r} of {self.distribution} {self.version}".rstrip()

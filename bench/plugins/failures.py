@@ -1,4 +1,4 @@
-"""How each plugin failed when it was last loaded, so that `bench list` can tell without loading any."""
+"""The last failure of each plugin to load, on disk: `bench list` shows it without loading any plugin."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _path(group: str, entry: Entry) -> Path:
 
 
 def _source(entry: Entry) -> str:
-    """A digest of the file behind an entry, found without importing anything; '' where it isn't."""
+    """Return a digest of the file behind an entry, found without importing anything; '' where it can't be found."""
     top, *rest = entry.module.split(".")
     with contextlib.suppress(ImportError, ValueError, OSError, AttributeError):
         spec = find_spec(top)
@@ -32,29 +32,29 @@ def _source(entry: Entry) -> str:
 
 
 def note(group: str, entry: Entry, reason: str) -> None:
-    """Remember a failure. A cache that can't be written is none."""
-    from bench.util.durable import write_text  # takes longer to import than most of what only reads
+    """Write down a failure; do nothing where the cache can't be written."""
+    from bench.util.durable import write_file  # takes longer to import than most of what only reads
 
     path = _path(group, entry)
     seen = datetime.now(UTC).isoformat(" ", "minutes")
     text = json.dumps({"reason": " ".join(reason.split())[:500], "seen": seen, "source": _source(entry)})
     with contextlib.suppress(OSError):
         make_folder(path.parent)
-        write_text(path, text)
+        write_file(path, text)
 
 
 def forget(group: str, entry: Entry) -> None:
-    """It loads now."""
+    """Remove the failure of an entry that loads now."""
     with contextlib.suppress(OSError):
         _path(group, entry).unlink(missing_ok=True)
 
 
 def last(group: str, entry: Entry) -> str | None:
-    """The failure that was noted last, with its time; None where there is none, or its file has changed since."""
+    """Return the last failure, with its time; None where there is none, or the plugin's file has changed since."""
     try:
-        found = json.loads(_path(group, entry).read_text(encoding="utf-8"))
-        if found["source"] != _source(entry):  # it may be mended
+        failure = json.loads(_path(group, entry).read_text(encoding="utf-8"))
+        if failure["source"] != _source(entry):  # it may be mended
             return None
-        return f"{found['reason']} (on {found['seen'][:16]})"
+        return f"{failure['reason']} (on {failure['seen'][:16]})"
     except (OSError, ValueError, KeyError, TypeError):
         return None

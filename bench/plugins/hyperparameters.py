@@ -1,8 +1,8 @@
-"""Hyperparameters are a constructor's typed keyword arguments: read, parsed and checked here, and nowhere else.
+"""Hyperparameters: the typed keyword arguments of a constructor, read from its signature, parsed and checked.
 
     def __init__(self, spec: Spec, *, beta: Annotated[float, Range(0), "weight of the KL"] = 4.0) -> None: ...
 
-A `None` default means "from the dataset"; the constructor stores what it settled on under the same name.
+A default of `None` means "from the dataset"; the constructor stores the value that it chose under the same name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Range:
-    """`low` <= value <= `high`; `exclusive` leaves out both ends."""
+    """A range of numbers: `low` <= value <= `high`; `exclusive` leaves out both ends."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -40,7 +40,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Plugin:
-    """The value is the name of a plugin of this entry-point group."""
+    """Marks a hyperparameter whose value names a plugin of this entry-point group."""
 
     group: str
 
@@ -61,23 +61,20 @@ class Hyperparameter:
         return _type_name(self.type)
 
     def parse(self, text: str) -> Any:
-        """The value written as `text`, checked.
+        """Return the value written as `text`, checked.
 
         Raises:
-            UsageError: it isn't of the type, or out of range.
+            UsageError: it has another type, or is out of range.
         """
         try:
             value = _parse(self.type, text.strip())
         except ValueError:
-            raise UsageError(
-                f"{self.name}={text} isn't a value that {self.name} can take",
-                cause=f"It takes {self.type_name}{f', {self.range}' if self.range else ''}: {self.doc or 'see --help'}",
-                fix=f"The default is {show(self.default)}.",
-            ) from None
+            allowed = f"{self.type_name}{f', {self.range}' if self.range else ''}"
+            raise self._refused(f"{self.name}={text} is no value of {self.name}", f"It takes {allowed}") from None
         return self.validate(value)
 
     def validate(self, value: Any) -> Any:
-        """`value`, in its own type.
+        """Return `value` in the hyperparameter's type.
 
         Raises:
             UsageError: wrong type, or out of range.
@@ -85,38 +82,34 @@ class Hyperparameter:
         try:
             value = convert(self.type, value)
         except ValueError:
-            raise UsageError(
-                f"{self.name}={value!r} is of the wrong type",
-                cause=f"It takes {self.type_name}: {self.doc or 'see `bench info`'}",
-                fix=f"The default is {show(self.default)}.",
-            ) from None
+            raise self._refused(f"{self.name}={value!r} has the wrong type", f"It takes {self.type_name}") from None
         if self.range is not None and value is not None and value not in self.range:
-            raise UsageError(
-                f"{self.name}={show(value)} is out of range",
-                cause=f"It must be {self.range}: {self.doc}",
-                fix=f"The default is {show(self.default)}.",
-            )
-        if self.group is not None and value is not None and (found := unpublished.entry(value)) is not None:
-            return found.name
+            raise self._refused(f"{self.name}={show(value)} is out of range", f"It must be {self.range}")
+        if self.group is not None and value is not None and (entry := unpublished.entry(value)) is not None:
+            return entry.name
         return value
+
+    def _refused(self, what: str, rule: str) -> UsageError:
+        cause = f"{rule}: {self.doc or 'see `bench info`'}"
+        return UsageError(what, cause=cause, fix=f"The default is {show(self.default)}.")
 
 
 def hyperparameters(cls: type) -> dict[str, Hyperparameter]:
-    """The keyword-only arguments of `cls.__init__`, in order; `**rest` adds those of the next class's `__init__`."""
-    found: dict[str, Hyperparameter] = {}
+    """Return the keyword-only arguments of `cls.__init__`, in order; `**rest` adds those of the next base class."""
+    known: dict[str, Hyperparameter] = {}
     for owner in (c for c in cls.__mro__ if "__init__" in vars(c)):
         for name, hyperparameter in _own(owner).items():
-            found.setdefault(name, hyperparameter)
+            known.setdefault(name, hyperparameter)
         rest = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(vars(owner)["__init__"]).parameters.values())
         if not rest:
             break
-    return found
+    return known
 
 
 def _own(cls: type) -> dict[str, Hyperparameter]:
     init = vars(cls)["__init__"]
     hints = get_type_hints(init, include_extras=True)
-    found = {}
+    own = {}
     for name, parameter in inspect.signature(init).parameters.items():
         if parameter.kind is not parameter.KEYWORD_ONLY:
             continue
@@ -125,7 +118,7 @@ def _own(cls: type) -> dict[str, Hyperparameter]:
         if get_origin(hint) is Annotated:
             hint, *rest = get_args(hint)
             extras = tuple(rest)
-        found[name] = Hyperparameter(
+        own[name] = Hyperparameter(
             name,
             hint,
             parameter.default,
@@ -133,11 +126,11 @@ def _own(cls: type) -> dict[str, Hyperparameter]:
             range=next((e for e in extras if isinstance(e, Range)), None),
             group=next((e.group for e in extras if isinstance(e, Plugin)), None),
         )
-    return found
+    return own
 
 
 def check(owner: str, cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values`, each checked against the signature of `cls`; text is parsed.
+    """Return `values`, each checked against the signature of `cls`; text is parsed.
 
     Raises:
         UsageError: an unknown name (with the closest right one), a wrong type, a value out of range.
@@ -175,18 +168,16 @@ def split(text: str, separator: str = ",") -> list[str]:
 
 
 def selector(text: str) -> tuple[str, dict[str, str]]:
-    """'beta[beta=4,latent_dim=8]' gives ('beta', {'beta': '4', 'latent_dim': '8'}).
+    """Split 'beta[beta=4,latent_dim=8]' into ('beta', {'beta': '4', 'latent_dim': '8'}).
 
     Raises:
-        UsageError: not of that form.
+        UsageError: it is not written so.
     """
     name, bracket, rest = text.strip().partition("[")
     if not bracket:
         return name.strip(), {}
     if not rest.endswith("]"):
-        raise UsageError(
-            f"{text!r} doesn't end with the bracket that closes it", fix="A selector is NAME or NAME[key=value,...]."
-        )
+        raise UsageError(f"{text!r} lacks its closing bracket", fix="A selector is NAME or NAME[key=value,...].")
     values = {}
     for item in split(rest[:-1]):
         key, equals, value = item.partition("=")
@@ -197,7 +188,7 @@ def selector(text: str) -> tuple[str, dict[str, str]]:
 
 
 def parse_call(kind: str, text: str, classes: Mapping[str, type[T]]) -> tuple[type[T], dict[str, Any]]:
-    """A selector over `classes`: the class and its checked arguments.
+    """Return the class that a selector names, and its checked arguments.
 
     Raises:
         UsageError
@@ -209,7 +200,7 @@ def parse_call(kind: str, text: str, classes: Mapping[str, type[T]]) -> tuple[ty
 
 
 def show(value: Any) -> str:
-    """A value as a user would type it."""
+    """Return a value as a user would type it."""
     if value is None:
         return "automatic"
     if isinstance(value, bool):
@@ -251,10 +242,10 @@ def _parse(kind: Any, text: str) -> Any:
 
 
 def convert(kind: Any, value: Any) -> Any:
-    """`value` as an instance of the type `kind`: of int, float, bool, str, Literal, tuple[T, ...], and T | None.
+    """Return `value` as an instance of the type `kind`: int, float, bool, str, Literal, tuple[T, ...], or T | None.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it can't be one.
     """
     kind, optional = _optional(kind)
     if value is None and optional:

@@ -1,18 +1,18 @@
-"""The source that a plugin's behaviour depends on: its file, and what that imports from its own package.
+"""Digests of a plugin's source: its file, and the files that this one imports from its own package.
 
-Imports are read from the text, so that nothing is executed. A digest of these files is part of a cell's identity:
-edited code is another variant, an edited comment is not.
+Imports are read from the text, so nothing is executed. The digest is part of a cell's identity: edited code is another
+variant, an edited comment is not.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 OURS = Path(__file__).resolve().parents[1]  # the suite's own package
@@ -60,91 +60,35 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def closure(file: Path) -> list[Path]:
-    """`file`, and all that it imports from its own package (or, for a script, from its own folder), and so on."""
-    found: dict[Path, None] = {}
+    """Return `file` and all files that it imports, also indirectly, from its package or, for a script, its folder."""
+    files: dict[Path, None] = {}
     todo = [file.resolve()]
     top, inside = _home(todo[0])
     while todo:
         path = todo.pop()
-        if path not in found:
-            found[path] = None
+        if path not in files:
+            files[path] = None
             around = [folder / "__init__.py" for folder in path.parents]
             todo += [p for p in (*around, *_imports(path, top)) if p.is_relative_to(inside) and p.is_file()]
-    return [file.resolve(), *sorted(found.keys() - {file.resolve()})]
+    return [file.resolve(), *sorted(files.keys() - {file.resolve()})]
 
 
-def living(obj: object, module: str) -> str:
-    """What a class is made of that has no file to go by, as in a notebook: its code, and what that names, as text.
+def file_of(cls: type) -> Path | None:
+    """Return the Python file that defines a class; None where there is none, as in a notebook.
 
-    Functions of `module` by their bytecode, its classes by their members, constants by their values, users' files by
-    their contents, and so on for what they name: a helper or a number in another cell counts, white space doesn't.
+    In an interactive session `__main__` has none either: the session may have redefined what its file says.
     """
-    told: dict[str, None] = {}
-    seen: set[int] = set()
-    todo: list[Any] = [obj]
-    while todo:
-        one = todo.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        if isinstance(one, type | FunctionType | ModuleType) and getattr(one, "__module__", "") != module:
-            told[_foreign(one)] = None
-        elif isinstance(one, type):
-            members = {k: v for k, v in vars(one).items() if k not in ("__dict__", "__weakref__", "__doc__")}
-            told[f"class {one.__qualname__} {sorted(members)}"] = None
-            todo += [*members.values(), *one.__bases__]
-        elif isinstance(one, FunctionType):
-            codes = _codes(one.__code__)
-            plain = [[c.co_code.hex(), c.co_names, c.co_varnames, *map(_constant, c.co_consts)] for c in codes]
-            told[f"{one.__qualname__} {plain} {one.__annotations__}"] = None
-            todo += [one.__defaults__, one.__kwdefaults__, *filter(None, map(_content, one.__closure__ or ()))]
-            todo += [one.__globals__[name] for c in codes for name in c.co_names if name in one.__globals__]
-        elif isinstance(one, staticmethod | classmethod):
-            todo.append(one.__func__)
-        elif isinstance(one, property):
-            todo.append(one.fget)
-        elif isinstance(one, Mapping):
-            todo += [*one.keys(), *one.values()]
-        elif hasattr(one, "detach") or hasattr(one, "tobytes"):  # a tensor, an array
-            array = one.detach().cpu().double().numpy() if hasattr(one, "detach") else one
-            told[hashlib.sha256(array.tobytes()).hexdigest()] = None
-        elif isinstance(one, tuple | list | set | frozenset):
-            told[f"{len(one)} things {_constant(tuple(one)) if isinstance(one, tuple | list) else ''}"] = None
-            todo += one
-        else:
-            told[_constant(one)] = None
-    return "\n".join(sorted(told))
-
-
-def _content(cell: CellType) -> tuple[Any, ...]:
-    """What a function closes over, in a tuple; () where it isn't bound yet."""
+    if cls.__module__ == "__main__" and hasattr(sys, "ps1"):
+        return None
     try:
-        return (cell.cell_contents,)
-    except ValueError:
-        return ()
-
-
-def _foreign(one: Any) -> str:
-    """Something of another module: a user's file counts with its content, what is installed doesn't."""
-    module = one if isinstance(one, ModuleType) else sys.modules.get(one.__module__)
-    file = Path(getattr(module, "__file__", None) or OURS)
-    theirs = file.suffix == ".py" and not installed(file) and not file.resolve().is_relative_to(OURS)
-    return digest(closure(file)) if theirs else ""
-
-
-def _constant(value: object) -> str:
-    if isinstance(value, tuple | set | frozenset):
-        return f"({' '.join(sorted(map(_constant, value)) if not isinstance(value, tuple) else map(_constant, value))})"
-    return repr(value) if value is None or isinstance(value, str | bytes | int | float | complex) else ""
-
-
-def _codes(code: CodeType) -> list[CodeType]:
-    """A function's code, and that of the functions in it."""
-    return [code, *(inner for const in code.co_consts if isinstance(const, CodeType) for inner in _codes(const))]
+        file = Path(inspect.getsourcefile(cls) or "")
+    except (OSError, TypeError):
+        return None
+    return file if file.is_file() else None
 
 
 def package(file: Path) -> tuple[Path, str]:
-    """The folder from which `file` can be imported, and its dotted name there."""
+    """Return the folder from which `file` can be imported, and its dotted name there."""
     home = file.parent
     while (home / "__init__.py").is_file():
         home = home.parent
@@ -153,7 +97,7 @@ def package(file: Path) -> tuple[Path, str]:
 
 
 def defined(file: Path) -> list[str]:
-    """The classes and functions at the top of a file, or none if it can't be read as Python."""
+    """Return the names of the classes and functions at the top of a file; none if it can't be read as Python."""
     try:
         body = ast.parse(file.read_bytes()).body
     except (SyntaxError, ValueError, OSError):
@@ -162,7 +106,7 @@ def defined(file: Path) -> list[str]:
 
 
 def _home(file: Path) -> tuple[Path, Path]:
-    """Where absolute imports begin, and the folder (or file) outside of which code is somebody else's."""
+    """Return the folder where absolute imports begin, and the folder (or file) that the plugin's own code lies in."""
     top, name = package(file)
     if file.is_relative_to(OURS):  # an installed suite holds its plugins in sub-packages
         return top, file.parent
@@ -172,7 +116,7 @@ def _home(file: Path) -> tuple[Path, Path]:
 
 
 def installed(file: Path) -> bool:
-    """Whether a file belongs to the standard library, or to a distribution that isn't installed for editing."""
+    """Return whether a file belongs to the standard library, or to a distribution that isn't installed for editing."""
     return bool({"site-packages", "dist-packages"} & set(file.parts)) or str(file.parent) in _standard()
 
 
@@ -182,7 +126,7 @@ def _standard() -> frozenset[str]:
 
 
 def _imports(file: Path, top: Path) -> Iterator[Path]:
-    """The files that a file's import statements may mean, of those that there are."""
+    """Yield the existing files that a file's import statements may mean."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError, OSError):
@@ -200,7 +144,7 @@ def _imports(file: Path, top: Path) -> Iterator[Path]:
 
 
 def _modules(base: Path, parts: list[str]) -> Iterator[Path]:
-    """The module of these parts, and the packages that are imported on the way to it."""
+    """Yield the files of a dotted module and of the packages that contain it, as far as they exist."""
     for i in range(1, len(parts) + 1):
         path = base.joinpath(*parts[:i])
         candidates = (path / "__init__.py", path.with_name(f"{path.name}.py"))

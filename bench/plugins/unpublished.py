@@ -1,11 +1,10 @@
-"""Plugins that no distribution offers: in a file, './mine.py:Mine', or a class handed over in Python.
+"""Plugins that no distribution has: code in a file, './mine.py:Mine', or a class handed over in Python.
 
-An address is resolved only after the user has handed it over in this process (`hand_over`, `take`, `adopt`): in an
-option, as an argument, in a configuration of their own. An address that merely stands in a results folder is refused.
+The code at an address runs only after the user has handed the address over in this process (`hand_over`, `take`,
+`adopt`): by an option, an argument, or a configuration of their own. An address in a results folder is refused.
 
-A file is read anew whenever it's asked for by its address: an edited file is another entry. From then on it goes by
-the name 'Mine@mine.py', wherever it lies. Its own folder can be imported from, and a file within a package keeps its
-relative imports.
+A file is read again whenever its address is taken: an edited file is another entry. Its name is 'Mine@mine.py' then,
+wherever it lies. It can import from its own folder, and a file within a package keeps its relative imports.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from uuid import uuid4
 
 from bench.plugins import source
 from bench.plugins.entry import Entry
@@ -30,7 +30,7 @@ ADDRESS = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class InFile(Entry):
-    """An object in a Python file; `stamp` is a digest of the file and what it imports from beside it."""
+    """An object in a Python file; `stamp` is a digest of the file and of what it imports from its own folder."""
 
     path: Path = field(default=Path(), compare=False)
     stamp: str = ""
@@ -54,9 +54,10 @@ class InFile(Entry):
 
 @dataclass(frozen=True)
 class Live(Entry):
-    """A class that lives in this process alone, such as one from a notebook."""
+    """A class that exists in this process alone, such as one from a notebook; `stamp` differs at each handing over."""
 
     obj: Any = None
+    stamp: str = ""
 
     installed = False
 
@@ -67,97 +68,103 @@ class Live(Entry):
         return self.obj
 
 
-_handed: set[str] = set()  # absolute addresses: the user's own words
-_adopted: dict[str, Entry] = {}  # by the names that they go by from then on
-_loaded: dict[Path, tuple[str, ModuleType]] = {}  # by file: its stamp when it was executed
+_handed: set[str] = set()  # absolute addresses that the user has handed over
+_adopted: dict[str, Entry] = {}  # by name, such as 'Mine@mine.py'
+_loaded: dict[Path, tuple[str, ModuleType]] = {}  # by file: its stamp when it was executed, and its module
 
 
 def hand_over(texts: Iterable[str]) -> None:
-    """Note the addresses among `texts`, which are the user's own words: from now on they may be resolved."""
+    """Allow the code at the addresses among `texts`, which the user has typed, to run in this process."""
     _handed.update(_absolute(text) for text in texts if _is_file(text))
 
 
 def handed_over() -> list[str]:
-    """Return what was handed over so far, as absolute addresses, for a process that works for this one."""
+    """Return the absolute addresses that were handed over so far, for a process that works for this one."""
     return sorted(_handed)
 
 
 def entry(name: str) -> Entry | None:
-    """Return the entry of what was handed over by this name or address, of a file as it is now; None for other names.
+    """Return the entry of the handed-over code with this name or address; None for other names.
 
-    `name` may come from anywhere, a stranger's results included: nothing on disk is looked at for an address that
-    wasn't handed over. What was, goes by the end of its address too, 'mine.py:Mine', since results travel.
+    `name` may come from a stranger's results: no file is looked at for an address that wasn't handed over. Code that
+    was is address by the end of its address too, 'mine.py:Mine', since results move between machines.
 
     Raises:
-        NotHandedOver: `name` is an address, and not the user's.
+        NotHandedOver: `name` is an address that the user hasn't handed over.
         UsageError: there is no such file.
     """
     if (known := _adopted.get(name)) is not None:
         return known
     if _is_file(name) and _absolute(name) in _handed:
         return take(name)
-    if (found := ADDRESS.fullmatch(name)) is None:
+    if (address := ADDRESS.fullmatch(name)) is None:
         return None
-    if (known := _adopted.get(f"{found['name']}@{Path(found['file']).name}")) is not None:
+    if (known := _adopted.get(f"{address['name']}@{Path(address['file']).name}")) is not None:
         return known
     raise NotHandedOver(
-        f"code in a file is run only if you hand it over: --plugin {shown(name)}",
+        f"code in a file runs only if you hand it over: --plugin {shown(name)}",
         name,
-        cause="A results folder never names code to be run, and neither does the run.json in it.",
-        fix="If you trust the file, give that option in the same command; in Python plugins=[...].",
+        cause="Results name the file. Code that a results folder or its run.json names is never run by itself.",
+        fix="If you trust the file, repeat the command with that option; in Python, use plugins=[...].",
     )
 
 
 def shown(address: str) -> str:
-    """Return an address as a message may show it: on one line, not too long, quoted if it holds odd letters."""
+    """Return an address for a message: on one line, shortened, and quoted if it holds unusual characters."""
     text = address if address.isprintable() and " " not in address else repr(address)
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def take(text: str) -> Entry | None:
-    """Hand over the address `text`: return its entry, of the file as it is now; None where `text` is no address.
+    """Hand over the address `text`, and return the entry of the file as it is now; None where `text` is no address.
 
     Raises:
         UsageError: there is no such file.
     """
     hand_over([text])
-    if (found := ADDRESS.fullmatch(text)) is None:
+    if (address := ADDRESS.fullmatch(text)) is None:
         if text.rstrip(":").endswith(".py") and (file := Path(text.rstrip(":")).expanduser()).is_file():
             names = source.defined(file)
             raise UsageError(
-                f"{text!r} is a file: say what in it",
+                f"{text!r} is a file, and a plugin is an object in one",
                 cause=f"It defines {', '.join(names) or 'nothing'}.",
                 fix=f"For example: {text.rstrip(':')}:{(names or ['Mine'])[0]}",
             )
         return None
-    path = Path(found["file"]).expanduser()
+    path = Path(address["file"]).expanduser()
     if not path.is_file():
         raise UsageError(
-            f"there is no file {found['file']!r}",
-            cause="A name with .py: in it is a file's, and what is to be found in it.",
+            f"there is no file {address['file']!r}",
+            cause="A name with '.py:' is read as FILE.py:NAME.",
             fix="For example: ./mine.py:Mine",
         )
     path = path.resolve()
-    short = f"{found['name']}@{path.name}"
-    made = InFile(short, "a file", "", f"{path}:{found['name']}", path, source.digest(source.closure(path)))
-    _adopted[short] = made
-    _handed.add(made.value)
-    return made
+    short = f"{address['name']}@{path.name}"
+    taken = InFile(short, "a file", "", f"{path}:{address['name']}", path, source.digest(source.closure(path)))
+    _adopted[short] = taken
+    _handed.add(taken.value)
+    return taken
 
 
 def addressed(name: str) -> str:
-    """What another process can ask for by `name`: the same, or the address of what was taken from a file."""
+    """Return the name by which another process finds the plugin `name`: an address, if its code lies in a file."""
     known = _adopted.get(name)
     return known.value if isinstance(known, InFile) else name
 
 
 def live(name: str) -> bool:
-    """Whether only this process has it."""
+    """Return whether `name` is a class that exists in this process alone."""
     return isinstance(_adopted.get(name), Live)
 
 
+def sourceless(name: str) -> bool:
+    """Return whether `name` is a class of this process that has no source file, or a base without one."""
+    known = _adopted.get(name)
+    return isinstance(known, Live) and any(source.file_of(cls) is None for cls in known.obj.__mro__[:-1])
+
+
 def adopt(obj: type) -> str:
-    """Hand over a class: return the address of its file where it has one, else a name that this process alone knows."""
+    """Hand over a class; return the address of its file, or a name in this process where the file can't be imported."""
     module = sys.modules.get(obj.__module__)
     file = getattr(module, "__file__", None)
     alone = obj.__module__ == "__main__" or "." in obj.__qualname__
@@ -167,7 +174,7 @@ def adopt(obj: type) -> str:
         hand_over([address])
         return address
     name = f"{obj.__name__}@{obj.__module__}"
-    _adopted[name] = Live(name, "this process", "", f"{obj.__module__}:{obj.__qualname__}", obj)
+    _adopted[name] = Live(name, "this process", "", f"{obj.__module__}:{obj.__qualname__}", obj, uuid4().hex)
     return name
 
 
@@ -180,10 +187,10 @@ def _absolute(text: str) -> str:
 
 
 def _module(path: Path, stamp: str) -> ModuleType:
-    """The module of a file as it is now, with what it imports from beside it.
+    """Import a file as it is now, and what it imports from its own folder; return its module.
 
     Raises:
-        PluginError: another one goes by its name.
+        PluginError: another module has its name.
     """
     if path in _loaded and _loaded[path][0] == stamp:
         return _loaded[path][1]
@@ -202,7 +209,7 @@ def _module(path: Path, stamp: str) -> ModuleType:
     if str(home) not in sys.path:
         sys.path.append(str(home))  # for what is imported later
     if Path(module.__file__ or "").resolve() != path:
-        raise PluginError(f"{path} can't be imported: {module.__file__} goes by its name, {dotted}")
+        raise PluginError(f"{path} can't be imported: {module.__file__} has its module name, {dotted}")
     _loaded[path] = (stamp, module)
     return module
 

@@ -1,1 +1,1 @@
-"""Results on disk: a run's folder, who is at a cell, what dead attempts left."""
+"""Results on disk: a run's folder, paths to it, provenance, and the removal of leftovers."""

@@ -1,4 +1,4 @@
-"""What a path that somebody typed stands for: a run, its cells, or one of them."""
+"""Paths that users type: each names a run, its cells, or one of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from bench.results.store import Run
 from bench.util.errors import StoreError, UsageError
 
-PARTS = ("done", "failed", "work", "scores")  # of which every cell has one
+PARTS = ("done", "failed", "work", "scores")  # every cell has one of these folders
 
 
 def opened(path: Path | str) -> Run:
-    """The run whose folder `path` is.
+    """Return the run in the folder `path`.
 
     Raises:
         StoreError: it is no run's folder.
@@ -21,7 +21,7 @@ def opened(path: Path | str) -> Run:
     if Path(path).is_file():
         raise StoreError(
             f"{path} is a file, not a run's folder",
-            cause="Rows that `bench table --json` printed are enough for `bench table`, `compare` and `pareto` only.",
+            cause="Rows printed by `bench table --json` are enough for `bench table`, `compare` and `pareto` only.",
             fix="Name the folder of a run; `ls results` shows yours.",
         )
     run.require()
@@ -29,7 +29,7 @@ def opened(path: Path | str) -> Run:
 
 
 def cells(path: Path | str) -> tuple[Run, list[str]]:
-    """The cells that `path` names: all of a run, a cell's folder, or the beginning of cells' names in a run's.
+    """Return the cells that `path` names: all of a run, a cell's folder, or the beginning of cells' names in a run.
 
     Raises:
         StoreError: there are none.
@@ -40,26 +40,26 @@ def cells(path: Path | str) -> tuple[Run, list[str]]:
     if os.path.lexists(path / "run.json"):
         run = opened(path)
         return run, run.names()
-    if path.is_symlink() and path.parent.name != "cells":  # somebody's own name for a cell
+    if path.is_symlink() and path.parent.name != "cells":  # a user's own name for a cell
         path = path.resolve()
     if path.name == "done":
         path = path.parent
     if any((path / part).is_dir() for part in PARTS):
-        return _around(path.parent), [path.name]
+        return Run(path.parent.parent, path.parent), [path.name]  # even if the cells were copied out of their run
     for folder in (path.parent, path.parent / "cells"):
         if folder.name == "cells" and folder.is_dir():
-            run = _around(folder)
+            run = Run(folder.parent, folder)
             if names := [name for name in run.names() if name.startswith(path.name)]:
                 return run, names
     raise StoreError(
         f"no run and no cell lies at {path}",
-        cause="A run's folder has a run.json, a cell's a done/, a failed/ or a work/.",
-        fix="Cells lie in results/<run>/cells/; the beginning of a name is enough.",
+        cause="A run's folder has a run.json, a cell's folder a done/, failed/ or work/.",
+        fix="Cells lie in results/<run>/cells/; the beginning of a cell's name is enough.",
     )
 
 
 def one(path: Path | str) -> tuple[Run, str]:
-    """The one cell that `path` names.
+    """Return the one cell that `path` names.
 
     Raises:
         StoreError: there is none.
@@ -70,8 +70,3 @@ def one(path: Path | str) -> tuple[Run, str]:
         some = [*names[:12], *([f"and {len(names) - 12} more"] if len(names) > 12 else [])]
         raise UsageError(f"{path} is {len(names)} cells", cause="\n".join(some), fix="Name one of them.")
     return run, names[0]
-
-
-def _around(folder: Path) -> Run:
-    """The run of cells that lie in `folder`, even if that was copied out of it."""
-    return Run(folder.parent, folder)

@@ -1,4 +1,4 @@
-"""Where a row comes from and what it cost: the machine, the versions, the time, and what was said on the way."""
+"""The provenance and the costs of a row: machine, versions, time, memory, and the log of its cell."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.engine.trainer import History
 
 
 class Log:
-    """What a cell has to say besides its numbers: a line each, with the time."""
+    """The log of a cell: lines with the time."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -28,7 +28,7 @@ class Log:
 
     @contextmanager
     def warnings(self) -> Iterator[None]:
-        """Warnings raised inside become lines."""
+        """Write the warnings that are raised inside as lines."""
 
         def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
             self(f"{category.__name__}: {message}")
@@ -39,12 +39,12 @@ class Log:
 
 
 def now() -> str:
-    """The time, in UTC, to the second."""
+    """Return the time, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def costs(parameters: int, history: History, device: torch.device) -> dict[str, float]:
-    """What a cell cost; never part of what a repeat must reproduce."""
+    """Return what a cell cost: seconds, images per second, MiB. A repeated training need not reproduce it."""
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device) / 2**20
     else:  # of the whole process so far
@@ -61,7 +61,7 @@ def costs(parameters: int, history: History, device: torch.device) -> dict[str, 
 
 
 def provenance(device: torch.device, started: str) -> dict[str, Any]:
-    """Versions, machine, device and threads of a cell."""
+    """Return versions, machine, device and threads of a cell."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "vaebench": version("vaebench"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from bench.plugins import source
 from bench.plugins.entry import Entry
 from bench.plugins.hyperparameters import check, hyperparameters, selector, show
 from bench.plugins.registry import OURS, Registry, default, defaults
+from bench.plugins.unpublished import Live
 from bench.util.errors import BenchError, PluginError, UnknownName, Unsuitable, UsageError
 from bench.util.process import uncopied
 
@@ -412,27 +412,32 @@ def _plugin(entry: Entry, obj: Hashable) -> dict[str, str]:
 
 
 def _source(entry: Entry, obj: Any) -> str:
-    """Return a digest of the files that define an object and its bases, with their imports from their own packages."""
+    """Return a digest of the files that define an object and its bases, and of what these import of their packages.
+
+    A class without a file, as in a notebook, counts as a new one each time it is handed over: its cells are never
+    reused.
+
+    Raises:
+        UsageError: the source of an installed plugin can't be read.
+    """
     files: dict[Path, None] = {}
-    text = ""
+    stamp = ""
     for cls in getattr(obj, "__mro__", (obj,)):
         module = getattr(cls, "__module__", "")
-        if module.partition(".")[0] in ("torch", "builtins", "abc", "typing"):
-            continue
-        try:
-            if module == "__main__":
-                text = text or source.living(obj, module)
-            elif module.partition(".")[0] == "bench" and not module.startswith(f"{VARIANTS.group}."):
-                continue  # the suite's own code, which `ENGINE` stands for
-            elif (file := inspect.getsourcefile(cls)) is not None:
-                files |= dict.fromkeys(source.closure(Path(file)))
-        except (OSError, TypeError) as error:
+        engine = module.partition(".")[0] == "bench" and not module.startswith(f"{VARIANTS.group}.")
+        if engine or module.partition(".")[0] in ("torch", "builtins", "abc", "typing"):
+            continue  # `ENGINE` stands for the suite's own code
+        if (file := source.file_of(cls)) is not None:
+            files |= dict.fromkeys(source.closure(file))
+        elif isinstance(entry, Live):
+            stamp = entry.stamp
+        else:
             raise UsageError(
                 f"the source of {entry.name} can't be read, and a result is named after it",
-                cause=f"{error}.",
+                cause=f"No Python file defines {getattr(cls, '__qualname__', cls)}.",
                 fix="Put it into a file.",
-            ) from None
-    return source.digest(files, text)
+            )
+    return source.digest(files, stamp)
 
 
 def unversioned(plugin: Mapping[str, str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from bench.contracts.protocol import ENGINE
 from bench.contracts.row import row_of
 from bench.contracts.variant import VARIANTS, Spec, Variant
+from bench.plugins.unpublished import sourceless
 from bench.running.grid import Config, plugin_of
 from bench.util import inside
 from bench.util.durable import read_json
@@ -48,7 +49,7 @@ def load(cell: str | Path, plugins: Iterable[str] = ()) -> Variant:
         raise Damaged(done / "cell.json", f"says no row: its data lacks {error}") from None
     name = given.get(row.variant.partition("@")[0], row.variant)  # a script's class goes by another file when imported
     config = Config.of(name, {k: v for k, v in row.hyperparameters.items() if v is not None})
-    if row.plugin.get("source") not in (None, plugin_of(name)["source"]):
+    if not sourceless(name) and row.plugin.get("source") not in (None, plugin_of(name)["source"]):
         warnings.warn(f"the source of {name} has changed since {folder.name} was trained", stacklevel=3)
     if row.engine not in ("", ENGINE):
         warnings.warn(f"the suite's engine has changed since {folder.name} was trained", stacklevel=3)

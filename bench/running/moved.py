@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.contracts.dataset import Data
 from bench.contracts.naming import own
-from bench.results.store import Run, noted
+from bench.results.store import Run, data_digests
 from bench.running.grid import Cell
 from bench.util.errors import UsageError
 
@@ -88,6 +88,6 @@ def rename(store: Run, cells: Iterable[tuple[str, str]]) -> None:
     names, before = dict[str, str](), dict[str, None]()
     for folder, name in cells:
         row = store.row(folder) if own(name) else None
-        if row is not None and row.dataset != name and (digests := noted(row.data)):
+        if row is not None and row.dataset != name and (digests := data_digests(row.data)):
             names[digests], before[row.dataset] = name, None
     store.call(names, before)

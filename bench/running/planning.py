@@ -33,7 +33,7 @@ from bench.results.store import Run
 from bench.running.grid import Cell, Config, Model, cell, expand, load_data, slug, spec_of, tuned, unscored_row
 from bench.running.moved import distinct, earlier, placed
 from bench.tables.columns import Column, reading_order
-from bench.util.durable import write_text
+from bench.util.durable import write_file
 from bench.util.errors import BenchError, PluginError, UnknownName, UsageError
 from bench.util.text import is_plain, plain
 from bench.util.wording import listed
@@ -481,4 +481,4 @@ def answer(
     hand_over(handed)
     torch.set_num_threads(threads)
     planned = plan(RunRequest.from_json(request), **known)
-    write_text(Path(path), json.dumps(estimate(planned) if question == "estimate" else dict(planned.alone)))
+    write_file(Path(path), json.dumps(estimate(planned) if question == "estimate" else dict(planned.alone)))

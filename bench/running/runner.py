@@ -26,7 +26,7 @@ from bench.contracts.protocol import RunRequest
 from bench.contracts.row import Row
 from bench.contracts.variant import VARIANTS
 from bench.plugins.registry import OURS, Registry, default
-from bench.plugins.unpublished import addressed, handed_over, live
+from bench.plugins.unpublished import addressed, handed_over, live, sourceless
 from bench.results.store import Run
 from bench.running.executors.local import Local
 from bench.running.grid import Model, parts_of, selected
@@ -91,7 +91,7 @@ def run(request: RunRequest, listener: Listener = lambda _: None, local: Local |
         with kept_umask():
             validate(request)
             named = (*selected(request), *(text.partition("=")[2].strip() for text in request.set))
-            lonely = next(filter(live, named), "")
+            lonely = list(filter(live, named))
             if lonely:
                 request = replace(request, in_process=True)
             with _signals(impatient=request.in_process) as signals:
@@ -117,12 +117,13 @@ class _Runner:
         rename(self.store, ((c.name, c.row.dataset) for c in self.plan.cells if c.cell is not None))
         self.tables_due = 0.0
 
-    def run(self, lonely: str) -> list[Row]:
-        """Do the run; return its rows in the order of the plan. `lonely`: a plugin of this process alone, or ''."""
+    def run(self, lonely: Sequence[str]) -> list[Row]:
+        """Do the run; return its rows in the order of the plan. `lonely`: plugins of this process alone."""
         steps = sum(sum(c.row.steps) for c in self.plan.cells if c.state == "new")
         notes = list(self.plan.notes)
         if lonely:
-            notes.append(f"{lonely} exists only in this process: cells run in it, one after the other")
+            notes.append(f"{lonely[0]} exists only in this process: cells run in it, one after the other")
+        notes += [f"{name} has no source file: each run trains its cells again" for name in lonely if sourceless(name)]
         if steps > LONG and not self.signals:
             self.listener(Preparing("measuring a few steps of each variant"))
             if seconds := self._estimate():

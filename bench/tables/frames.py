@@ -19,7 +19,7 @@ from bench.tables.columns import Scores, columns, cost_columns, scores
 from bench.tables.methods import methods
 from bench.tables.render import Format, render, safe
 from bench.tables.summary import summary
-from bench.util.durable import write_bytes
+from bench.util.durable import write_file
 from bench.util.errors import StoreError
 from bench.util.text import escape_markdown, inert
 from bench.util.wording import natural
@@ -211,7 +211,7 @@ def _csv(table: pd.DataFrame) -> bytes:
 
 def _replace(path: Path, content: bytes) -> None:
     try:
-        write_bytes(path, content)
+        write_file(path, content)
     except OSError as error:
         raise StoreError(
             f"{path} can't be written: {error.strerror or error}",

@@ -39,7 +39,7 @@ from bench.drawing.figures import (
 from bench.plugins.registry import default
 from bench.results.store import EVIDENCE, Run
 from bench.util import inside
-from bench.util.durable import write_text
+from bench.util.durable import write_file
 from bench.util.errors import Damaged, StoreError
 
 FIGURE = "rate-distortion.svg"
@@ -358,7 +358,7 @@ def write(path: Path, every: Iterable[Plane], without: Iterable[str] = ()) -> bo
         return False
     alone = [point for plane in every if len(plane.points) == 1 for point in plane.points]
     try:
-        write_text(path, draw(shared, without, alone).svg())
+        write_file(path, draw(shared, without, alone).svg())
     except OSError as error:
         raise StoreError(
             f"{path} can't be written: {error.strerror or error}", fix="Choose another file with --out."

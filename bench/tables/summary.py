@@ -352,7 +352,7 @@ def _below(
     wanted: Sequence[Column],
     known: Sequence[Column],
     blocks: _Blocks,
-    rankings: Mapping[Hashable, Mapping[str, Ranking]],
+    rankings: Mapping[tuple[str, Hashable], Mapping[str, Ranking]],
     places: Mapping[str, int],
     repeated: Sequence[str],
     tuning: Sequence[str] | None,
@@ -401,7 +401,9 @@ def _overall(ranked: _Blocks, shown: Sequence[Column], places: Mapping[str, int]
     return best
 
 
-def _unranked(ranked: _Blocks, rankings: Mapping[Hashable, Mapping[str, Ranking]], which: str) -> dict[str, list[str]]:
+def _unranked(
+    ranked: _Blocks, rankings: Mapping[tuple[str, Hashable], Mapping[str, Ranking]], which: str
+) -> dict[str, list[str]]:
     """Return by column the lines that have too few seeds to be compared, or to be tested against the best."""
     found: dict[str, list[str]] = {}
     for key, members in ranked.items():

@@ -1,1 +1,1 @@
-"""The verbs that look after results: explain, verify, merge."""
+"""Checking and joining results: verify, merge."""

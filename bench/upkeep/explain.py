@@ -1,12 +1,10 @@
-"""A cell, explained: what its identity is made of, how it was scored, whether a run would use it as it is."""
+"""`bench verify --why`: what a cell is named after, how it was scored, and whether a run would reuse it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
@@ -23,25 +21,26 @@ from bench.util.durable import read_json_if_any
 from bench.util.errors import BenchError, NotAvailable, StoreError
 from bench.util.lease import held
 from bench.util.text import plain as plain_text
+from bench.util.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-SHORT = 16  # letters of a digest that are shown
+SHORT = 16  # characters of a digest that are shown
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of an identity, as it was and as it would be now."""
+    """One part of a cell's identity: as it was recorded, and as it would be now."""
 
     name: str
     then: Any
-    now: Any  #: None where it isn't compared
+    now: Any  #: None where it can't be compared
     state: Literal["same", "differs", "not recorded", "not compared"]
 
     @property
     def difference(self) -> str:
-        """What differs, '' if nothing does or if that isn't known."""
+        """How the two values differ; '' if they are equal or one of them is unknown."""
         if self.state == "not recorded" and self.now is not None:
             return f"not recorded, now {_value(self.now)}"
         if self.state != "differs":
@@ -53,8 +52,8 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way in which a cell is scored; `differs`: in what from today's, None where that isn't known."""
+class ScoreFile:
+    """One way in which a cell was scored; `differs` names the settings that are others now, None if unknown."""
 
     file: str
     scoring: Mapping[str, Any]
@@ -65,21 +64,21 @@ class Way:
 
 @dataclass(frozen=True)
 class Explanation:
-    """All there is to say about a cell."""
+    """The state of a cell."""
 
     run: str
     cell: str
-    status: str  #: of its row; 'nothing yet' where there is none
+    status: str  #: of its row; 'no result' where there is none
     reason: str
-    about: str  #: when it was made, and on what
-    fits: bool | None  #: whether its folder is named after its identity; None: its row doesn't say enough
+    about: str  #: when and on what machine it was made
+    fits: bool | None  #: whether its folder is named after its identity; None: the row doesn't say enough
     parts: tuple[Part, ...]
-    ways: tuple[Way, ...]
+    ways: tuple[ScoreFile, ...]
     failures: int
-    others: int  #: results that should have been equal
-    checkpoint: int | None  #: at which step
-    lease: Mapping[str, Any] | None  #: the living process that is at it
-    reused: bool | None  #: whether a run would use it as it is
+    others: int  #: results of the same cell with other weights
+    checkpoint: int | None  #: step of the last checkpoint
+    lease: Mapping[str, Any] | None  #: host and number of the process that is training it
+    reused: bool | None  #: whether a run would use it as it is; None if unknown
     verdict: str
 
     def to_json(self) -> dict[str, Any]:
@@ -87,7 +86,7 @@ class Explanation:
 
 
 def explain(store: Run, cell: str, data_root: str | None = None) -> Explanation:
-    """Explain one cell. Downloads nothing: without its dataset, what depends on that isn't compared.
+    """Explain one cell. Downloads nothing: what depends on a dataset that isn't here is not compared.
 
     Raises:
         StoreError: there is no such cell, or it can't be read.
@@ -97,20 +96,19 @@ def explain(store: Run, cell: str, data_root: str | None = None) -> Explanation:
         raise StoreError(f"no cell lies at {home}")
     row = store.row(cell)
     parts, now, obstacle = _compare(row, store.request() if store.exists() else RunRequest(), data_root)
-    names = [entry.name for entry in _folder(store.work(cell) / "checkpoints")]
-    checkpoint = max((int(name) for name in names if name.isdecimal()), default=None)
     reused, verdict = _verdict(store, cell, row, parts, now, obstacle)
+    checkpoint = _checkpoint(store, cell)
     if checkpoint is not None and not reused:
         verdict += f"; a run of the same identity goes on from step {checkpoint:,}"
     return Explanation(
         run=plain_text(str(store.path)),
         cell=plain_text(cell),
-        status=row.status if row else "nothing yet",
+        status=row.status if row else "no result",
         reason=row.reason if row else "",
         about=_about(row) if row else "",
         fits=fits(row) if row else None,
         parts=parts,
-        ways=tuple(_ways(store, cell, now)),
+        ways=tuple(_score_files(store, cell, now)),
         failures=len(store.failures(cell)),
         others=len(store.others(cell)),
         checkpoint=checkpoint,
@@ -121,7 +119,7 @@ def explain(store: Run, cell: str, data_root: str | None = None) -> Explanation:
 
 
 def _compare(row: Row | None, request: RunRequest, root: str | None) -> tuple[tuple[Part, ...], Cell | None, str]:
-    """The parts of an identity, the cell that it would be now, and what keeps us from knowing that."""
+    """Return the parts of a row's identity, the cell that it would be now, and what keeps that from being known."""
     if row is None or not row.plugin:
         return (), None, ""
     now: dict[str, Any] = {"engine": ENGINE}
@@ -146,20 +144,21 @@ def _part(name: str, then: Any, now: Any) -> Part:
 def _verdict(
     store: Run, cell: str, row: Row | None, parts: tuple[Part, ...], now: Cell | None, obstacle: str
 ) -> tuple[bool | None, str]:
+    """Return whether a run would reuse the cell (None if unknown), and a sentence that says why."""
     if row is None:
         return False, "there is no result to use"
     if row.status == "damaged":
-        return False, "a run puts it aside, and makes it anew"
+        return False, "a run moves it to damaged/ and trains it anew"
     if not row.plugin:
-        return False, "a run tries it anew: its variant didn't work, so its identity was never settled"
-    anew = "train it anew" if row.status == "ok" else "try it anew"
+        return False, "a run tries it again: its variant could not be loaded, so its identity was never settled"
     why = [f"{part.name} {part.difference}" for part in parts if part.state == "differs"]
     if not why and now is not None and now.name != cell:
         why = [f"{part.name} {part.difference}" for part in parts if part.difference] or [f"it is {now.name} now"]
     if why:
-        return False, f"a run would {anew}, in a folder of its own: {', '.join(why)}"
+        verb = "train it anew" if row.status == "ok" else "try it again"
+        return False, f"a run would {verb}, in a folder of its own: {', '.join(why)}"
     if now is None:
-        return None, f"whether a run would use it can't be told: {obstacle}"
+        return None, f"unknown whether a run would use it: {obstacle}"
     if row.status == "ok":
         return True, "a run uses it as it is, and computes the scores that it lacks"
     if store.has_ended(cell):
@@ -167,29 +166,38 @@ def _verdict(
     return False, "a run tries it again"
 
 
-def _ways(store: Run, cell: str, now: Cell | None) -> list[Way]:
-    found = []
+def _score_files(store: Run, cell: str, now: Cell | None) -> list[ScoreFile]:
+    files = []
     for path, scoring in store.scorings(cell).items():
         scores = store.read_scores(cell, scoring)
         missing = tuple(name for name, score in scores.items() if isinstance(score, NotAvailable))
         differs = tuple(differences(scoring, scoring_key(now))) if now else None
-        if now is None:
-            today = Scoring().document()
-            known = {name: value for name, value in scoring.items() if name in asdict(Scoring())}
-            differs = tuple(differences(known, today)) or None
-        found.append(Way(path.stem, scoring, tuple(n for n in scores if n not in missing), missing, differs))
-    return found
+        if now is None:  # which images would be scored is unknown, so only the settings are compared
+            settings = {name: value for name, value in scoring.items() if name in asdict(Scoring())}
+            differs = tuple(differences(settings, Scoring().document())) or None
+        files.append(ScoreFile(path.stem, scoring, tuple(n for n in scores if n not in missing), missing, differs))
+    return files
+
+
+def _checkpoint(store: Run, cell: str) -> int | None:
+    """Return the step of a cell's last checkpoint."""
+    steps: list[int] = []
+    with suppress(StoreError):
+        entries = inside.entries(store.work(cell) / "checkpoints")
+        steps = [int(entry.name) for entry in entries if entry.name.isdecimal()]
+    return max(steps, default=None)
 
 
 def _about(row: Row) -> str:
     p = row.provenance
-    threads = f", {p['threads']} thread{'' if p['threads'] == 1 else 's'}" if "threads" in p else ""
+    threads = f", {counted(p['threads'], 'thread')}" if "threads" in p else ""
     facts = [f"{'+'.join(f'{s:,}' for s in row.steps)} steps" if row.steps and row.status == "ok" else ""]
     facts += [f"on {p['device']}{threads}" if "device" in p else "", f"torch {p['torch']}" if "torch" in p else ""]
     return "; ".join(filter(None, [*facts, str(p.get("ended", ""))]))
 
 
 def _holder(store: Run, cell: str) -> dict[str, Any] | None:
+    """Return host and number of the living process that has the cell's lease; None where there is none."""
     path = store.cells / cell / "lease.json"
     if not held(path):
         return None
@@ -199,54 +207,41 @@ def _holder(store: Run, cell: str) -> dict[str, Any] | None:
     return {key: owner[key] for key in ("host", "pid") if key in owner}
 
 
-def _folder(path: Path) -> list[os.DirEntry[str]]:
-    with suppress(StoreError):
-        return inside.entries(path)
-    return []
-
-
-def _settings(values: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={_value(value)}" for name, value in values.items())
-
-
-def _value(value: Any) -> str:
-    text = value if isinstance(value, str) else canonical(value)
-    return text if len(text) <= SHORT else f"{text[:SHORT]}…"
-
-
-def print_explanation(found: Explanation, console: Console) -> None:
-    """One cell on one screen."""
-    console.print(Text.assemble((found.cell, "bold"), f"  in {found.run}"), soft_wrap=True)
+def print_explanation(explanation: Explanation, console: Console) -> None:
+    """Print one cell on one screen."""
+    console.print(Text.assemble((explanation.cell, "bold"), f"  in {explanation.run}"), soft_wrap=True)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row("state", Text("\n".join(_state(found))))
-    if found.parts:
+    grid.add_row("state", Text("\n".join(_state(explanation))))
+    if explanation.parts:
         named = "its row doesn't say enough to check the folder's name"
-        if found.fits is not None:
-            named = "its folder is named after it" if found.fits else "its folder is NOT named after it"
+        if explanation.fits is not None:
+            named = "its folder is named after it" if explanation.fits else "its folder is NOT named after it"
         grid.add_row("identity", Text(named))
-    for part in found.parts:
+    for part in explanation.parts:
         grid.add_row(f"  {part.name}", Text(_line(part)))
-    for way in found.ways:
+    for way in explanation.ways:
         grid.add_row("scored", Text(_scored(way)))
-    if not found.ways:
+    if not explanation.ways:
         grid.add_row("scored", "not yet")
-    grid.add_row("reuse", Text(found.verdict))
+    grid.add_row("reuse", Text(explanation.verdict))
     console.print(grid)
 
 
-def _state(found: Explanation) -> list[str]:
-    lines = [f"{found.status}: {found.reason}" if found.reason else found.status]
-    lines += [found.about] if found.about else []
-    if found.lease is not None:
-        lines.append(f"process {found.lease.get('pid', '?')} on {found.lease.get('host', '?')} is at it")
-    if found.checkpoint is not None:
-        lines.append(f"checkpoint at step {found.checkpoint:,}")
-    if found.failures:
-        lines.append(f"{found.failures} failure{'' if found.failures == 1 else 's'} kept, with logs")
-    if found.others:
-        lines.append(f"{found.others} other result{'' if found.others == 1 else 's'} in different/")
+def _state(explanation: Explanation) -> list[str]:
+    lines = [f"{explanation.status}: {explanation.reason}" if explanation.reason else explanation.status]
+    lines += [explanation.about] if explanation.about else []
+    if explanation.lease is not None:
+        lines.append(
+            f"process {explanation.lease.get('pid', '?')} on {explanation.lease.get('host', '?')} is training it"
+        )
+    if explanation.checkpoint is not None:
+        lines.append(f"checkpoint at step {explanation.checkpoint:,}")
+    if explanation.failures:
+        lines.append(f"{counted(explanation.failures, 'failure')} in failed/, with logs")
+    if explanation.others:
+        lines.append(f"{counted(explanation.others, 'other result')} in different/")
     return lines
 
 
@@ -257,9 +252,18 @@ def _line(part: Part) -> str:
     return f"{text}\n{part.difference}" if part.difference else text + ("  (not compared)" if part.now is None else "")
 
 
-def _scored(way: Way) -> str:
+def _scored(way: ScoreFile) -> str:
     lines = [f"{way.file}: {_settings(way.scoring)}", f"has {', '.join(way.scored) or 'no number'}"]
-    lines += [f"n/a {', '.join(way.not_available)}"] if way.not_available else []
+    lines += [f"n/a: {', '.join(way.not_available)}"] if way.not_available else []
     if way.differs is not None:
-        lines.append(f"not today's way: {', '.join(way.differs)}" if way.differs else "today's way")
+        lines.append(f"a run scores otherwise now: {', '.join(way.differs)}" if way.differs else "as a run scores now")
     return "\n".join(lines)
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={_value(value)}" for name, value in values.items())
+
+
+def _value(value: Any) -> str:
+    text = value if isinstance(value, str) else canonical(value)
+    return text if len(text) <= SHORT else f"{text[:SHORT]}…"

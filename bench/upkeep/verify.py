@@ -1,4 +1,4 @@
-"""Whether a finished cell is what it should be: whole, scored as it says, and the same when it's trained again."""
+"""`bench verify`: compares finished cells with their checksums, with scores computed again, and with a new training."""
 
 from __future__ import annotations
 
@@ -31,12 +31,16 @@ from bench.util.errors import BenchError, NotAvailable, StoreError
 from bench.util.places import cache_dir
 from bench.util.text import plain
 from bench.util.threads import limited
+from bench.util.wording import counted
 
-TOLERANCE = 1e-6  # relative: other threads and machines round otherwise; the same ones don't at all
+TOLERANCE = 1e-6  # relative: other machines and other numbers of threads round differently
+
+
+Say = Callable[[str], None]  # hears what is being done
 
 
 def finished(path: Path | str) -> list[tuple[Run, str]]:
-    """The finished cells that a path names.
+    """Return the finished cells that a path names.
 
     Raises:
         StoreError: there are none.
@@ -49,7 +53,7 @@ def finished(path: Path | str) -> list[tuple[Run, str]]:
 
 @dataclass
 class Finding:
-    """What came of a cell's checks, a phrase each."""
+    """The outcome of a cell's checks, a phrase each."""
 
     cell: str
     right: list[str] = field(default_factory=list)
@@ -68,10 +72,10 @@ class Verifier:
     """Checks finished cells, one after the other.
 
     Args:
-        only_sums: the files' sums alone, in no time.
-        retrain: train each cell again as well, with as many threads, and compare the weights to the bit.
-        tolerance: by how much a score may differ from the stored one, relative.
-        data_root: where datasets lie.
+        only_sums: compare files with their checksums, and nothing else.
+        retrain: also train each cell again, with the same number of threads, and compare the weights bit by bit.
+        tolerance: the largest relative difference between a stored score and the recomputed one.
+        data_root: the folder of datasets.
     """
 
     only_sums: bool = False
@@ -80,109 +84,107 @@ class Verifier:
     data_root: str | None = None
     _data: dict[tuple[Any, ...], Data] = field(default_factory=dict, repr=False)
 
-    def __call__(self, store: Run, cell: str, say: Callable[[str], None] = lambda _: None) -> Finding:
-        """Check a cell; `say` hears what is being done.
+    def __call__(self, store: Run, cell: str, say: Say = lambda _: None) -> Finding:
+        """Check a cell.
 
         Raises:
-            StoreError: it's of a newer schema.
+            StoreError: the cell is of a newer schema.
         """
-        found = Finding(cell)
+        finding = Finding(cell)
         say(f"{cell}: sums")
-        _sums(store, cell, found)
-        if found.wrong:
-            return found
+        _sums(store, cell, finding)
+        if finding.wrong:
+            return finding
         row = store.row(cell)
         assert row is not None
         if row.status == "damaged":
-            found.wrong.append(row.reason)
-            return found
+            finding.wrong.append(row.reason)
+            return finding
         if fits(row) is False:
-            found.wrong.append("its row isn't what its folder is named after")
+            finding.wrong.append("its row isn't what its folder is named after")
         if row.conflict:
-            found.wrong.append(row.reason)
+            finding.wrong.append(row.reason)
         if self.only_sums:
-            return found
+            return finding
         request = store.request() if store.exists() else RunRequest()
         try:
             device = device_of(row.provenance.get("device", "cpu"))
             data = self._load(row, request, row.scoring.get("split", "test"))
         except BenchError as error:
-            found.unchecked.append(error.brief)
-            return found
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 says the protocol
-        with limited(row.provenance.get("threads") or torch.get_num_threads()):  # sums come out in the same order
-            self._scores(store, row, request, device, found, say)
+            finding.unchecked.append(error.brief)
+            return finding
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # the protocol is fp32
+        with limited(row.provenance.get("threads") or torch.get_num_threads()):  # which decide how sums are rounded
+            self._scores(store, row, request, device, finding, say)
             if self.retrain:
-                _weights(store, row, data, device, found, say)
-        return found
+                _weights(store, row, data, device, finding, say)
+        return finding
 
-    def _load(self, row: Row, request: RunRequest, split: str = "test") -> Data:
-        """The data as they were when `split` was scored."""
-        limits = row.training.get("limit"), row.training.get("validation")
-        key = (row.dataset, *limits, request.image_size, split)
+    def _load(self, row: Row, request: RunRequest, split: str) -> Data:
+        """Return the data as they were when `split` was scored; keep them for the next cells with the same data."""
+        same_data = (row.dataset, row.training.get("limit"), row.training.get("validation"), request.image_size)
+        key = (*same_data, split)
         if key not in self._data:
             data = data_of(replace(row, scoring={**row.scoring, "split": split}), request, self.data_root)
-            kept = {k: d for k, d in self._data.items() if k[:-1] == key[:-1]}  # no others: they may be large
+            kept = {k: d for k, d in self._data.items() if k[:-1] == same_data}  # others may be large
             self._data = {**kept, key: data}
         return self._data[key]
 
     def _scores(
-        self,
-        store: Run,
-        row: Row,
-        request: RunRequest,
-        device: torch.device,
-        found: Finding,
-        say: Callable[[str], None],
+        self, store: Run, row: Row, request: RunRequest, device: torch.device, finding: Finding, say: Say
     ) -> None:
+        """Compute the scores of a cell again, and compare them with the stored ones."""
         try:
-            with warnings.catch_warnings(action="ignore"):  # that its source has changed is said below
+            with warnings.catch_warnings(action="ignore"):  # a changed source is reported below
                 model = load(store.cells / row.cell).to(device)
         except BenchError as error:
-            (found.wrong if isinstance(error, StoreError) else found.unchecked).append(error.brief)
+            (finding.wrong if isinstance(error, StoreError) else finding.unchecked).append(error.brief)
             return
-        exact = close = 0
-        worst = 0.0
+        differences: list[float] = []
         for path, way in store.scorings(row.cell).items():
             if path.stem != digest(way)[:12]:
-                found.wrong.append(f"scores/{path.name} isn't named after how it was scored")
+                finding.wrong.append(f"scores/{path.name} isn't named after how it was scored")
                 continue
             if (scoring := _scoring(way)) is None:
-                found.unchecked.append(f"scores/{path.name}: scored by another version of the protocol")
+                finding.unchecked.append(f"scores/{path.name}: scored by another version of the protocol")
                 continue
             data = self._load(row, request, way.get("split", "test"))
             if (way.get("test"), way.get("source")) != (data.test.digest, data.source.digest):
-                found.unchecked.append(f"scores/{path.name}: scored on other images than {row.dataset} has here")
+                finding.unchecked.append(f"scores/{path.name}: scored on other images than {row.dataset} has here")
                 continue
             evaluator = Evaluator(model, data, scoring, cache_dir(), kept=store.evidence(row.cell))
             for name, stored in store.read_scores(row.cell, way).items():
-                if not isinstance(stored, Score):
-                    continue
-                say(f"{row.cell}: {name}")
-                again = _again(evaluator, name)
-                if isinstance(again, NotAvailable):
-                    where = found.unchecked if again.retry else found.wrong
-                    where.append(f"{name} is n/a: {again.reason}")
-                    continue
-                off = distance(stored, again)
-                exact, close, worst = exact + (off == 0), close + (0 < off <= self.tolerance), max(worst, off)
-                if off > self.tolerance:
-                    by = f"{off:.1g} relative" if off < math.inf else "a larger n, or no standard error any more"
-                    found.wrong.append(f"{name} is {stored.value:.9g}, and {again.value:.9g} now: {by}{_since(row)}")
+                if isinstance(stored, Score):
+                    say(f"{row.cell}: {name}")
+                    differences += self._score(evaluator, name, stored, row, finding)
         if row.plugin.get("source") and "the plugin" in changes(row):
-            found.right.append("though its plugin's source has changed since")
+            finding.right.append("though its plugin's source has changed since")
+        exact, close = differences.count(0), [d for d in differences if 0 < d <= self.tolerance]
         if exact or close:
-            within = f", {close} within {worst:.1g}" if close and worst <= self.tolerance else ""
-            found.right.append(f"{exact} score{'' if exact == 1 else 's'} exact{within}")
-        elif not worst:
-            found.right.append("no scores")
+            within = (
+                f", {len(close)} within {max(close):.1g}" if close and len(close) + exact == len(differences) else ""
+            )
+            finding.right.append(f"{counted(exact, 'score')} exact{within}")
+        elif not differences:
+            finding.right.append("no scores")
+
+    def _score(self, evaluator: Evaluator, name: str, stored: Score, row: Row, finding: Finding) -> list[float]:
+        """Compute one score again; return its difference from the stored one in a list, empty where it is n/a now."""
+        again = _again(evaluator, name)
+        if isinstance(again, NotAvailable):
+            (finding.unchecked if again.retry else finding.wrong).append(f"{name} is n/a: {again.reason}")
+            return []
+        off = distance(stored, again)
+        if off > self.tolerance:
+            by = f"{off:.1g} relative" if off < math.inf else "a larger n, or no standard error any more"
+            finding.wrong.append(f"{name} is {stored.value:.9g}, and {again.value:.9g} now: {by}{_since(row)}")
+        return [off]
 
 
 def distance(a: Score, b: Score) -> float:
-    """The largest relative difference between two scores' values and standard errors; inf if `a` has a smaller n.
+    """Return the largest relative difference of two scores' values and standard errors; inf if `a` has a smaller n.
 
-    `a` may have a larger n, or no standard error where `b` has: it was scored before n was that of the smallest set, or
-    before the metric had an error.
+    `a` may have a larger n, or lack a standard error that `b` has, since older versions of the suite scored so.
     """
     pairs = [(a.value, b.value)]
     if a.n < b.n or (a.se is not None and b.se is None):
@@ -192,22 +194,23 @@ def distance(a: Score, b: Score) -> float:
     return max(abs(x - y) / max(abs(x), abs(y)) if x != y else 0.0 for x, y in pairs)
 
 
-def _sums(store: Run, cell: str, found: Finding) -> None:
+def _sums(store: Run, cell: str, finding: Finding) -> None:
+    """Compare the files of a cell with their checksums."""
     done = store.cells / cell / "done"
     try:
-        found.wrong += store.damage(cell)
+        finding.wrong += store.damage(cell)
     except StoreError:
         if not (done / SUMS).exists() or not (wrong := durable.damage(done)):
             raise
-        found.wrong += wrong
-    found.wrong += store.flawed_scores(cell).values()
-    found.right.append("files as they were made" if (done / SUMS).exists() else "no sums (schema 1 has none)")
+        finding.wrong += wrong
+    finding.wrong += store.flawed_scores(cell).values()
+    finding.right.append("files as they were made" if (done / SUMS).exists() else "no sums (schema 1 has none)")
     if (row := store.row(cell)) is not None and "scores" in row.unsummed:
-        found.right.append("no sums of scores (schema 3 has them)")
+        finding.right.append("no sums of scores (schema 3 has them)")
 
 
 def _scoring(way: Mapping[str, Any]) -> Scoring | None:
-    """The protocol that scores were made by, if it's ours: an older one has fewer settings, not others."""
+    """Return the scoring protocol of a file of scores; None if another version of the suite has to compute it."""
     known = {f.name for f in fields(Scoring)}
     if not way.keys() <= known | {"test", "source"} or way.get("version") != Scoring().version:
         return None
@@ -222,13 +225,12 @@ def _again(evaluator: Evaluator, name: str) -> Score | NotAvailable:
     return evaluator.score(metric)[0]
 
 
-def _weights(
-    store: Run, row: Row, data: Data, device: torch.device, found: Finding, say: Callable[[str], None]
-) -> None:
+def _weights(store: Run, row: Row, data: Data, device: torch.device, finding: Finding, say: Say) -> None:
+    """Train a cell again, and compare the weights with the stored ones."""
     try:
         c = present(row, data)
     except BenchError as error:
-        found.unchecked.append(error.brief)
+        finding.unchecked.append(error.brief)
         return
 
     def listener(event: Event) -> None:
@@ -242,17 +244,18 @@ def _weights(
         result = again.row(c.name)
         assert result is not None
         if result.status != "ok":
-            found.wrong.append(f"trained again, it is {result.status}: {result.reason}{_since(row)}")
+            finding.wrong.append(f"trained again, it is {result.status}: {result.reason}{_since(row)}")
             return
         theirs, ours = (s.cells / name / "done" / WEIGHTS for s, name in ((store, row.cell), (again, c.name)))
         if sha256(theirs) == sha256(ours):
-            found.right.append("the same weights again")
+            finding.right.append("the same weights again")
         else:
             why = f"{_elsewhere(row, result)}{_since(row)}"
-            found.wrong.append(f"trained again, its weights differ {_by(theirs, ours)}{why}")
+            finding.wrong.append(f"trained again, its weights differ {_by(theirs, ours)}{why}")
 
 
 def _by(a: Path, b: Path) -> str:
+    """Return in words by how much two files of weights differ."""
     x, y = (load_file(inside.file(path)) for path in (a, b))
     if {k: v.shape for k, v in x.items()} != {k: v.shape for k, v in y.items()}:
         return "in number or shape"
@@ -267,6 +270,3 @@ def _since(row: Row) -> str:
 def _elsewhere(row: Row, again: Row) -> str:
     names = [n for n in ("torch", "platform", "device_name") if row.provenance.get(n) != again.provenance.get(n)]
     return f" (another {', '.join(names)})" if names else ""
-
-
-__all__ = ["TOLERANCE", "Finding", "Verifier", "distance", "finished"]

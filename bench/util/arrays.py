@@ -1,4 +1,4 @@
-"""Arrays in a user's .npz or .npy file, by name. Nothing is unpickled."""
+"""Reading the arrays of a user's .npz or .npy file. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # what torch.save began
 
 
 class _Arrays(Mapping[str, np.ndarray]):
-    """The arrays of an archive, each read when it is asked for."""
+    """The arrays of an archive by name, each read when it is looked up."""
 
     def __init__(self, archive: NpzFile) -> None:
         self._archive = archive
 
     def __getitem__(self, name: str) -> np.ndarray:
         try:
-            found = self._archive[name]
+            array = self._archive[name]
         except ValueError:
-            raise ValueError(f"{name!r} in it doesn't hold plain numbers, and nothing is unpickled") from None
-        if not isinstance(found, np.ndarray):
-            raise ValueError(f"{name!r} in it isn't an array")
-        return found
+            raise ValueError(
+                f"its array {name!r} holds Python objects, and nothing is unpickled: save plain numbers"
+            ) from None
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"its entry {name!r} isn't an array")
+        return array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._archive.files)
@@ -37,11 +39,11 @@ class _Arrays(Mapping[str, np.ndarray]):
 
 @contextmanager
 def open_arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
-    """Yield the arrays of an .npz file by name; the one of an .npy file is called ''.
+    """Yield the arrays of an .npz file by name; the array of an .npy file has the name ''.
 
     Raises:
-        ValueError: it is neither, or an array that is asked for would have to be unpickled.
-        OSError: it can't be read.
+        ValueError: the file is neither, or an array in it would have to be unpickled.
+        OSError: the file can't be read.
     """
     if _is_torch(path):
         raise ValueError(
@@ -49,14 +51,14 @@ def open_arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
             f"save numpy arrays instead, as in np.savez({path.with_suffix('.npz').name!r}, x=tensor.cpu().numpy())"
         )
     try:
-        found = np.load(path, allow_pickle=False)
+        loaded = np.load(path, allow_pickle=False)
     except ValueError:
-        raise ValueError("it's no .npz or .npy file of plain numbers") from None
-    if isinstance(found, NpzFile):
-        with closing(found):
-            yield _Arrays(found)
+        raise ValueError("it is no .npz or .npy file of plain numbers") from None
+    if isinstance(loaded, NpzFile):
+        with closing(loaded):
+            yield _Arrays(loaded)
     else:
-        yield {"": found}
+        yield {"": loaded}
 
 
 def _is_torch(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole, by one rename, or not at all: written beside their place, fsynced, renamed.
+"""Files and folders that appear whole or not at all: written beside their place, fsynced, and renamed.
 
 A process may be killed at any instant, and the disk may be full: what a reader finds is complete.
 """
@@ -24,16 +24,17 @@ from bench.util import inside
 from bench.util.errors import Damaged, StoreError
 from bench.util.lease import has_ended, signature
 from bench.util.process import make_folder, steady
-from bench.util.text import inert, may_harm
+from bench.util.text import inert
 
-SCHEMA = 3  # what changed with each: docs/durability.md
+SCHEMA = 3  # docs/durability.md lists the changes of each
 SUMS = "SHA256SUMS"
 TEMPORARY = ".tmp-"
+CHANGED = "has changed since it was written"
 
 
 @contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """Say in the user's words what keeps `place` from being written.
+    """Turn an error of the disk, while something in `place` is written, into one that tells users what to do.
 
     Raises:
         StoreError: in place of an OSError.
@@ -50,102 +51,93 @@ def writing(place: Path) -> Iterator[None]:
             free = ""
         raise StoreError(
             f"{place} can't be written: {why}{free}",
-            cause="The disk is full, a quota or limit is reached, or the folder isn't yours to write.",
-            fix="Make room, then the same command goes on from where it was; or choose another folder with --out.",
+            cause="The disk is full, a quota or limit is reached, or you may not write to the folder.",
+            fix="Free some space and repeat the command, which continues from there; or choose another --out.",
         ) from None
 
 
-def read_json(path: Path | str) -> dict[str, Any]:
-    """A document of this suite, of this schema or an older one.
+# reading
+
+
+def content(path: Path | str) -> bytes | None:
+    """Return the content of a file in a run; None where there is no such file.
 
     Raises:
-        Damaged: it isn't what was written.
-        StoreError: it's missing or unreadable, or of a newer schema.
+        Damaged: something else than a file lies there, or the file is too large.
+        StoreError: it can't be read.
     """
     try:
-        content = inside.content(path)
-    except OSError as error:
-        raise unreadable(path, error) from None
-    return parsed(path, content)
-
-
-def read_json_if_any(path: Path | str) -> dict[str, Any] | None:
-    """The same, and None where there is no such file: one call of the system fewer than to ask before.
-
-    Raises:
-        Damaged, StoreError: as above.
-    """
-    try:
-        content = inside.content(path)
+        return inside.content(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise unreadable(path, error) from None
-    return parsed(path, content)
+        cause = f"{type(error).__name__}: {error.strerror or error}"
+        raise StoreError(f"{path} can't be read", cause=cause) from None
 
 
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number of JSON")
+def read_json(path: Path | str) -> dict[str, Any]:
+    """Return a document of this suite, of this schema or an older one.
+
+    Raises:
+        Damaged: the file is not what was written.
+        StoreError: it is missing, can't be read, or is of a newer schema.
+    """
+    document = read_json_if_any(path)
+    if document is None:
+        raise StoreError(f"{path} can't be read", cause="There is no such file.")
+    return document
 
 
-_begin = json.JSONDecoder(parse_constant=_no_number).raw_decode
-_BLANK = " \t\n\r"
+def read_json_if_any(path: Path | str) -> dict[str, Any] | None:
+    """Return a document as `read_json` does; None where there is no such file."""
+    data = content(path)
+    return None if data is None else parsed(path, data)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse).decode
 
 
 def parsed(path: Path | str, content: bytes) -> dict[str, Any]:
-    """Return the document in the file at `path`, given its content.
+    """Return the document that the file at `path` holds, given its content.
 
     Raises:
         Damaged, StoreError: as `read_json`.
     """
     try:
         text = content.decode()
-        begun = text.lstrip(_BLANK)
-        found, end = _begin(begun)  # `json.loads` does more by each call than a small document takes
-        if begun[end:].strip(_BLANK):
-            found = json.loads(text)  # which says what is wrong
-        if may_harm(text):
-            found = inert(found)
+        document = _decode(text)
     except RecursionError:
-        raise Damaged(path, "is nested too deeply", repair(path)) from None
+        raise Damaged(path, "is nested too deeply") from None
     except ValueError as error:
-        raise Damaged(path, f"can't be read: {type(error).__name__}: {error}", repair(path)) from None
-    if not isinstance(found, dict):
-        raise Damaged(path, "isn't a document of this suite", repair(path))
-    schema = found.get("schema", 0)
+        raise Damaged(path, f"can't be read: {type(error).__name__}: {error}") from None
+    schema = document.get("schema", 0) if isinstance(document, dict) else None
     if type(schema) is not int:
-        raise Damaged(path, "has a schema that is no number", repair(path))
+        raise Damaged(path, "isn't a document of this suite")
     if schema > SCHEMA:
         raise StoreError(
             f"{path} has schema {schema}, and this version reads up to {SCHEMA}",
+            cause="A newer version of the suite wrote it.",
             fix="Upgrade vaebench.",
         )
-    return found
+    escaped = not text.isascii() or "\\" in text or "\x7f" in text  # else no text in it can do harm
+    return dict(inert(document) if escaped else document)
 
 
-def repair(path: Path | str) -> str:
-    """The way out where a document of a run is damaged, by where it lies."""
-    where = Path(path)
-    if where.name == "run.json":
-        return "Write {} into it: the same `bench run` fills it again."
-    if where.parent.name in ("done", "scores"):
-        return "The same `bench run` puts it aside and makes it anew."
-    return ""
-
-
-def unreadable(path: Path | str, error: OSError) -> StoreError:
-    """That the file at `path` can't be read, and why."""
-    return StoreError(f"{path} can't be read", cause=f"{type(error).__name__}: {error.strerror or error}")
+# writing
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Give a new file to write in; at the end it takes the place of `path` in one step, fsynced. An error removes it.
+    """Open a new file to write in; at the end it replaces `path` in one step, fsynced. An error removes it.
 
     Raises:
         OSError
     """
-    temporary = _beside(path)
+    temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:
             yield file
@@ -153,65 +145,35 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        with suppress(OSError):  # what went wrong first is what is told
+        with suppress(OSError):  # the first error is the one to report
             temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file in one step, fsynced."""
+def write_file(path: Path, content: bytes | str) -> None:
+    """Replace a file in one step, fsynced; text as UTF-8."""
     with replacing(path) as file:
-        file.write(content)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step, fsynced; as UTF-8."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def _beside(target: Path) -> Path:
-    """Return the name under which `target` is to be written first, after removing what dead processes left there.
-
-    The name has the process in it that writes: so the temporaries of another one, which is at work in the same folder,
-    are told from those of a dead one.
-    """
-    steady()
-    sweep(target.parent)
-    return target.with_name(f"{TEMPORARY}{signature()}-{uuid4().hex}")
-
-
-def sweep(folder: Path | str) -> None:
-    """Remove from a folder, not from those below it, what processes were writing there when they ended."""
-    try:
-        found = [name for name in os.listdir(folder) if name.startswith(TEMPORARY)]
-    except OSError:
-        return
-    for path in (Path(folder, name) for name in found):
-        if is_abandoned(path):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
-
-
-def is_abandoned(temporary: Path) -> bool:
-    """Return whether nobody is at work on a temporary any more."""
-    return has_ended(temporary.name.removeprefix(TEMPORARY).rpartition("-")[0], temporary)
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def write_json(path: Path, document: Mapping[str, Any], *, summed: bool = False) -> None:
     """Replace a JSON document of the present schema; strict JSON, so no NaN.
 
     Args:
-        summed: with a sum of its own, for a document that doesn't lie in a folder with sums.
+        summed: with a checksum of its own, for a document outside of a folder with checksums.
     """
     head = {"schema": SCHEMA, **({"sum": ""} if summed else {})}
-    text = json.dumps({**head, **document}, indent=1, allow_nan=False, default=_plain) + "\n"
+    text = json.dumps({**head, **document}, indent=1, allow_nan=False, default=_listed) + "\n"
     if summed:
         text = text.replace('"sum": ""', f'"sum": "{hashlib.sha256(text.encode()).hexdigest()}"', 1)
-    write_text(path, text)
+    write_file(path, text)
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, tuple | set):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} has no place in a results file")
 
 
 _SUM = re.compile(rb'"sum": "([0-9a-f]{64})"')
@@ -219,36 +181,22 @@ _SUM = re.compile(rb'"sum": "([0-9a-f]{64})"')
 
 def own_sum_fits(content: bytes) -> bool:
     """Return whether a document's own checksum fits its content, with the checksum itself left empty."""
-    found = _SUM.search(content, 0, 256)
-    if found is None:
+    match = _SUM.search(content, 0, 256)
+    if match is None:
         return False
-    rest = hashlib.sha256(content[: found.start(1)])
-    rest.update(content[found.end(1) :])
-    return rest.hexdigest().encode() == found[1]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | set):
-        return list(value)
-    raise TypeError(f"{type(value).__name__} has no place in a results file")
-
-
-def sync(folder: Path) -> None:
-    """Make what was renamed in a folder outlast a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    rest = content[: match.start(1)] + content[match.end(1) :]
+    return hashlib.sha256(rest).hexdigest().encode() == match[1]
 
 
 def appear(target: Path, fill: Callable[[Path], None], late: Callable[[Path], None] = lambda _: None) -> bool:
-    """Let a folder appear under `target` with what `fill` writes into it and the SHA256SUMS of that.
+    """Make a folder appear under `target` with the files that `fill` writes into it, and SHA256SUMS of these.
 
-    False: somebody else's folder came first, and stays as it is; `late` sees ours before it's removed.
+    Returns:
+        False if another process's folder came first; that one stays, and `late` is called with ours before it is
+        removed.
     """
     make_folder(target.parent)
-    temporary = _beside(target)
+    temporary = _temporary(target)
     temporary.mkdir()
     try:
         fill(temporary)
@@ -274,46 +222,99 @@ def appear(target: Path, fill: Callable[[Path], None], late: Callable[[Path], No
     return True
 
 
+def sync(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# what dead processes were writing
+
+
+def _temporary(target: Path) -> Path:
+    """Return the name under which to write `target` first, after removing what dead processes left beside it.
+
+    The name holds the signature of this process, which tells its temporaries from those of dead processes.
+    """
+    steady()
+    sweep(target.parent)
+    return target.with_name(f"{TEMPORARY}{signature()}-{uuid4().hex}")
+
+
+def sweep(folder: Path | str) -> None:
+    """Remove from a folder, not from folders in it, what processes were writing there when they ended."""
+    try:
+        temporaries = [Path(folder, name) for name in os.listdir(folder) if name.startswith(TEMPORARY)]
+    except OSError:
+        return
+    for path in filter(is_abandoned, temporaries):
+        with suppress(OSError):
+            remove(path)
+
+
+def is_abandoned(temporary: Path) -> bool:
+    """Return whether the process that was writing a temporary has ended."""
+    return has_ended(temporary.name.removeprefix(TEMPORARY).rpartition("-")[0], temporary)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it; nothing happens where there is none.
+
+    Raises:
+        OSError
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# checksums
+
+
 def sha256(path: Path) -> str:
-    """The digest of a file's content."""
+    """Return the digest of a file's content."""
     with inside.reading(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sums(folder: Path | str) -> dict[str, str]:
-    """The digests of a folder's files when it appeared, by name.
+def sums(folder: Path | str) -> dict[str, str] | None:
+    """Return the digests of a folder's files when it appeared, by name; None where it has no SHA256SUMS.
 
     Raises:
-        Damaged, OSError, ValueError: they can't be read.
+        Damaged, StoreError: they can't be read.
     """
-    lines = inside.content(f"{folder}/{SUMS}").decode().splitlines()
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    data = content(f"{folder}/{SUMS}")
+    try:
+        lines = None if data is None else data.decode().splitlines()
+    except ValueError:
+        raise Damaged(f"{folder}/{SUMS}", CHANGED) from None
+    return None if lines is None else {name: sum for sum, _, name in (line.partition("  ") for line in lines)}
 
 
 def damage(folder: Path) -> list[str]:
-    """What of a folder isn't as it was when it appeared, a line each; [] where all is whole."""
+    """Return a line for each file of a folder that isn't as it was when the folder appeared."""
     try:
         there = {entry.name for entry in inside.entries(folder)} - {SUMS}
-    except Damaged as error:
-        return [f"{folder.name} {error.why}"]
-    try:
         known = sums(folder)
-    except (OSError, ValueError, Damaged) as error:
-        return [f"{SUMS} can't be read: {type(error).__name__}"]
-    found = []
+    except Damaged as error:
+        return [f"{error.path.name} {error.why}"]
+    except StoreError as error:
+        return [f"{SUMS} can't be read: {error.cause}"]
+    if known is None:
+        return [f"{SUMS} is missing"]
+    lines = []
     for name in sorted({*known, *there}):
         if name not in there:
-            found.append(f"{name} is missing")
+            lines.append(f"{name} is missing")
         elif name not in known:
-            found.append(f"{name} doesn't belong here")
+            lines.append(f"{name} doesn't belong here")
         else:
-            found += [f"{name} {why}"] if (why := _changed(folder / name, known[name])) else []
-    return found
-
-
-def _changed(path: Path, digest: str) -> str:
-    """Return in words how a file differs from its checksum; '' where it does not."""
-    try:
-        return "has changed" if sha256(path) != digest else ""
-    except Damaged as error:
-        return error.why
+            try:
+                lines += [f"{name} has changed"] if sha256(folder / name) != known[name] else []
+            except Damaged as error:
+                lines.append(f"{name} {error.why}")
+    return lines

@@ -1,17 +1,17 @@
-"""The family of errors. Each says what happened, its usual cause, and the way out; the CLI prints that alone.
+"""The family of errors. Each says what happened, its usual cause, and the way out; the CLI prints nothing else.
 
     BenchError                  exit code 1
-    ├── UsageError              2   the request can't be understood or carried out as written
+    ├── UsageError              2   the request can't be understood or carried out
     │   ├── UnknownName             a variant, dataset, metric or hyperparameter that doesn't exist
-    │   └── IncomparableRows        rows of different protocols were asked to be compared
-    ├── PluginError             2   an entry point can't be loaded or isn't what its group expects
-    │   └── NotHandedOver           code in a file, which the user has to name in the same command
-    ├── DataError               2   a dataset is missing, damaged or not what it claims to be
+    │   └── IncomparableRows        rows of different protocols were to be compared
+    ├── PluginError             2   a plugin can't be loaded, or is no plugin of its kind
+    │   └── NotHandedOver           code in a file that the user has to name in the same command
+    ├── DataError               2   a dataset is missing, damaged or inconsistent
     └── StoreError              4   the results folder can't be used
-        ├── Damaged                 a file or a folder in it isn't what was written there
-        └── IntegrityError      5   results aren't what they should be
+        ├── Damaged                 a file or folder in it is not what was written there
+        └── IntegrityError      5   results differ from what they should be
 
-Three more are verdicts rather than mistakes, and become a row or a blank with its reason:
+Three more are no mistakes: each becomes a row, or an empty cell of the table, with its reason:
 
     Unsuitable                  a variant can't take this dataset: the cell is `skipped`
     Diverged                    a loss became non-finite: the cell is `diverged`
@@ -41,24 +41,24 @@ class BenchError(Exception):
 
     @property
     def line(self) -> str:
-        """All of it on one line, for a row's reason."""
+        """The whole message on one line, for a row's reason."""
         parts = (" ".join(part.split()).rstrip(".") for part in (self.what, self.cause, self.fix) if part)
         return ". ".join(parts)[:500]
 
     @property
     def brief(self) -> str:
-        """Return what happened, for a place with room for one line."""
+        """The message for a place with room for one line."""
         return self.what
 
 
 class UsageError(BenchError):
-    """The request can't be understood or carried out as written."""
+    """The request can't be understood or carried out."""
 
     exit_code = 2
 
 
 class UnknownName(UsageError):
-    """A name that doesn't exist; answers with the closest right one."""
+    """A name that doesn't exist; the message has the closest names."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, fix: str = "") -> None:
         choices = sorted(known)
@@ -76,13 +76,13 @@ class IncomparableRows(UsageError):
 
 
 class PluginError(BenchError):
-    """An entry point can't be loaded, or isn't what its group expects."""
+    """A plugin can't be loaded, or is no plugin of its kind."""
 
     exit_code = 2
 
 
 class NotHandedOver(PluginError):
-    """Code in the file at `address`, which the user hasn't named: results that name it don't have it run."""
+    """Code in a file that the user hasn't named: an `address` in results is never run by itself."""
 
     def __init__(self, what: str, address: str, *, cause: str = "", fix: str = "") -> None:
         super().__init__(what, cause=cause, fix=fix)
@@ -90,11 +90,11 @@ class NotHandedOver(PluginError):
 
     @property
     def brief(self) -> str:
-        return self.line  # the flag to give is all that helps
+        return self.line  # which names the option that helps
 
 
 class DataError(BenchError):
-    """A dataset is missing, damaged, or not what it claims to be."""
+    """A dataset is missing, damaged, or inconsistent."""
 
     exit_code = 2
 
@@ -106,21 +106,34 @@ class StoreError(BenchError):
 
 
 class Damaged(StoreError):
-    """A file in a run's folder is not what was written there; `why` goes on from the path: "is a link"."""
+    """A file of a run is not what was written there.
+
+    Args:
+        why: continues a sentence that begins with the path: "is a link".
+        fix: by default what helps with a file at this place in a run.
+    """
 
     def __init__(self, path: Path | str, why: str, fix: str = "") -> None:
-        super().__init__(f"{path} {why}", fix=fix)
+        super().__init__(f"{path} {why}", fix=fix or _repair(Path(path)))
         self.path, self.why = Path(path), why
 
 
+def _repair(path: Path) -> str:
+    if path.name == "run.json":
+        return "Replace it by a file that contains only {}: the same `bench run` fills it again."
+    if path.parent.name in ("done", "scores"):
+        return "The same `bench run` moves it to damaged/ and makes it anew."
+    return ""
+
+
 class IntegrityError(StoreError):
-    """Results aren't what they should be: damaged, not reproduced, or two of the same cell that differ."""
+    """Results differ from what they should be: damaged, not reproduced, or two of one cell that differ."""
 
     exit_code = 5
 
 
 class Unsuitable(Exception):
-    """Raised by a variant's constructor: it can't take this dataset, and why. The cell is `skipped`."""
+    """The reason why a variant can't take this dataset, raised by its constructor. The cell is `skipped`."""
 
 
 class Diverged(Exception):
@@ -133,7 +146,7 @@ class Diverged(Exception):
 
 
 class NotAvailable(Exception):
-    """This score doesn't exist for this model or dataset, and why. `retry`: another try may have it."""
+    """The reason why a score doesn't exist for this model or dataset; with `retry`, another try may find one."""
 
     def __init__(self, reason: str, *, retry: bool = False) -> None:
         super().__init__(plain(reason) if isinstance(reason, str) else reason)

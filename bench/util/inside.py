@@ -1,7 +1,9 @@
-"""Reading the files of a run without leaving its folder: a run may come from anybody.
+"""Reading files inside of a run's folder: the run may come from a stranger.
 
-Refused by name: a link, a FIFO or a device where a file or a folder belongs, and a file larger than its kind ever is.
-The run's own folder and those above it may be links: whoever names a run says where it lies.
+Refused with the path: a link, a FIFO or a device in the place of a file or folder, and a file larger than any of its
+kind. The run's own folder and those above it may be links: the user has typed that path.
+
+All functions that open a file raise Damaged for what is refused, and OSError where the file is missing or unreadable.
 """
 
 from __future__ import annotations
@@ -10,8 +12,6 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
@@ -20,16 +20,15 @@ from bench.util.errors import Damaged
 _LIMITS = {
     ".json": 16 << 20,
     ".csv": 256 << 20,
-    ".txt": 1 << 30,  # a log is cut back while it's written, and only its end is shown
+    ".txt": 1 << 30,  # a log is shortened while it is written, and only its end is shown
     ".png": 256 << 20,
     ".safetensors": 64 << 30,
     "": 1 << 20,  # SHA256SUMS
 }
 _OTHER = 1 << 30
-_SMALL = min(_LIMITS.values())
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-_NO_FILE = (errno.ELOOP, errno.EMLINK, errno.ENXIO)  # what opening a link or a socket gives
-_COPIED = "Put what it names in its place: `cp -rL RUN COPY` copies a run so. A link is removed by `rm`."
+_NO_FILE = (errno.ELOOP, errno.EMLINK, errno.ENXIO)  # errors of opening a link or a socket
+_COPIED = "`cp -rL RUN COPY` copies a run with files in the place of links. `rm` removes a link."
 
 
 def limit(path: Path | str) -> int:
@@ -37,30 +36,25 @@ def limit(path: Path | str) -> int:
     return _LIMITS.get(os.path.splitext(path)[1], _OTHER)
 
 
-def opened(path: Path | str) -> tuple[int, int]:
-    """A descriptor of the file at `path`, to read, and its size in bytes; never waits for a writer.
-
-    Raises:
-        Damaged: it's no file, or too large.
-        OSError: it isn't there, or can't be read.
-    """
+def reading(path: Path | str) -> BufferedReader:
+    """Open the file at `path` to read. Never waits for a writer."""
     try:
         descriptor = os.open(path, _FLAGS)
     except OSError as error:
         if error.errno in _NO_FILE:
             raise no_file(path) from None
         raise
-    found = os.fstat(descriptor)
-    if stat.S_ISREG(found.st_mode) and (found.st_size <= _SMALL or found.st_size <= limit(path)):
-        return descriptor, found.st_size
+    status, most = os.fstat(descriptor), limit(path)
+    if stat.S_ISREG(status.st_mode) and status.st_size <= most:
+        return open(descriptor, "rb")
     os.close(descriptor)
-    if stat.S_ISREG(found.st_mode):
-        raise Damaged(path, f"has {found.st_size:,} bytes, and such a file at most {limit(path):,}")
+    if stat.S_ISREG(status.st_mode):
+        raise Damaged(path, f"has {status.st_size:,} bytes, and such a file at most {most:,}")
     raise no_file(path)
 
 
 def no_file(path: Path | str, wanted: str = "file") -> Damaged:
-    """Return the error that names what lies at `path` in the place of a file or a folder."""
+    """Return an error that says what lies at `path` in the place of a file or a folder."""
     kinds = {stat.S_ISLNK: "a link", stat.S_ISDIR: "a folder", stat.S_ISREG: "a file", stat.S_ISFIFO: "a FIFO"}
     try:
         mode = os.lstat(path).st_mode
@@ -71,59 +65,26 @@ def no_file(path: Path | str, wanted: str = "file") -> Damaged:
 
 
 def content(path: Path | str) -> bytes:
-    """A file's content, by few calls of the system: a run may have 60,000 files.
-
-    Raises:
-        Damaged, OSError: as `opened`.
-    """
-    descriptor, size = opened(path)
-    try:
-        parts = [os.read(descriptor, size + 1)]
-        while parts[-1] and sum(map(len, parts)) < size:
-            parts.append(os.read(descriptor, size))
-    finally:
-        os.close(descriptor)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-@contextmanager
-def reading(path: Path | str) -> Iterator[BufferedReader]:
-    """The file at `path`, open to be read.
-
-    Raises:
-        Damaged, OSError: as `opened`.
-    """
-    with open(opened(path)[0], "rb") as file:
-        yield file
+    """Return a file's content."""
+    with reading(path) as file:
+        return file.read()
 
 
 def tail(path: Path | str, size: int) -> bytes:
-    """The last bytes of a file, at most `size`.
-
-    Raises:
-        Damaged, OSError: as `opened`.
-    """
+    """Return the last bytes of a file, at most `size`."""
     with reading(path) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - size))
         return file.read(size)
 
 
 def file(path: Path) -> Path:
-    """`path`, for a library that opens it by itself.
-
-    Raises:
-        Damaged, OSError: as `opened`.
-    """
-    os.close(opened(path)[0])
+    """Return `path` after checking it, for a library that opens files by itself."""
+    reading(path).close()
     return path
 
 
 def copy(source: Path, target: Path) -> None:
-    """Write a file's content into a new one.
-
-    Raises:
-        Damaged, OSError: as `opened`; or `target` can't be written.
-    """
+    """Write a file's content into a new one."""
     with reading(source) as given, open(target, "xb") as taken:
         shutil.copyfileobj(given, taken)
 
@@ -132,7 +93,7 @@ def is_folder(path: Path | str) -> bool:
     """Return whether a folder lies at `path`; False where nothing does.
 
     Raises:
-        Damaged: something else does, such as a link to a folder.
+        Damaged: something else lies there, such as a link to a folder.
     """
     try:
         mode = os.lstat(path).st_mode
@@ -151,5 +112,5 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     """
     if not is_folder(folder):
         return []
-    with os.scandir(folder) as found:
-        return sorted(found, key=lambda entry: entry.name)
+    with os.scandir(folder) as listing:
+        return sorted(listing, key=lambda entry: entry.name)

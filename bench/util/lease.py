@@ -1,7 +1,7 @@
-"""Who is at a cell: so that two runs in one folder share the work.
+"""Per-cell locks, by which two runs in one folder share the work.
 
-A convenience, never a guarantee: results are committed by one rename, whoever makes them. So a lease that was taken
-from a living owner costs time and nothing else.
+A convenience, no guarantee: results are committed by one rename, by any process. A lease that is taken from a living
+owner costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STALE = 10 * RENEW  # by the file system's clock, for an owner on another machin
 
 
 class Lease:
-    """A lease that we hold, until it's released."""
+    """A lease that this process holds until it releases it."""
 
     def __init__(self, path: Path, owner: dict[str, Any]) -> None:
         self.path, self.owner = path, owner
@@ -36,21 +36,21 @@ class Lease:
 
     @classmethod
     def take(cls, path: Path) -> Lease | None:
-        """The lease at `path`; None if a living owner has it."""
+        """Take the lease at `path` and return it; None if a living owner has it."""
         make_folder(path.parent)
         owner = {"owner": uuid4().hex, **_process(os.getpid())}
         for _ in range(2):
             try:
                 descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
             except FileExistsError:
-                if _alive(path):
+                if held(path):
                     return None
                 with _alone(path.parent):
-                    if _alive(path):  # somebody was faster, and this is no longer the dead one's
+                    if held(path):  # another process was faster and has the lease now
                         return None
                     stolen = path.with_name(f"stolen-{uuid4().hex}")
                     try:
-                        os.rename(path, stolen)  # one winner
+                        os.rename(path, stolen)  # which succeeds for one process only
                         stolen.unlink()
                     except FileNotFoundError:
                         pass
@@ -65,15 +65,15 @@ class Lease:
         return None
 
     def renew(self) -> None:
-        """Say that we're still at it, now and then."""
+        """Tell other machines that the owner is alive, at most every `RENEW` seconds."""
         if time.monotonic() - self._renewed >= RENEW:
             self._renewed = time.monotonic()
-            with suppress(OSError):  # it's a convenience
+            with suppress(OSError):  # a lost lease costs time only
                 if self._ours():
                     os.utime(self.path)
 
     def release(self) -> None:
-        """Leave the cell to others. A lease that can't be removed is a dead owner's as soon as we have ended."""
+        """Give the lease back. If its file can't be removed, it is a dead owner's once this process has ended."""
         with suppress(OSError):
             if self._ours():
                 self.path.unlink(missing_ok=True)
@@ -84,7 +84,7 @@ class Lease:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """With nobody else of this machine in the same folder, where its file system has such locks."""
+    """Lock a folder against other processes of this machine, where its file system has such locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError, ImportError):
@@ -96,20 +96,15 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def held(path: Path) -> bool:
-    """Whether a living owner has the lease at `path`."""
-    return _alive(path)
-
-
 def signature() -> str:
-    """Return what tells this process from all others, as a part of a file's name: host, number and start."""
+    """Return an identifier of this process for names of files: host, process number and start time."""
     return f"{_tag()}-{os.getpid()}-{_started(os.getpid())}"
 
 
 def has_ended(signature: str, path: Path) -> bool:
-    """Return whether the process with a `signature` has ended: `path` is what it was writing.
+    """Return whether the process with a `signature`, which was writing `path`, has ended.
 
-    Of another machine's process, and of one that isn't known, `path` tells: it hasn't changed for STALE seconds.
+    A process of another machine, or an unknown one, counts as ended when `path` hasn't changed for STALE seconds.
     """
     host, _, process = signature.partition("-")
     pid, _, started = process.partition("-")
@@ -119,7 +114,7 @@ def has_ended(signature: str, path: Path) -> bool:
         inside = path.iterdir() if path.is_dir() and not path.is_symlink() else ()
         last: float = max(p.lstat().st_mtime for p in (path, *inside))
         return _now(path.parent) - last > STALE
-    except OSError:  # it's gone meanwhile, or we may only read
+    except OSError:  # it was removed meanwhile, or the folder is read-only
         return False
 
 
@@ -128,8 +123,8 @@ def _tag() -> str:
     return hashlib.sha256("\0".join(_host()).encode()).hexdigest()[:8]
 
 
-def _alive(path: Path) -> bool:
-    """Return whether a living owner has the lease at `path`; a link, a FIFO or a device there is nobody's lease."""
+def held(path: Path) -> bool:
+    """Return whether a living owner has the lease at `path`; a link, a FIFO or a device there is no lease."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             return False
@@ -143,13 +138,13 @@ def _alive(path: Path) -> bool:
         age = _now(path.parent) - path.stat().st_mtime
     except FileNotFoundError:
         return False
-    except OSError:  # a full disk, or a folder that we may only read
+    except OSError:  # a full disk, or a read-only folder
         return True
     return age < (RENEW if owner is None else STALE)  # None: being written, or torn
 
 
 def _now(folder: Path) -> float:
-    """The file system's clock: that of a file made just now."""
+    """Return the time by the file system's clock: that of a new file."""
     probe = folder / f"clock-{uuid4().hex}"
     probe.touch()
     try:
@@ -176,15 +171,16 @@ def _host() -> tuple[str, str]:
 
 
 def _process(pid: int) -> dict[str, Any]:
-    """What tells a process from a later one of the same number."""
+    """Return what identifies a process: host, boot, number and start time."""
     host, boot = _host()
     return {"host": host, "boot": boot, "pid": pid, "started": _started(pid)}
 
 
 def _started(pid: int) -> str | None:
+    """Return the start time of a process, '' where the system doesn't tell; None if there is no such process."""
     try:  # the 22nd field, behind a name that may hold anything
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if state in "ZX" else fields[18]  # it's dead, though its parent hasn't asked how it ended
+        return None if state in "ZX" else fields[18]  # a zombie has ended
     except OSError:
         pass
     try:

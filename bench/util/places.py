@@ -1,4 +1,4 @@
-"""Where the suite keeps what isn't a result."""
+"""The cache folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from platformdirs import user_cache_path
 
 
 def cache_dir() -> Path:
-    """Where the suite keeps what it can make again: `BENCH_CACHE`, else the user's cache directory."""
+    """Return the folder of files that can be made again: `BENCH_CACHE`, else the user's cache directory."""
     given = os.environ.get("BENCH_CACHE")
     return Path(os.path.expanduser(given)) if given else user_cache_path("vaebench", appauthor=False)

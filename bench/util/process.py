@@ -1,4 +1,4 @@
-"""The process that plugins run in, kept as the user started it: one process, its umask, its standard streams."""
+"""Guards against what plugins change in their process: its umask, its standard streams, copies of itself."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _umask: int | None = None
 
 @contextmanager
 def kept_umask(mask: int | None = None) -> Iterator[None]:
-    """Give all that is made meanwhile the modes of one umask, whatever a plugin sets; it is the process's afterwards.
+    """Make all files and folders with one umask meanwhile, whatever a plugin sets; afterwards it is the process's.
 
     Args:
-        mask: by default the one that is kept already, else the process's own.
+        mask: by default the one that is kept already, else the one of the process.
     """
     global _umask
     before, _umask = _umask, umask() if mask is None else mask
@@ -28,16 +28,16 @@ def kept_umask(mask: int | None = None) -> Iterator[None]:
 
 
 def umask() -> int:
-    """Return the umask that is kept, else the process's own."""
+    """Return the umask that is kept, else the one of the process."""
     if _umask is not None:
         return _umask
-    mask = os.umask(0o077)  # there is no other way to ask
+    mask = os.umask(0o077)  # there is no other way to read it
     os.umask(mask)
     return mask
 
 
 def steady() -> None:
-    """Set the umask that is kept, if one is: call it before a file or folder is made."""
+    """Set the umask that is kept, if there is one. To be called before a file or folder is made."""
     if _umask is not None:
         os.umask(_umask)
 
@@ -54,7 +54,7 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def uncopied() -> Iterator[None]:
-    """Run a plugin's code. If it forks, and the copy of this process comes back to us as well, the copy ends here."""
+    """Run a plugin's code inside. If that forks this process, and the copy returns from the code, end the copy."""
     ours = os.getpid()
     try:
         yield
@@ -63,16 +63,16 @@ def uncopied() -> Iterator[None]:
 
 
 def end_copy(ours: int) -> None:
-    """End this process at once unless its number is `ours`: what it would write is what the process `ours` writes."""
+    """End this process at once unless its number is `ours`: the process `ours` goes on with the work."""
     if os.getpid() != ours:
         os._exit(1)
 
 
 def open_streams(log: Path, *, closed: bool = False) -> None:
-    """Lead standard output and error to the end of a file, and let standard input be empty.
+    """Append standard output and error to a file, and make standard input empty.
 
     Args:
-        closed: only if one of the three was closed, whose number the next file to be opened would get.
+        closed: only if one of the three is closed, since the next file to be opened would get its number.
 
     Raises:
         OSError: `log` can't be opened.

@@ -1,8 +1,8 @@
-"""Text that others chose, made harmless where it comes in: no terminal obeys it, and no page hides or turns it.
+"""Text from strangers, made harmless where it comes in: without characters that control a terminal or hide text.
 
-Labels, reasons, notes and names come out of results folders, of plugins and of exceptions. They are made `plain` when
-a row, a score, an event, an error or a document of a results folder is made of them, so no renderer has to think of
-it; what a format itself takes for markup, its renderer escapes.
+Labels, reasons, notes and names come from results folders, plugins and exceptions. They are made `plain` when a row,
+a score, an event, an error or a document of a results folder is made of them, so no renderer needs to. Markup of a
+format is escaped by the renderer of that format.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from typing import Any
 
 _SPACES = re.compile(r"\r\n|[\t\n\r]")
 _UNSEEN = (
-    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # what terminals obey: C0 but for white space, and C1
-    "\u061c\u202a-\u202e\u2066-\u2069"  # what turns the direction of letters
-    "\u200b\u2028\u2029\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # no width, or a line's end
-    "\ud800-\udfff\ufffe\uffff"  # no letters at all
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters: C0 without white space, and C1
+    "\u061c\u202a-\u202e\u2066-\u2069"  # direction of writing
+    "\u200b\u2028\u2029\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # no width, or line ends
+    "\ud800-\udfff\ufffe\uffff"  # no characters at all
 )
 _HARMFUL = re.compile(f"[{_UNSEEN}]")
-_IN_JSON = re.compile(r"\\(?:[bfnrt]|u(?:00[01789]|061|20[026]|[dD][89a-fA-F]|[fF][eEfF]))")
-"""What may stand for such a letter in a JSON text that is otherwise ASCII; now and then for another one."""
+_NUMBERS = frozenset({int, float, bool, type(None)})
 
 
 def plain(text: str, *, lines: bool = False) -> str:
-    r"""Return `text` without letters that a terminal obeys or nobody sees; each is shown by its number, as \x1b.
+    r"""Return `text` with each control or invisible character replaced by its number, such as \x1b.
 
-    Line ends and tabs become spaces; with `lines`, they stay. All other letters of all scripts stay as they are.
+    Line ends and tabs become spaces; with `lines`, they stay. All other characters of all scripts stay as they are.
     """
     if text.isprintable():
         return text
@@ -34,21 +33,28 @@ def plain(text: str, *, lines: bool = False) -> str:
     return _HARMFUL.sub(_numbered, text)
 
 
-def _numbered(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
+def _numbered(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
 
 
 def is_plain(value: Any) -> bool:
     """Return whether `plain` would change no text in a value made of lists and dictionaries."""
-    if isinstance(value, str):
-        return value.isprintable() or plain(value) == value
-    if isinstance(value, dict):
-        return all(is_plain(key) and is_plain(item) for key, item in value.items())
-    return not isinstance(value, list | tuple) or all(map(is_plain, value))
+    items = [value]
+    for item in items:  # which grows meanwhile: a call for each would take several times as long
+        if type(item) in _NUMBERS:
+            continue
+        if isinstance(item, str):
+            if not item.isprintable() and plain(item) != item:
+                return False
+        elif isinstance(item, dict):
+            items += [*item, *item.values()]
+        elif isinstance(item, list | tuple):
+            items += item
+    return True
 
 
 def inert(value: Any) -> Any:
-    """Return a value with all text in its lists and dictionaries made `plain`: the same object where that is so."""
+    """Return a value with all text in its lists and dictionaries made `plain`; the same object if nothing changes."""
     return value if is_plain(value) else _inert(value)
 
 
@@ -62,23 +68,19 @@ def _inert(value: Any) -> Any:
     return [_inert(item) for item in value] if isinstance(value, list) else value
 
 
-def may_harm(json: str) -> bool:
-    """Return whether a JSON text may hold letters that `inert` would change: a quick look, never a wrong no."""
-    return not json.isascii() or _IN_JSON.search(json) is not None
-
-
 def json_text(text: str) -> str:
-    """Return a JSON text with the letters in its strings that a terminal obeys escaped as JSON does: it says the same.
+    """Return an equal JSON text in which control and invisible characters in strings are escaped, as in \\u001b.
 
-    The lines between its values stay.
+    Line ends between values stay.
     """
-    return _HARMFUL.sub(lambda found: dumps(found[0])[1:-1], text)
+    return _HARMFUL.sub(lambda match: dumps(match[0])[1:-1], text)
 
 
 def settle(made: Any, *, but: str = "") -> None:
-    """Make the text in a frozen dataclass `plain`, when it's made; a path in the field `but` stays a path."""
-    for name, value in vars(made).items():
-        if name != but and not is_plain(value):
+    """Make the text in a new frozen dataclass `plain`, except a path in the field `but`."""
+    values = {name: value for name, value in vars(made).items() if name != but}
+    if not is_plain(values):
+        for name, value in values.items():
             object.__setattr__(made, name, _inert(value))
 
 
@@ -93,5 +95,5 @@ _NUMBERED = re.compile(r"^(\d+)(?=[.)](?:\s|$))")
 
 
 def escape_markdown(text: str) -> str:
-    """Return `text` on one line as Markdown prints it: no tag, link, code, cell, heading or list of its own."""
-    return _NUMBERED.sub(r"\1\\", _MARKUP.sub(lambda found: f"\\{found[0]}", " ".join(text.split())))
+    """Return `text` on one line, escaped for Markdown: no tag, link, code, table cell, heading or list."""
+    return _NUMBERED.sub(r"\1\\", _MARKUP.sub(lambda match: f"\\{match[0]}", " ".join(text.split())))

@@ -1,4 +1,4 @@
-"""CPU threads: one number for torch, and for the BLAS and OpenMP of everything else."""
+"""CPU threads: one number for torch and for all other libraries."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 
 @contextmanager
 def limited(count: int) -> Iterator[None]:
-    """So many threads in here, of torch as of NumPy, SciPy and scikit-learn; afterwards as many as before.
+    """Limit torch, NumPy, SciPy and scikit-learn to `count` threads inside; restore the numbers of before at the end.
 
-    torch alone isn't enough: the others take every core of the machine, and those of jobs side by side then wait for
-    each other, which on two cores makes fitting a mixture sixteen times slower.
+    A limit for torch alone isn't enough: the others use every core, and jobs side by side wait for each other. On two
+    cores that makes fitting a mixture 16 times slower.
     """
-    import sklearn.mixture  # noqa: F401  (what isn't loaded yet can't be limited)
+    import sklearn.mixture  # noqa: F401  (only libraries that are loaded can be limited)
     from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()

@@ -599,7 +599,7 @@ def test_a_folder_that_is_no_run_is_a_store_error(bench: Bench, tmp_path: Path) 
     (tmp_path / "table.json").write_text("[]")
     code, out, err = bench("pareto", tmp_path)
     assert (code, out) == (4, "")
-    assert f"Rows of a table lie in it: {tmp_path / 'table.json'}" in " ".join(err.split())
+    assert str(tmp_path / "table.json") in " ".join(err.split())
 
 
 def test_what_needs_a_run_says_who_takes_a_table(bench: Bench, tmp_path: Path) -> None:

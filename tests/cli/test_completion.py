@@ -83,7 +83,7 @@ def test_the_last_of_a_list_is_completed(words: tuple[str, ...], expected: list[
         (("table", "results/o"), []),  # no run: the shell's own folders
         (("sample", "results/monday:"), ["results/monday:vae", "results/monday:beta[beta=1,latent_dim=8]"]),
         (("sample", "results/monday/vae-digits-s1"), ["results/monday/cells/vae-digits-s1-cd"]),
-        (("explain", "results/monday/cells/"), [f"results/monday/cells/vae-digits-{x}" for x in ("s0-ab", "s1-cd")]),
+        (("verify", "results/monday/cells/"), [f"results/monday/cells/vae-digits-{x}" for x in ("s0-ab", "s1-cd")]),
         (("sample", "results/monday", "--variant", "b"), ["beta[beta=1,latent_dim=8]"]),
         (("compare", "results/monday", "--between", "vae,b"), ["vae,beta[beta=1,latent_dim=8]"]),
         (("sample", "results/monkey:"), []),  # it has no table yet

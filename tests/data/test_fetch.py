@@ -320,7 +320,7 @@ def test_a_distribution_may_stand_before_the_name() -> None:
 
 def test_image_size_reaches_the_datasets_that_have_it() -> None:
     assert parse("folder:x", image_size=12).image_size == 12  # type: ignore[attr-defined]
-    with pytest.raises(UsageError, match="size of their own"):
+    with pytest.raises(UsageError, match="fixed size"):
         parse("digits", image_size=12)
     with pytest.raises(UsageError, match="already"):
         parse("folder[image_size=8]:x", image_size=12)

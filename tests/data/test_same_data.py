@@ -241,7 +241,7 @@ def test_names_that_are_taken_are_refused(tmp_path: Path, text: str, says: str) 
     path = pictures(tmp_path / "mine", X)
     with pytest.raises(UsageError) as found:
         load(text.replace("PATH", str(path)), tmp_path)
-    assert says.replace("PATH", "needs to be told its PATH") in str(found.value)
+    assert says.replace("PATH", "needs a PATH") in str(found.value)
 
 
 def test_which_names_are_of_somebodys_own_images() -> None:

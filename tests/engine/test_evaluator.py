@@ -231,7 +231,7 @@ def test_a_score_out_of_its_range_is_none(evaluate: Callable[..., Evaluator]) ->
         score, _ = evaluate().score(Metric(lambda v=value: Score(v, 1), (), "", None, (0, 1)))
         assert isinstance(score, Score) is fine
         if isinstance(score, NotAvailable):
-            assert "outside of its range: 0 to 1" in score.reason
+            assert "outside of the metric's range, 0 to 1" in score.reason
     for wrong in ({"n": -5}, {"n": 5, "se": -2.0}):
         with pytest.raises(ValueError, match="a score of n ="):
             Score(7, **wrong)

@@ -176,7 +176,7 @@ class Branches(Line):
 
 
 @pytest.mark.parametrize(
-    ("cls", "why"), [(Assigns, "in the place of slope"), (Branches, "item()"), (Draws, "its order")]
+    ("cls", "why"), [(Assigns, "replaces the tensor slope"), (Branches, "item()"), (Draws, "attribute order")]
 )
 def test_what_cannot_be_stacked_says_why(images: Images, cls: type[Line], why: str) -> None:
     assert why in why_not_together(lambda seed: cls(), images, Training(4, 8))

@@ -206,12 +206,11 @@ VERBS: dict[str, list[tuple[object, ...]]] = {
     "data fetch": NONE,
     "data status": NONE,
     "data clear": NONE,
-    "explain": [("CELL",), ("CELL", "--json")],
-    "verify": [("RUN",), ("RUN", "--retrain"), ("RUN", "--only-sums")],
+    "verify": [("RUN",), ("RUN", "--retrain"), ("RUN", "--only-sums"), ("CELL", "--why"), ("CELL", "--why", "--json")],
     "gc": [("RUN",)],
     "merge": [("OUT", "RUN", "HONEST"), ("RUN", "HONEST")],
 }
-LOADING = {"sample", "reconstruct", "interpolate", "traverse", "latent", "encode", "explain", "verify"}
+LOADING = {"sample", "reconstruct", "interpolate", "traverse", "latent", "encode", "verify"}
 
 
 def verbs(command: click.Command, name: str = "") -> Iterator[str]:
@@ -363,7 +362,7 @@ def test_results_of_ones_own_code_are_shown_with_it_and_in_part_without(
     every = [word for flag in flags.values() for word in flag]
     assert bench("verify", "run", "--retrain", *every)[0] == 0
     forget()
-    assert json.loads(bench("explain", cells["Own@own.py"], *every, "--json")[1])["reused"] is True
+    assert json.loads(bench("verify", "--why", cells["Own@own.py"], *every, "--json")[1])["reused"] is True
     forget()
     assert bench("report", "run", *every)[0] == 0
     assert "--plugin" not in Path("run/report.html").read_text()

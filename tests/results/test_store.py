@@ -17,7 +17,7 @@ from bench.contracts.protocol import RunRequest
 from bench.contracts.row import Row
 from bench.results.store import Run
 from bench.util import inside
-from bench.util.durable import SCHEMA, SUMS, damage, read_json, read_json_if_any, write_json, write_text
+from bench.util.durable import SCHEMA, SUMS, damage, read_json, read_json_if_any, write_file, write_json
 from bench.util.errors import NotAvailable, StoreError
 
 ROW = Row(
@@ -81,7 +81,7 @@ def test_a_write_that_breaks_off_leaves_nothing_to_be_read(run: Run, monkeypatch
     def full(path: Path, text: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bench.util.durable.write_text", full)
+    monkeypatch.setattr("bench.util.durable.write_file", full)
     with pytest.raises(StoreError, match="No space"):
         fill(run)
     assert not run.is_done(ROW.cell)
@@ -245,8 +245,8 @@ def test_documents_are_strict_json(tmp_path: Path) -> None:
 
 def test_a_replaced_file_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
-    write_text(path, "one\r\n")
-    write_text(path, "two\n")
+    write_file(path, "one\r\n")
+    write_file(path, "two\n")
     assert path.read_bytes() == b"two\n"
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
 
@@ -308,7 +308,7 @@ def test_every_cell_costs_three_files(tmp_path: Path, monkeypatch: pytest.Monkey
         fill(run, replace(ROW, seed=seed, cell=cell))
         run.write_scores(cell, WAY, {"elbo": Score(1.0, 10)}, {})
     read: list[str] = []
-    opened = inside.opened
-    monkeypatch.setattr(inside, "opened", lambda path: (read.append(str(path)), opened(path))[1])
+    reading = inside.reading
+    monkeypatch.setattr(inside, "reading", lambda path: (read.append(str(path)), reading(path))[1])
     assert len(run.rows()) == 30
     assert len(read) == len(set(read)) == 3 * 30 + 2, "and run.json and names.json once"

@@ -168,7 +168,7 @@ def test_a_package_that_isnt_installed_is_named_with_the_extra(name: str, monkey
 
 def test_what_is_called_a_logger_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, LOGGERS, wrong="tests.misbehaving_plugins:Mean")
-    with pytest.raises(PluginError, match="isn't one"):
+    with pytest.raises(PluginError, match="is no logger"):
         play("wrong", [])
 
 

@@ -1,4 +1,4 @@
-"""Looking after results: `bench explain`, `verify`, `gc`, `merge`."""
+"""Looking after results: `bench verify`, `gc`, `merge`."""
 
 from __future__ import annotations
 
@@ -12,71 +12,80 @@ from bench.cli.verbs.common import data_root as _root
 @click.command(
     epilog="""\b
 Examples:
-  bench explain results/monday/cells/vae-digits-s0-0123456789ab
-  bench explain results/monday/beta --json"""
-)
-@click.argument("cell", shell_complete=completion.cells)
-@plugins()
-@_root
-@click.option("--json", "as_json", is_flag=True, help="All of it as one JSON object.")
-def explain(cell: str, data_root: str | None, as_json: bool) -> None:
-    """Show what a cell is named after, and its state.
-
-    That is, what its identity is made of, and whether a run would use it as it is.
-
-    CELL is a cell's folder, or a run's folder with the beginning of a cell's name.
-    """
-    from bench.results.locate import one
-    from bench.show import console
-    from bench.upkeep.explain import explain as explained
-    from bench.upkeep.explain import print_explanation
-
-    found = explained(*one(cell), data_root)
-    print_json(found.to_json()) if as_json else print_explanation(found, console.out())
-
-
-@click.command(
-    epilog="""\b
-Examples:
   bench verify results/monday
   bench verify results/monday/cells/vae-digits-s0-0123456789ab --retrain
-  bench verify results/reference --only-sums"""
+  bench verify results/reference --only-sums
+  bench verify --why results/monday/beta"""
 )
 @click.argument("paths", nargs=-1, required=True, metavar="CELL|RUN...", shell_complete=completion.cells)
-@click.option("--only-sums", is_flag=True, help="Only whether the files are as they were made.")
-@click.option("--retrain", is_flag=True, help="Train each cell again too, and compare the weights to the bit.")
+@click.option("--only-sums", is_flag=True, help="Compare files with their checksums; compute no score.")
+@click.option("--retrain", is_flag=True, help="Also train each cell again and compare the weights bit by bit.")
 @click.option(
-    "--tolerance", type=click.FloatRange(min=0), default=1e-6, show_default=True, help="Relative; 0 is to the bit."
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=1e-6,
+    show_default=True,
+    help="Largest relative difference between a stored score and the recomputed one; 0 allows none.",
 )
+@click.option(
+    "--why",
+    is_flag=True,
+    help="Check nothing: show what one cell is named after, its state, and whether a run would reuse it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="With --why: print a JSON object.")
 @plugins()
 @_root
-def verify(paths: tuple[str, ...], only_sums: bool, retrain: bool, tolerance: float, data_root: str | None) -> int:
+def verify(
+    paths: tuple[str, ...],
+    only_sums: bool,
+    retrain: bool,
+    tolerance: float,
+    why: bool,
+    as_json: bool,
+    data_root: str | None,
+) -> int:
     """Check finished cells: their files, and their scores.
 
-    Scores are computed again. One line each.
+    Compares files with their checksums, computes the scores again, and prints one line for each cell.
 
-    On the machine that made them scores come out exactly; elsewhere, or with other threads, they are rounded
-    otherwise, which the tolerance allows for. Exits with 5 if anything differs, with 3 if something couldn't be
-    checked here.
+    On the machine that computed them scores come out exactly equal. Other machines and other numbers of threads round
+    differently, within --tolerance. The exit code is 5 if a cell differs, and 3 if one could not be checked here.
     """
     from bench.show.progress import working
     from bench.upkeep.verify import Verifier, finished
     from bench.util.errors import IntegrityError, UsageError
 
+    if why:
+        return _explain(paths, data_root, as_json)
+    if as_json:
+        raise UsageError("--json needs --why", fix="Leave out --json, or add --why.")
     if only_sums and retrain:
-        raise UsageError("--only-sums trains nothing", fix="Give --only-sums or --retrain.")
+        raise UsageError("--only-sums trains nothing", fix="Give --only-sums or --retrain, not both.")
     check = Verifier(only_sums, retrain, tolerance, data_root)
-    found = []
+    findings = []
     for run, name in [cell for path in paths for cell in finished(path)]:
         with working() as tell:
-            found.append(check(run, name, tell))
-        say(found[-1].line)
-    if wrong := sum(bool(finding.wrong) for finding in found):
+            findings.append(check(run, name, tell))
+        say(findings[-1].line)
+    if wrong := sum(bool(finding.wrong) for finding in findings):
         raise IntegrityError(
-            f"{wrong} of {len(found)} cell{'' if len(found) == 1 else 's'} aren't what they should be",
-            fix="The same `bench run` makes anew what is damaged; `bench explain` shows what a cell is made of.",
+            f"{wrong} of {len(findings)} cell{'' if len(findings) == 1 else 's'} differ from what they should be",
+            fix="The same `bench run` replaces what is damaged; `bench verify --why` shows what a cell is made of.",
         )
-    return UNFINISHED if any(finding.unchecked for finding in found) else 0
+    return UNFINISHED if any(finding.unchecked for finding in findings) else 0
+
+
+def _explain(paths: tuple[str, ...], data_root: str | None, as_json: bool) -> int:
+    from bench.results.locate import one
+    from bench.show import console
+    from bench.upkeep.explain import explain, print_explanation
+    from bench.util.errors import UsageError
+
+    if len(paths) > 1:
+        raise UsageError(f"--why explains one cell, not {len(paths)}", fix="Name one of them.")
+    found = explain(*one(paths[0]), data_root)
+    print_json(found.to_json()) if as_json else print_explanation(found, console.out())
+    return 0
 
 
 @click.command(epilog="\b\nExamples:\n  bench gc results/monday --dry-run\n  bench gc results/*")
@@ -85,7 +94,7 @@ def verify(paths: tuple[str, ...], only_sums: bool, retrain: bool, tolerance: fl
 def gc(runs: tuple[str, ...], dry_run: bool) -> None:
     """Remove what broken-off attempts left behind.
 
-    Results, failures and the checkpoints of unfinished cells stay; cells that a living process is at aren't touched.
+    Keeps results, failures and the checkpoints of unfinished cells. Skips cells that a running process is training.
     """
     from bench.results.garbage import bytes_in_words, collect
     from bench.results.locate import opened
@@ -96,7 +105,8 @@ def gc(runs: tuple[str, ...], dry_run: bool) -> None:
             say(f"{removed.path}  {bytes_in_words(removed.size)}")
             total, count = total + removed.size, count + 1
     done = "would be removed" if dry_run else "removed"
-    say(f"{count} thing{'' if count == 1 else 's'} {done}, {bytes_in_words(total)}")
+    noun = "file or folder" if count == 1 else "files or folders"
+    say(f"{count} {noun} {done}, {bytes_in_words(total)}")
 
 
 @click.command(
@@ -110,10 +120,10 @@ Examples:
 def merge(out: str, runs: tuple[str, ...]) -> None:
     """Join runs, such as the shards of one.
 
-    They come into the run at OUT, which may exist.
+    Copies the cells of RUNS into the run at OUT, which may exist. The RUNS themselves do not change.
 
-    Of equal results one is kept. One with other weights is kept under different/, and the exit code is 5. The runs
-    that are joined aren't changed.
+    Of equal results one is kept. A result of the same cell with other weights is kept in the cell's different/, and
+    the exit code is 5.
     """
     from bench.upkeep.merge import merge as join
     from bench.util.errors import IntegrityError
@@ -123,4 +133,4 @@ def merge(out: str, runs: tuple[str, ...]) -> None:
     for line in merged.wrong:
         say(line)
     if merged.wrong:
-        raise IntegrityError("not all of the joined results are what they should be", cause="Those above.")
+        raise IntegrityError("some of the joined results are damaged or differ", cause="The lines above name them.")

@@ -18,7 +18,7 @@ from bench.show.report.exhibit import Originals
 from bench.show.report.failures import APART, Failure, failures, gathered, missing
 from bench.show.report.provenance import origin, settings
 from bench.tables.summary import summary
-from bench.util.durable import write_text, writing
+from bench.util.durable import write_file, writing
 from bench.util.text import plain
 
 REPORT = "report.html"
@@ -76,7 +76,7 @@ def write(
         facts=_facts(rows, failed),
     )
     with writing(path.parent):
-        write_text(path, plain(html, lines=True))  # logs and file names may have control characters
+        write_file(path, plain(html, lines=True))  # logs and file names may have control characters
 
 
 def _facts(rows: Sequence[Row], failed: Sequence[Failure]) -> dict[str, str]:
