@@ -1,6 +1,7 @@
 # make demo       install into .venv, run the benchmark on the embedded digits, and make a report of it
 # make test       install what is missing, lint, type-check, and run the tests
-# make test-slow  the same with the slow tests
+# make test-slow    the tests that take more than five seconds each
+# make test-costly  the tests that take minutes each
 # make docs       build the documentation as a site: docs/_build/html/index.html
 # make faults     provoke each fault that the suite claims to survive, and write docs/faults.md
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow docs faults lint clean
+.PHONY: help install demo test test-slow test-costly docs faults lint clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -29,8 +30,7 @@ help:
 install: .venv/.installed
 
 demo: install
-	$(BIN)/bench run --seeds 2 --jobs 2 --steps 1000 --out results/demo
-	$(BIN)/bench report results/demo
+	$(BIN)/bench run --seeds 2 --jobs 2 --steps 1000 --out results/demo --report
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .
@@ -38,10 +38,13 @@ lint: .venv/.installed-test
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not costly'
 
-test-slow: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+test-slow: .venv/.installed-test
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'slow and not costly'
+
+test-costly: .venv/.installed-test
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m costly
 
 ## The first build runs the notebooks in docs/examples (minutes); later builds run those that changed.
 docs: .venv/.installed-docs

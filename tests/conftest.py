@@ -155,8 +155,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", metavar="FILE", help="write the table of faults, expected and seen")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow = set((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").splitlines())
     for item in items:
+        if item.nodeid.partition("@")[0] in slow:
+            item.add_marker("slow")
         for marker in item.iter_markers("fault"):
             item.user_properties.append(("fault", list(marker.args)))
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.plugins import failures, unpublished
-from bench.plugins.registry import OURS, Registry, defaults, disabled
+from bench.plugins.registry import OURS, Registry, default, defaults, disabled, document
 from bench.running.kinds import KINDS, registry_of
 from bench.util.errors import PluginError, UnknownName
 
@@ -83,7 +83,8 @@ def _origin(name: str) -> str:
 def _sentences(module: str) -> dict[str, str]:
     """Return one line about each class, function and constant of a module, from its source: nothing is imported.
 
-    The line is a class's `title`, else the first line of the docstring, or of the string below an assignment.
+    The line is a class's `title`, else the first line of the docstring; of an assigned object that of the string below
+    it, or of the last text that the call which makes it is given.
     """
     lines: dict[str, str] = {}
     with suppress(ImportError, OSError, ValueError, SyntaxError, RecursionError, AttributeError):
@@ -91,8 +92,9 @@ def _sentences(module: str) -> dict[str, str]:
         for node, below in zip(body, [*body[1:], None], strict=True):
             if isinstance(node, ast.ClassDef | ast.FunctionDef):
                 lines[node.name] = _title(node) or ast.get_docstring(node) or ""
-            elif isinstance(node, ast.Assign) and isinstance(below, ast.Expr):
-                lines |= {target.id: _text(below.value) for target in node.targets if isinstance(target, ast.Name)}
+            elif isinstance(node, ast.Assign):
+                text = _text(below.value) if isinstance(below, ast.Expr) else _last_text(node.value)
+                lines |= {target.id: text for target in node.targets if isinstance(target, ast.Name)}
     return {name: text.partition("\n")[0] for name, text in lines.items()}
 
 
@@ -113,6 +115,10 @@ def _source(module: str) -> Path:
 def _title(node: ast.AST) -> str:
     assigned = (s for s in getattr(node, "body", ()) if isinstance(s, ast.Assign))
     return next((_text(s.value) for s in assigned if getattr(s.targets[0], "id", "") == "title"), "")
+
+
+def _last_text(node: ast.AST) -> str:
+    return next((text for argument in reversed(getattr(node, "args", ())) if (text := _text(argument))), "")
 
 
 def _text(node: ast.AST) -> str:
@@ -150,9 +156,9 @@ def print_list(plugins: Sequence[Listed], console: Console) -> None:
 
 def _families() -> dict[str, str]:
     """Return the families of metrics, in the order that tables show them."""
-    from bench.tables.columns import layout
-
-    return dict(layout().families)
+    address = default("columns")
+    declared = {} if address is None else document(address).get("families", {})
+    return {name: family for family, names in declared.items() for name in names}
 
 
 def shown(text: str) -> str:

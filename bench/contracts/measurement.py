@@ -116,28 +116,28 @@ class Score:
 
 
 class Context(ABC):
-    """What a request may use: the model, the data, seeded noise, and other requests."""
+    """The model, the data, seeded noise and other requests, as a request uses them."""
 
     model: Variant
     data: Data
     scoring: Scoring
     device: torch.device
-    cache: Path  #: a folder for what is worth keeping between runs
-    kept: Mapping[str, Tensor]  #: evidence of the training that its weights don't show any more
+    cache: Path  #: a folder for files that later runs use again
+    kept: Mapping[str, Tensor]  #: evidence from training that the final weights no longer show
 
     @abstractmethod
     def get(self, request: Request[T]) -> T:
-        """What `request` asks for, resolved once. Raises `NotAvailable` as the request did."""
+        """Return the evidence of `request`, resolved once. Raises `NotAvailable` as the request did."""
 
     @abstractmethod
     def chunks(self, n: int, purpose: str) -> Iterator[slice]:
-        """Slices over n images in fixed chunks; torch's default generator is seeded anew at each, by `purpose`.
+        """Yield slices over n images in fixed chunks; torch's default generator is seeded at each, by `purpose`.
 
-        Model calls that draw noise go through these, so that no batch size changes a score.
+        Model calls that draw noise use these slices, so that no batch size changes a score.
         """
 
     def alive(self) -> None:  # noqa: B027
-        """Say that work goes on: long loops of their own call it now and then, and it may end them."""
+        """Report that work goes on. Long loops call this now and then; it may stop them by an exception."""
 
 
 class Request(ABC, Generic[T]):
@@ -145,48 +145,48 @@ class Request(ABC, Generic[T]):
 
     @abstractmethod
     def resolve(self, context: Context) -> T:
-        """Compute it. Runs under `torch.inference_mode` with the model in eval mode."""
+        """Return the evidence, computed under `torch.inference_mode` with the model in eval mode."""
 
     def keep(self, value: T) -> dict[str, Tensor]:
-        """What of the resolved value is worth keeping in `evidence.safetensors`, by name. Nothing by default."""
+        """Return the tensors of the value that are stored in `evidence.safetensors`, by name. None by default."""
         return {}
 
 
 @dataclass(frozen=True)
 class Scored(Request[Score]):
-    """Another score of the same row. A metric that requests it is made in the tables, and never stored."""
+    """Another score of the same row. A metric that requests one is computed in the tables, and never stored."""
 
     name: str
 
     def resolve(self, context: Context) -> Score:
-        raise NotAvailable("made in the tables")
+        raise NotAvailable("computed in the tables")
 
 
 @dataclass(frozen=True)
 class BaselineScored(Request[Score]):
-    """A score of the baseline's row on the same dataset and seed. Made in the tables, like `Scored`."""
+    """A score of the baseline's row on the same dataset and seed. Computed in the tables, like `Scored`."""
 
     name: str
 
     def resolve(self, context: Context) -> Score:
-        raise NotAvailable("made in the tables")
+        raise NotAvailable("computed in the tables")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One column of the table: a pure function, what it requests, and what its numbers mean."""
+    """A column of the table: a pure function of evidence, with the unit, direction and range of its values."""
 
     function: Callable[..., Score]
     needs: tuple[Request[Any], ...]
     unit: str
-    direction: Direction | None  #: None: a coordinate, not a merit; never marked
+    direction: Direction | None  #: None: neither is better; never marked
     range: tuple[float, float]
-    default: bool = True  #: False: too costly to be computed unasked; `--metrics +NAME` asks for it
-    predicted: Callable[[Any], float] | None = None  #: seconds that it'll take in a `Context`, told before it begins
-    per_image: Callable[[Mapping[str, Tensor]], Tensor] | None = None  #: values (N,) out of what a cell keeps, by name
-    told: Callable[[float], str] | None = None  #: a few plain words about a value, for the summary; '' says nothing
-    redraws: bool = False  #: its standard error is what other draws of the samples would change, and nothing else
-    few: Few | None = None  #: what few samples do to its value; None: it doesn't say, or isn't of samples
+    default: bool = True  #: False: costly, computed only by `--metrics +NAME`
+    predicted: Callable[[Any], float] | None = None  #: expected seconds in a `Context`
+    per_image: Callable[[Mapping[str, Tensor]], Tensor] | None = None  #: values (N,) from a cell's stored evidence
+    told: Callable[[float], str] | None = None  #: a sentence about a value, for the notes; '' for none
+    redraws: bool = False  #: its standard error is over other draws of the samples alone
+    few: Few | None = None  #: the effect of few samples; None: unknown, or not a metric of samples
 
     @property
     def doc(self) -> str:
@@ -194,7 +194,7 @@ class Metric:
 
     @property
     def derived(self) -> bool:
-        """Made in the tables from stored scores."""
+        """Whether it is computed in the tables, from stored scores."""
         return any(isinstance(need, Scored | BaselineScored) for need in self.needs)
 
     def __call__(self, *evidence: Any) -> Score:
@@ -203,24 +203,24 @@ class Metric:
     def from_scores(
         self, row: Mapping[str, Score | NotAvailable], baseline: Mapping[str, Score | NotAvailable] | None
     ) -> Score:
-        """A derived metric's score. `row` and `baseline` hold stored scores by name.
+        """Return the score of a derived metric. `row` and `baseline` hold stored scores by name.
 
         Raises:
-            NotAvailable: what it needs is missing; the reason is passed on.
+            NotAvailable: a score that it needs is missing; the reason is passed on.
         """
         evidence = []
         for need in self.needs:
             if not isinstance(need, Scored | BaselineScored):
-                raise TypeError(f"a derived metric can't also request {need}")
+                raise TypeError(f"a derived metric cannot also request {need}")
             of_baseline = isinstance(need, BaselineScored)
             scores = baseline if of_baseline else row
             if scores is None:
                 raise NotAvailable("no baseline in this run")
-            found = scores.get(need.name, NotScored("not scored"))
-            if isinstance(found, NotAvailable):
+            score = scores.get(need.name, NotScored("not scored"))
+            if isinstance(score, NotAvailable):
                 whose = "the baseline's " if of_baseline else ""
-                raise type(found)(f"{whose}{need.name}: {found.reason}")
-            evidence.append(found)
+                raise type(score)(f"{whose}{need.name}: {score.reason}")
+            evidence.append(score)
         return self.function(*evidence)
 
 
@@ -236,19 +236,24 @@ def metric(
     redraws: bool = False,
     few: Few | None = None,
 ) -> Callable[[Callable[..., Score]], Metric]:
-    """Make a metric of a pure function of the evidence that `needs` ask for, in that order.
+    """Return a decorator that makes a metric of a pure function of the evidence in `needs`, in that order.
 
-    `predicted`, for what may take minutes, says how many seconds from a small piece of the work; it draws no evidence
-    besides. `per_image`, for a mean over test images, makes its values out of the evidence that a cell keeps, by name:
-    two cells' scores are then paired over images too. `told` puts a value into words that stand alone, like 'samples as
-    sharp as real images blurred by 1.3 px', for people who won't read columns; '' where there is nothing to say.
-    `redraws` says that standard errors are over other draws of samples, of the same model against the same references:
-    a comparison then tells them from training's noise.
-
-    `few` says what few samples do to the value, on average over their draws: nothing ('unbiased'); or they move it, and
-    the note has what real images, or samples of their law, come to at that same number ('anchored'); or it needs as
-    many as a function of the `Context` returns, and is n/a below that number. A metric of samples that doesn't say is
-    scored, and its note tells that it doesn't wherever there are fewer than models are asked for.
+    Args:
+        unit: of the values, as tables show it.
+        direction: which values are better; None for a metric that only describes a model.
+        range: of possible values; a value outside is an error of the metric.
+        default: False for a costly metric, computed only by `--metrics +NAME`.
+        predicted: returns the expected seconds, from a small piece of the work in a `Context`; it requests no evidence
+            that the metric does not need.
+        per_image: for a mean over test images: returns its values (N,) from a cell's stored evidence, by name, so that
+            comparisons pair two cells over images, too.
+        told: returns a sentence about a value that needs no column beside it, such as 'samples as sharp as real images
+            blurred by 1.3 px'; '' for none.
+        redraws: standard errors are over other draws of samples, of the same model against the same references;
+            comparisons separate them from the noise of training.
+        few: the effect of few samples on the value, on average over draws: 'unbiased' for none; 'anchored' if they move
+            it and a note has the value of as many real images; or a function of the `Context` that returns the least
+            number, below which the score is n/a. Without it, a note warns where there are fewer samples than usual.
     """
     return lambda function: Metric(
         function, needs, unit, direction, range, default, predicted, per_image, told, redraws, few

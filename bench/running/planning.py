@@ -447,10 +447,10 @@ def _share(cells: list[PlannedCell], number: int, of: int) -> list[PlannedCell]:
     return [c for c in cells if c.part in parts]
 
 
-def estimate(plan: Plan) -> float:
-    """Return the seconds of training ahead, from a few steps of each kind of cell on the plan's device."""
+def estimate(plan: Plan) -> dict[str, float]:
+    """Return the seconds of training ahead by label, from a few steps of each kind of cell on the plan's device."""
     seconds: dict[tuple[str, str], float] = {}
-    total = 0.0
+    by_label: dict[str, float] = {}
     for planned in plan.cells:
         if planned.state == "new" and any(planned.row.steps):
             c = planned.todo
@@ -459,8 +459,9 @@ def estimate(plan: Plan) -> float:
                 images = c.data.train.to(plan.device)
                 build = lambda c=c: c.config.build(c.spec).to(plan.device)  # noqa: E731
                 seconds[key] = probe(build, images, c.training)
-            total += 0.0 if math.isnan(seconds[key]) else seconds[key]
-    return total
+            known = 0.0 if math.isnan(seconds[key]) else seconds[key]
+            by_label[c.config.label] = by_label.get(c.config.label, 0.0) + known
+    return by_label
 
 
 def answer(
@@ -474,7 +475,7 @@ def answer(
     """Plan a request in a child, which variants may harm, and write the answer to a file as JSON.
 
     Args:
-        question: 'estimate': the seconds of training ahead; 'alone': `Plan.alone`.
+        question: 'estimate': the seconds of training ahead by label; 'alone': `Plan.alone`.
         handed: addresses of code that the user handed over to the parent.
         known: what `plan` is to know: broken, dead, alone.
     """

@@ -41,6 +41,7 @@ from bench.util.errors import PluginError, StoreError
 from bench.util.process import kept_umask, steady, umask
 
 LONG = 8_000  # steps from which on the time is estimated beforehand
+LARGE = 0.3  # share of the training that the baseline takes from which on a note says so
 
 
 class Interrupted(KeyboardInterrupt):
@@ -126,8 +127,7 @@ class _Runner:
         notes += [f"{name} has no source file: each run trains its cells again" for name in lonely if sourceless(name)]
         if steps > LONG and not self.signals:
             self.listener(Preparing("measuring a few steps of each variant"))
-            if seconds := self._estimate():
-                notes.append(f"about {duration(seconds / self.request.jobs)} of training ahead, then scoring")
+            notes += self._time_ahead(self._estimate())
         self.listener(RunStarted(len(self.plan.cells), steps, str(self.plan.folder), tuple(notes)))
         rows: list[Row] = []
         try:
@@ -245,12 +245,21 @@ class _Runner:
             job, c.row, lambda: self._finished(c), leader, partial(give_up, c.todo, self.plan.metrics, self.store)
         )
 
-    def _estimate(self) -> float:
-        """Return the seconds of training ahead; 0 where a child can't measure them."""
+    def _time_ahead(self, seconds: Mapping[str, float]) -> list[str]:
+        """Return the note on the time of training, and on the baseline's part of it if that is large."""
+        if not (total := sum(seconds.values())):
+            return []
+        note = f"about {duration(total / self.request.jobs)} of training ahead, then scoring"
+        baseline = {c.row.label for c in self.plan.cells if c.row.baseline}
+        share = sum(seconds.get(label, 0.0) for label in baseline) / total
+        return [f"{note}; the baseline takes {share:.0%} of it (--no-baseline)" if share > LARGE else note]
+
+    def _estimate(self) -> dict[str, float]:
+        """Return the seconds of training ahead by label; none where a child can't measure them."""
         if self.request.in_process:
             return estimate(self.plan)
         known = {**self.known, "alone": dict(self.plan.alone)}
-        return float(_ask("estimate", self.request, self.local, IMPORT, known) or 0.0)
+        return dict(_ask("estimate", self.request, self.local, IMPORT, known) or {})
 
     def _alone(self, request: RunRequest) -> dict[str, str] | None:
         """Return the kinds of cells whose seeds can't be stacked, and why; None: `plan` is to find out."""

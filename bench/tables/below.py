@@ -168,10 +168,8 @@ def _several_on_test(rows: Iterable[Row]) -> list[str]:
 
 def _without_checksums(rows: Sequence[Row]) -> list[str]:
     counts = Counter(what for row in rows for what in row.unsummed)
-    return [
-        f"the {what} of {n} of {len(rows)} cells have no checksums: `bench verify` computes their scores again"
-        for what, n in sorted(counts.items())
-    ]
+    files = " and ".join(f"the {what} of {n} of {len(rows)} cells" for what, n in sorted(counts.items()))
+    return [f"{files} have no checksums: `bench verify` computes the scores again"] if files else []
 
 
 # legend

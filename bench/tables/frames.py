@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,8 @@ def _row_from(document: Any) -> Row:
     """The row of one of `records`."""
     if not isinstance(document, dict):
         raise TypeError("a row isn't an object")
-    return row_of(document, scores_of(document.get("scores")))
+    row = row_of(document, {})
+    return replace(row, scores=scores_of(document.get("scores")))
 
 
 def write(folder: Path, rows: Iterable[Row]) -> None:

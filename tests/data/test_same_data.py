@@ -290,12 +290,12 @@ def test_the_same_images_are_paired_under_any_name() -> None:
     laptop = [on("folder:/home/me/x", seed, bound=1.0) for seed in range(3)]
     cluster = [on("folder:/scratch/x", seed, bound=2.0) for seed in range(3)]
     found = compare(laptop, cluster)
-    (group,) = found.groups
-    assert group.lines[0].cells["bound"].n == 3
-    assert group.lines[0].cells["bound"].difference == 1.0
+    (group,) = found.datasets
+    assert group.lines[0].values["bound"].n == 3
+    assert group.lines[0].values["bound"].difference == 1.0
     assert group.dataset == "folder:/home/me/x"
     assert any("folder:/scratch/x in b" in note for note in group.notes)
-    assert compare(laptop, [replace(r, dataset="faces") for r in cluster]).groups[0].dataset == "faces"
+    assert compare(laptop, [replace(r, dataset="faces") for r in cluster]).datasets[0].dataset == "faces"
 
 
 @pytest.mark.usefixtures("metrics")
@@ -303,7 +303,7 @@ def test_the_same_images_are_paired_under_any_name() -> None:
 def test_other_images_under_one_name_are_not_paired(changed: str, what: str) -> None:
     with pytest.raises(IncomparableRows) as refused:
         compare([on("folder:x")], [on("folder:x", **{changed: "cccc"})])  # type: ignore[arg-type]
-    assert f"folder:x isn't the same data: other {what} in b" in str(refused.value)
+    assert f"folder:x is not the same data: other {what} in b" in str(refused.value)
     with pytest.raises(UsageError, match="counterpart"):
         compare([on("folder:x")], [on("folder:y", **{changed: "cccc"})])  # type: ignore[arg-type]
 
@@ -313,7 +313,7 @@ def test_a_limit_is_no_other_data() -> None:
     limited = on("folder:x", train="cccc")
     with pytest.raises(IncomparableRows) as refused:
         compare([on("folder:x")], [replace(limited, training={**limited.training, "limit": 100})])
-    assert "isn't the same data" not in str(refused.value)
+    assert "is not the same data" not in str(refused.value)
     assert "training.limit" in str(refused.value)
 
 
@@ -397,7 +397,7 @@ def test_other_images_in_a_folder_are_trained_on(run: Callable[..., list[Row]], 
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     pictures(tmp_path / "b" / "test", Y[10:20])
     (other_test,) = run("folder:b", "--out", "out")
-    assert other_test.cell != first.cell, "scored on other images, so it isn't the same data"
+    assert other_test.cell != first.cell, "scored on other images, so it is not the same data"
     pictures(tmp_path / "b" / "train", Y[20:])
     (other,) = run("folder:b", "--out", "out")
     assert len({first.cell, other_test.cell, other.cell}) == 3

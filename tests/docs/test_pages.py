@@ -125,7 +125,7 @@ def needs(*modules: str) -> pytest.MarkDecorator:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.costly
 @needs("nbclient", "ipykernel")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     client.execute()  # raises where a cell does
 
 
-@pytest.mark.slow
+@pytest.mark.costly
 @needs("sphinx", "myst_nb", "furo")
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-D", "nb_execution_mode=off"]

@@ -239,7 +239,7 @@ def test_bf16_rounds_products_and_nothing_else(digits: Data) -> None:
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=2**-8)
 
 
-@pytest.mark.slow
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["vae", "vqvae"])
 def test_compiled_losses_give_the_same_weights(digits: Data, name: str) -> None:
     """To rounding, noise included: it comes from the same generator."""

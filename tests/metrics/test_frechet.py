@@ -533,8 +533,8 @@ def patterns(n: int, sigma: float) -> Tensor:
     ("dims", "n"),
     [
         (64, 24),
-        pytest.param(192, 500, marks=pytest.mark.slow),
-        pytest.param(2_048, 24, marks=pytest.mark.slow),
+        pytest.param(192, 500, marks=pytest.mark.costly),
+        pytest.param(2_048, 24, marks=pytest.mark.costly),
     ],
 )
 def test_fid_is_that_of_the_pytorch_fid_command_line(dims: int, n: int, stand_in: Path, tmp_path: Path) -> None:

@@ -359,7 +359,7 @@ def test_a_model_of_one_latent_dimension_against_quadrature(make: Callable[[Spec
 # on real images
 
 
-@pytest.mark.slow
+@pytest.mark.costly
 def test_the_reference_vae_on_mnist(mnist: Data) -> None:
     """Grey pixels: -L_100 is 101.3, 4.1 nats under -ELBO; with binarised targets, which that bounds, 98.3."""
     model = trained("vae", mnist, 4690)

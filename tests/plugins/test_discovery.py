@@ -537,7 +537,7 @@ def test_a_cell_loaded_with_other_code_says_so(mine: Path, bench: Bench) -> None
 
 @pytest.mark.parametrize("value", [nn.Identity(), lambda shape, out: None])
 def test_only_classes_are_handed_over(value: object) -> None:
-    with pytest.raises(UsageError, match="Hand over a class"):
+    with pytest.raises(UsageError, match="not a class or a name"):
         public.run("vae", set={"vae.encoder": value})
 
 

@@ -248,7 +248,7 @@ def test_every_executor_leaves_the_same_table(
 
 
 @needs_ray
-@pytest.mark.slow
+@pytest.mark.costly
 def test_a_ray_of_our_own_is_private_and_leaves_nothing(tmp_path: Path) -> None:
     long = tmp_path / ("long" * 30)  # no UNIX socket has room in there
     long.mkdir()

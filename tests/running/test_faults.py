@@ -344,7 +344,7 @@ def test_a_run_survives_its_supervisor(start: Start, tmp_path: Path) -> None:
 
 
 @fault(1, "kill -9 of the supervisor at 50 random times", SAME)
-@pytest.mark.slow
+@pytest.mark.costly
 def test_a_run_survives_fifty_kills(start: Start, tmp_path: Path) -> None:
     hit = chaos(start, tmp_path, 50, 0)
     assert hit.keys() >= PHASES

@@ -109,7 +109,7 @@ def test_a_failed_cell_is_a_trial_and_cant_win(store: Run) -> None:
     assert "seed 1: diverged" in why["beta[beta=2]"]
     assert "seed 1 isn't there" in why["beta[beta=3]"]
     assert "the metric raised" in why["beta[beta=4]"]
-    assert any("beta[beta=4] can't win" in line for line in choice.lines)
+    assert any("beta[beta=4] cannot be chosen" in line for line in choice.lines)
 
 
 def test_without_one_whole_setting_there_is_no_winner(store: Run) -> None:

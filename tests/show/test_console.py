@@ -67,7 +67,7 @@ def test_nine_variants_and_twenty_metrics_fit(width: int, seeds: int, names: tup
     out = text(made)
     assert max(map(len, out.splitlines())) <= width
     squeezed = "".join(out.split())
-    for name in ("elbo\u00a0↑", "vqvae", "cvae") + (("sharpness_gmm", "perplexity") if names == ("all",) else ()):
+    for name in ("elbo\u00a0↑", "vqvae", "cvae") + (("perplexity",) if names == ("all",) else ()):
         assert "".join(name.split()) in squeezed.replace("\u00a0", "")
 
 
@@ -141,7 +141,7 @@ def test_what_is_missing_is_a_dash_and_notes_say_why(monkeypatch: pytest.MonkeyP
     rows = [row("a", scores={"bound": 1.5, "loss": "no loss here"}), row("b", scores={"loss": 2.5, "rate": "no rate"})]
     out = shown(rows)
     assert "no loss here" not in out
-    assert "– n/a (--notes says why)" in out
+    assert "– n/a (see notes)" in out
     assert any(line.split() == ["a", "1.50", "–"] for line in out.splitlines())
     full = shown(rows, notes=True)
     assert "loss: n/a (no loss here): a" in full
@@ -244,7 +244,7 @@ def test_a_comparison_of_one_seed_says_that_it_cannot_say(monkeypatch: pytest.Mo
     assert "+0.500" in out
     assert "~\u00a0vae" in out
     assert "interval" not in out
-    assert "fewer than 3 can't say" in out
+    assert "fewer than 3 cannot show" in out
 
 
 @pytest.mark.parametrize(

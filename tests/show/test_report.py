@@ -36,7 +36,7 @@ from bench.util.errors import NotAvailable
 from tests.conftest import Bench, once
 from tests.example_rows import DATA, SCORING, TRAINING, failed, row
 
-VOID = {"meta", "link", "img", "input", "br", "hr"}
+VOID = {"meta", "link", "img", "input", "br", "hr", "wbr"}
 
 
 class Element:
@@ -237,18 +237,18 @@ def test_marks_and_numbers_are_the_tables_own(run: Run) -> None:
     for made in rows:
         keep(run, made)
     page = report(run)
-    (group,) = summary(run.rows(), ()).groups
+    (shown,) = summary(run.rows())
     table = page.section("summary").find("table", "ranking")[0]
     heads = [th.find("button")[0].text.split("\xa0")[0].split(" ")[0] for th in table.find("th") if th.find("button")]
-    assert heads == [c.name for c in group.columns if c not in group.rare]
+    assert heads == [c.name for c in shown.columns]
     found = {}
     for tr in table.find("tr"):
         if tr.find("td"):
             label = tr.find("th")[0].text.strip()
-            found[label] = dict(zip(heads, tr.find("td")[2:], strict=True))
-    for line in group.lines:
+            found[label] = dict(zip(heads, tr.find("td"), strict=True))
+    for line in shown.lines:
         for name in heads:
-            cell, td = line.cells[name], found[line.label][name]
+            cell, td = line.values[name], found[line.label][name]
             assert td.attributes["class"].split() == ([cell.mark] if cell.mark else [] if cell.n else ["na"])
             assert cell.text in td.text
             if cell.mean is not None:
@@ -265,9 +265,10 @@ def test_na_has_its_reason(run: Run) -> None:
     for td in missing:
         (noted,) = td.find("span", "noted")
         assert noted.attributes["tabindex"] == "0"
-        texts = [page.ids[i].text for i in noted.attributes["aria-describedby"].split()]
-        assert "no rate here" in texts
-        assert td.find("sup")[0].text == noted.attributes["aria-describedby"].removeprefix("d0n")  # in print
+        assert noted.attributes["data-note"] in noted.attributes["aria-label"]
+    reasons = [td.find("span", "noted")[0].attributes["data-note"] for td in missing]
+    assert "no rate here" in reasons
+    assert all(reason in page.section("summary").find("details", "notes")[0].text for reason in reasons)  # in print
 
 
 def test_failures_are_told_with_the_end_of_their_log(run: Run) -> None:
@@ -697,7 +698,7 @@ def test_a_curve_is_a_mean_and_a_band_over_seeds(run: Run) -> None:
         history = [{"stage": 0.0, "step": float(s), "loss": s + seed**2} for s in (1, 2, 3)]
         keep(run, row("a", seed, steps=(2, 1), cell=f"a{seed}"), history)
     rows = run.rows()
-    (line,) = summary(rows, ()).groups[0].lines
+    (line,) = summary(rows)[0].lines
     from bench.show.report.exhibit import exhibits
 
     run_of = {id(r): run for r in rows}

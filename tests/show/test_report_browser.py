@@ -173,15 +173,12 @@ def test_a_reason_shows_on_hover_on_focus_and_on_paper(chromium: Any, reports: d
     with visited(chromium, reports["20"]) as visit:
         page = visit.page
         noted, tip = page.locator(".ranking td.na .noted").first, page.locator("#tip")
-        why = page.evaluate(
-            "e => e.getAttribute('aria-describedby').split(' ').map(i => document.getElementById(i).innerText).join()",
-            noted.element_handle(),
-        )
+        why = noted.get_attribute("data-note")
         assert tip.is_hidden()
         noted.hover()
         assert tip.is_visible()
         reason = tip.inner_text()
-        assert reason
+        assert reason == why
         page.keyboard.press("Escape")
         assert tip.is_hidden()
         noted.focus()
@@ -190,13 +187,10 @@ def test_a_reason_shows_on_hover_on_focus_and_on_paper(chromium: Any, reports: d
         assert box is not None
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 1280
-        assert not page.locator(".ranking sup").first.is_visible()
         page.emulate_media(media="print")
-        assert page.locator(".ranking td.na sup").first.is_visible()
-        note = page.locator(".notes li").first.bounding_box()
+        note = page.locator(".notes dd").first.bounding_box()
         assert note is not None
         assert note["height"] > 5
-        assert why is not None
 
 
 def test_the_pointer_decodes_as_it_moves(chromium: Any, reports: dict[str, Path]) -> None:

@@ -39,7 +39,7 @@ def test_what_differs_is_said_with_its_labels() -> None:
     assert text.startswith("digits: mine, vae and vqvae, with gan for reference, seed 0 (vqvae: seed 7).")
     more = [replace(row, seed=seed) for row in (PLAIN, gan) for seed in (1, 2, 5)]
     several = methods([PLAIN, gan, *more, replace(gan, label="real")])
-    assert "gan and real as anchors, seeds 0, 1, 2, 5 (real: seed 0)." in several
+    assert "gan and real for reference, seeds 0, 1, 2, 5 (real: seed 0)." in several
     sanity = [replace(gan, label=label) for label in ("mean", "ppca", "real")]
     assert "seeds 0, 1, 2, 5 (mean, ppca and real: seed 0)." in methods([PLAIN, gan, *more, *sanity])
     assert "2000 steps (vqvae: 2000+2000 steps)" in text

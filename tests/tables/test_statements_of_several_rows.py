@@ -221,12 +221,12 @@ def test_compared_seeds_and_settings_are_those_of_each_line() -> None:
     a = [made(label, s) for label in "xy" for s in range(3)]
     b = [r for r in a if (r.label, r.seed) != ("y", 2)]
     for left, right in ((a, b), (a[::-1], b[::-1])):
-        (group,) = compare.compare(left, right).groups
+        (group,) = compare.compare(left, right).datasets
         assert group.notes[0].startswith("paired seeds: 0,1,2 (y: 0,1)")
     rows = [made("x", s) for s in range(2)]
     rows += [made("y", s, **part("hyperparameters", beta=float(s))) for s in range(2)]
     for order in (rows, rows[::-1]):
-        (group,) = compare.between(order, "x", "y").groups
+        (group,) = compare.between(order, "x", "y").datasets
         notes = [note for note in group.notes if note.startswith("hyperparameters")]
         assert [re.findall(r"seed \d|→ \d", note) for note in notes] == [["seed 0", "→ 0"], ["seed 1", "→ 1"]]
 

@@ -69,7 +69,7 @@ def test_what_is_wrong_is_caught_where_it_should_be(wrong: type[Variant]) -> Non
     assert failed == set(WRONG[wrong])
 
 
-@pytest.mark.slow
+@pytest.mark.costly
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda cls: cls.__name__)
 def test_what_is_wrong_is_caught_nowhere_else(wrong: type[Variant], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(variants, "CHECKS", [c for c in variants.CHECKS if c not in NOTES])

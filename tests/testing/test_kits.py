@@ -278,7 +278,7 @@ def _costly(name: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if _costly(n) else n for n in METRICS if n not in SLOW]
+    "name", [pytest.param(n, marks=pytest.mark.costly) if _costly(n) else n for n in METRICS if n not in SLOW]
 )
 def test_the_suites_own_metrics_pass(name: str) -> None:
     assert failed(check(name)) == set()

@@ -918,7 +918,7 @@ def test_the_second_schema_is_read_and_its_scores_have_no_sums(second: Run, benc
     assert isinstance(elbo := done.scores["elbo"], Score)
     assert (elbo.value, elbo.n, elbo.se) == (-41.62290937604331, 360, 0.05391094048396137)
     code, out, _ = bench("table", second.path, "--format", "md")
-    assert (code, sum("no sums" in line for line in out.splitlines())) == (0, 1)
+    assert (code, sum("no checksums" in line for line in out.splitlines())) == (0, 1)
     assert "the scores of 1 of 2 cells" in out
     code, out, _ = bench("verify", second.path, "--only-sums")
     assert (code, "files as they were made; no sums of scores" in out) == (0, True)

@@ -188,7 +188,7 @@ def test_what_has_no_sums_is_told_below_the_table(small: Run, bench: Bench, sche
     del document["sum"]
     scores_of(small, FIRST).write_text(json.dumps(document))
     code, out, _ = bench("table", small.path, "--format", "md")
-    lines = [line for line in out.splitlines() if "no sums" in line]
+    lines = [line for line in out.splitlines() if "no checksums" in line]
     assert (code, len(lines)) == (0, 1)
     assert "the files of 2 of 3 cells and the scores of 1 of 3 cells" in lines[0]
     assert bench("verify", small.path, "--only-sums")[0] == (5 if schema > 1 else 0)

@@ -110,8 +110,8 @@ def test_a_linear_autoencoder_is_pca(name: str, d: int, known: float) -> None:
 @pytest.mark.parametrize(
     ("name", "d", "known", "variance"),
     [
-        ("mnist", 20, 306.55, 0.02460), pytest.param("mnist", 8, 154.1, None, marks=pytest.mark.slow),
-        ("fashion", 20, 396.70, 0.01919), pytest.param("fashion", 8, 285.4, None, marks=pytest.mark.slow),
+        ("mnist", 20, 306.55, 0.02460), pytest.param("mnist", 8, 154.1, None, marks=pytest.mark.costly),
+        ("fashion", 20, 396.70, 0.01919), pytest.param("fashion", 8, 285.4, None, marks=pytest.mark.costly),
     ],
 )  # fmt: skip
 def test_a_linear_gaussian_vae_is_probabilistic_pca(name: str, d: int, known: float, variance: float | None) -> None:
@@ -142,14 +142,14 @@ def test_the_label_entropy_of_the_training_split(name: str, entropy: float) -> N
     torch.testing.assert_close(model.log_py.exp(), share, atol=1e-4, rtol=0)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.costly), pytest.param(2, marks=pytest.mark.costly)])
 def test_the_reference_vae_on_mnist(mnist: Data, seed: int) -> None:
     """784-400-20, batch 128, 4,690 steps, all 60,000 images: test -ELBO 105.5 +- .4 nats, for each seed."""
     found = -scored(trained("vae", mnist, 4690, seed=seed), mnist, "elbo")["elbo"]
     assert found == pytest.approx(105.5, abs=0.4)
 
 
-@pytest.mark.slow
+@pytest.mark.costly
 def test_wae_at_8_dimensions_brings_its_codes_to_the_prior(mnist: Data) -> None:
     """Held-out MMD within twice that of N(0, I) against itself."""
     model = trained("wae[latent_dim=8]", mnist, 4690)

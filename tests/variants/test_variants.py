@@ -368,7 +368,7 @@ def test_the_gan_smooths_checkerboards_away() -> None:
         torch.testing.assert_close(inside, expected[1:-1, 1:-1], rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.costly
 def test_the_gan_doesn_t_collapse(digits: Data) -> None:
     """Samples vary over z nearly as images do: with a critic that scores images by themselves, a quarter as much."""
     model = build("gan", digits)

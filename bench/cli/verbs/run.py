@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from difflib import get_close_matches
@@ -170,6 +171,7 @@ def _config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Path |
     option("--out", "Folder of the run.  [default: one in results/, named by the request]", metavar="DIR"),
     names("--logger", completion.loggers, "Comma-separated loggers: tensorboard, mlflow, ..."),
     flag("--profile", "Trace some steps of each cell that is trained, and show where time goes."),
+    flag("--report", "Write the HTML report at the end; in a terminal, open it in a browser."),
     flag("--dry-run", "Show what would be done; train nothing."),
     flag("--json", "Print the rows as JSON to stdout, and nothing else there.", "as_json"),
     flag("--quiet", "Show no progress."),
@@ -179,6 +181,7 @@ def run(
     ctx: click.Context,
     /,
     config: Path | None,
+    report: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -216,6 +219,8 @@ def run(
         except runner.Interrupted as stop:
             rows, stopped = stop.rows, stop.exit_code
     print_rows(rows, as_json, display.folder)
+    if report:
+        _write_report(Path(display.folder), request.data_root)
     if request.profile:
         _print_profiles(Path(display.folder), rows)
     if stopped:
@@ -229,6 +234,19 @@ def run(
     for line in crossed:
         say(line, err=True)
     return THRESHOLD if crossed else 0
+
+
+def _write_report(folder: Path, data_root: str | None) -> None:
+    from bench.results.store import Run
+    from bench.show.progress import working
+    from bench.show.report.page import REPORT, write
+
+    path = folder / REPORT
+    with working() as say:
+        write([Run(folder)], path, data_root=data_root, say=say)
+    click.echo(f"report in {path}", err=True)
+    if sys.stdout.isatty():
+        click.launch(str(path))
 
 
 def _print_profiles(folder: Path, rows: Sequence[Row]) -> None:

@@ -70,7 +70,7 @@ class Placed:
 
 
 class Ray:
-    """Places jobs by Ray's tasks: each reserves its threads as CPUs, and its share of GPUs.
+    """A Ray cluster: each cell is a task that reserves its threads as CPUs, and its share of GPUs.
 
     Args:
         jobs: cells at once, over the whole cluster.

@@ -20,7 +20,7 @@ AT_ONCE = 100  #: parameters that MLflow takes in one call
 
 
 class MLflow:
-    """`mlflow ui --backend-store-uri sqlite:///RUN/logs/mlflow/mlflow.db` shows it.
+    """MLflow, in local files: `mlflow ui --backend-store-uri sqlite:///RUN/logs/mlflow/mlflow.db` shows them.
 
     Terms are `train/<term>` by step, scores `score/<metric>` and costs `cost/<name>` at the last step; hyperparameters
     are parameters. Nothing is sent anywhere: neither to a server that the environment names, nor as telemetry.

@@ -14,7 +14,7 @@ from bench.util.text import escape_markdown
 
 
 class TensorBoard:
-    """`tensorboard --logdir RUN/logs/tensorboard` shows it.
+    """TensorBoard event files: `tensorboard --logdir RUN/logs/tensorboard` shows them.
 
     Terms are `train/<term>` by step, scores `score/<metric>` and costs `cost/<name>` at the last step; each cell has a
     line in the table of hyperparameters, and a text with its status.

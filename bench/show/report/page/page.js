@@ -21,13 +21,13 @@ for (const table of document.querySelectorAll(".ranking")) {
   }));
 }
 
-// notes: a box beside an element with the texts of its aria-describedby
+// notes: a box beside an element with its note, or the texts of its aria-describedby
 const tip = document.getElementById("tip");
 const hide = () => { tip.hidden = true; };
 function show(event) {
   const at = event.target.closest?.(".noted, .ranking thead button");
   const ids = at?.getAttribute("aria-describedby")?.split(" ") ?? [];
-  const texts = ids.map(id => document.getElementById(id)?.textContent.trim()).filter(Boolean);
+  const texts = [at?.dataset.note, ...ids.map(id => document.getElementById(id)?.textContent.trim())].filter(Boolean);
   if (!texts.length) return hide();
   tip.textContent = texts.join(" · ");
   tip.hidden = false;
