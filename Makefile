@@ -1,6 +1,6 @@
 # make demo       install into .venv, run the benchmark on the embedded digits, and make a report of it
 # make test       install what is missing, lint, type-check, and run the tests
-# make test-slow    the tests that take more than five seconds each
+# make test-slow    the tests that take more than three seconds each
 # make test-costly  the tests that take minutes each
 # make docs       build the documentation as a site: docs/_build/html/index.html
 # make faults     provoke each fault that the suite claims to survive, and write docs/faults.md

@@ -159,7 +159,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = set((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").splitlines())
     for item in items:
-        if item.nodeid.partition("@")[0] in slow:
+        if item.nodeid in slow or item.nodeid.partition("[")[0] in slow:
             item.add_marker("slow")
         for marker in item.iter_markers("fault"):
             item.user_properties.append(("fault", list(marker.args)))

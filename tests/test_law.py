@@ -184,3 +184,10 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_few_modules_stand_outside_of_a_room() -> None:
     assert len(list((ROOT / "bench").glob("*.py"))) <= 6
     assert len([path for path in (ROOT / "bench").iterdir() if (path / "__init__.py").is_file()]) <= 14
+
+
+def test_listed_slow_tests_are_there() -> None:
+    listed = [line for line in (ROOT / "tests" / "slow.txt").read_text().splitlines() if not line.startswith("#")]
+    for line in listed:
+        path, _, name = line.partition("::")
+        assert f"def {name.partition('[')[0].split('::')[-1]}(" in (ROOT / path).read_text(encoding="utf-8"), line

@@ -83,7 +83,7 @@ class Row:
         return self.status == "ok" and bool(self.reason)
 
     @property
-    def anchor(self) -> bool:
+    def reference(self) -> bool:
         """Whether it is the baseline or a reference row, and so not ranked."""
         return self.baseline or self.sanity
 

@@ -310,7 +310,7 @@ def plan(
     harmful = tried([(config, spec_of(data, request)) for data in loaded for config in configs])
     planner = _CellPlanner(request, Run(folder), device, faults, harmful, alone)
     cells = [planned for data in loaded for planned in planner.plan(data, configs)]
-    if faults and all(c.state == "broken" or c.row.anchor for c in cells):
+    if faults and all(c.state == "broken" or c.row.reference for c in cells):
         raise next(iter(faults.values()))
     cells = cells if request.shard is None else _share(cells, *request.shard)
     notes = [*_split_notes(request, loaded, folder, several), *renamed, *(n for data in loaded for n in data.notes)]

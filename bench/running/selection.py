@@ -118,7 +118,7 @@ def choose(run: Run, metric: str) -> list[Choice]:
 
 def _group(row: Row) -> Hashable:
     """Return what must be equal for two rows to be settings of one choice."""
-    return row.dataset, row.variant, row.likelihood, row.anchor, canonical([dict(row.training), dict(row.data)])
+    return row.dataset, row.variant, row.likelihood, row.reference, canonical([dict(row.training), dict(row.data)])
 
 
 def _choice(members: Sequence[Scored], metric: str, direction: Direction) -> Choice:

@@ -108,7 +108,7 @@ def _print_table(table: DatasetTable, console: rich_console.Console, notes: bool
     console.print()
     below = table.below.full if notes else table.below.short
     if left_out:
-        below = [*below, f"not shown in {console.width} columns of text: {', '.join(left_out)}"]
+        below = [*below, f"not shown at this width ({console.width}): {', '.join(left_out)}"]
     for text in below:
         _print_note(text, console)
 

@@ -73,10 +73,10 @@ class _Grouped:
             known.append(label)
 
     def lines(self, every: Iterable[str] = ()) -> Iterator[str]:
-        """Yield 'text: labels'; a sentence that holds for `every` label stands alone."""
+        """Yield 'labels: text'; one phrase stands for the labels if they are those of `every` line."""
         whole = set(every)
         for text, labels in self.labels.items():
-            yield f"{text}: {ALL if len(whole) > 1 and whole <= set(labels) else ', '.join(labels)}"
+            yield f"{ALL if len(whole) > 1 and whole <= set(labels) else ', '.join(labels)}: {text}"
 
 
 def merged(of_seeds: Sequence[Iterable[Note]]) -> Iterator[str]:
@@ -162,7 +162,7 @@ def _same_images(a: Scored, b: Scored) -> bool:
 
 
 def _several_on_test(rows: Iterable[Row]) -> list[str]:
-    scored = {(r.variant, r.label) for r in rows if not r.anchor and r.scoring.get("split") == "test"}
+    scored = {(r.variant, r.label) for r in rows if not r.reference and r.scoring.get("split") == "test"}
     return [ON_TEST] if len({variant for variant, _ in scored}) < len(scored) else []
 
 
@@ -175,26 +175,32 @@ def _without_checksums(rows: Sequence[Row]) -> list[str]:
 # legend
 
 
-def legend(marks: set[str], seeds: set[int], *, several_blocks: bool, missing: bool) -> list[str]:
+def legend(marks: set[str], seeds: Mapping[str, int], *, several_blocks: bool, missing: bool) -> list[str]:
     """Return what the marks of a table mean, and what its numbers of seeds can show.
 
     Args:
-        seeds: the numbers of seeds with a score, of lines that are not for reference.
+        seeds: the number of seeds with a score, by label, of lines that are not for reference.
     """
+    most = max(seeds.values(), default=0)
     scope = " of its block" if several_blocks else ""
     words = [f"* best{scope}"] if "best" in marks else []
     words += ["~ ties with it"] if "tie" in marks else []
-    several = sorted(n for n in seeds if n > 1)
-    words += [f"± sd over {' to '.join(map(str, dict.fromkeys((several[0], several[-1]))))} seeds"] if several else []
+    words += [f"± sd over {most} seeds{_fewer(seeds, most)}"] if most > 1 else []
     words += ["– n/a (see notes)"] if missing else []
     few = {1: "one seed: differences may be chance (--seeds 3)", 2: "two seeds show no significance (--seeds 3 does)"}
-    return [text for text in (" · ".join(words), few.get(max(seeds, default=0), "")) if text]
+    return [text for text in (" · ".join(words), few.get(most, "")) if text]
+
+
+def _fewer(seeds: Mapping[str, int], most: int) -> str:
+    """Return the lines that have fewer seeds, in parentheses: a few by name."""
+    fewer = [f"{label} {n}" for label, n in seeds.items() if n < most]
+    return f" ({', '.join(fewer) if len(fewer) <= 3 else f'{len(fewer)} variants fewer'})" if fewer else ""
 
 
 def overall_best(best: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the line that names the best of all blocks in each column."""
     words = [f"{column} {', '.join(labels)}" for column, labels in best.items() if labels]
-    return [f"best overall, not like for like: {' · '.join(words)}"] if words else []
+    return [f"best of all blocks (networks or budgets differ): {' · '.join(words)}"] if words else []
 
 
 def instead(shown: Iterable[Column]) -> list[str]:
@@ -299,6 +305,6 @@ def untuned(rows: Sequence[Row]) -> list[str]:
 
     Nothing is known of samples from a file, which have no training.
     """
-    own = {(row.variant, row.label) for row in rows if not row.anchor}
-    known = all(row.training for row in rows if not row.anchor)
+    own = {(row.variant, row.label) for row in rows if not row.reference}
+    known = all(row.training for row in rows if not row.reference)
     return [UNTUNED] if own and known and len({variant for variant, _ in own}) == len(own) else []

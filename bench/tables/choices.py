@@ -31,7 +31,7 @@ class Choice:
     @property
     def fixed(self) -> bool:
         """Whether it is the only setting of a baseline or reference row, where nothing is chosen."""
-        return len(self.settings) == 1 and any(row.anchor for row in self.settings[0].rows)
+        return len(self.settings) == 1 and any(row.reference for row in self.settings[0].rows)
 
     @property
     def words(self) -> str:

@@ -311,7 +311,7 @@ def _dataset(
             marks[label],
             _n_of(len(comparable[label]), len(of)),
             values[label],
-            any(row.anchor for pair in of.values() for row, _ in pair),
+            any(row.reference for pair in of.values() for row, _ in pair),
         )
         for label, of in by_label.items()
     )

@@ -39,8 +39,8 @@ def _paragraph(rows: Sequence[Row], choices: Sequence[Choice]) -> str:
 
 
 def _cells(rows: Sequence[Row]) -> str:
-    own = list(dict.fromkeys(row.label for row in rows if not row.anchor))
-    references = list(dict.fromkeys(row.label for row in rows if row.anchor))
+    own = list(dict.fromkeys(row.label for row in rows if not row.reference))
+    references = list(dict.fromkeys(row.label for row in rows if row.reference))
     beside = f", with {listed(references)} for reference" if references and own else ""
     seeds = {row.label: sorted({r.seed for r in rows if r.label == row.label}) for row in rows}
     each = _each(rows, lambda r: seeds[r.label], seeds_in_words)

@@ -192,7 +192,7 @@ def _of_scores(row: Row) -> tuple[float, float] | str:
 def _plane(labels: Sequence[Sequence[tuple[Row, float, float]]], images: Hashable) -> Plane:
     points = []
     for rows in labels:
-        row, reference = rows[0][0], all(row.anchor for row, _, _ in rows)
+        row, reference = rows[0][0], all(row.reference for row, _, _ in rows)
         rates, distortions = tuple(r for _, r, _ in rows), tuple(d for _, _, d in rows)
         points.append(Point(row.label, row.variant, reference, rates, distortions))
     own = [p for p in points if not p.reference]

@@ -218,7 +218,7 @@ def _blocks(drafts: Iterable[_Draft]) -> _Blocks:
     """
     blocks: _Blocks = {}
     for draft in sorted(drafts, key=lambda d: (not d.ok, d.row.sanity, d.row.baseline)):
-        kind = NO_RESULT if not draft.ok else NOT_RANKED if draft.row.anchor else RANKED
+        kind = NO_RESULT if not draft.ok else NOT_RANKED if draft.row.reference else RANKED
         alike = {NO_RESULT: None, NOT_RANKED: _protocols(draft.row), RANKED: _comparable(draft.row)}[kind]
         blocks.setdefault((kind, alike), []).append(draft)
     return blocks
@@ -231,7 +231,7 @@ def _places(drafts: Sequence[_Draft], column: Column) -> int:
 
 def _ranking(drafts: Sequence[_Draft], every: Sequence[_Draft], column: Column) -> Ranking:
     places = decimals([draft.values(column.name) for draft in every])
-    lines = {i: d.by_seed(column.name) for i, d in enumerate(drafts) if d.values(column.name) and not d.row.anchor}
+    lines = {i: d.by_seed(column.name) for i, d in enumerate(drafts) if d.values(column.name) and not d.row.reference}
     return rank(lines, {i: d.row.label for i, d in enumerate(drafts)}, column.direction, places)
 
 
@@ -246,7 +246,7 @@ def _line(
     values = {c.name: _value(draft, c, places[c.name], rankings[c.name].marks.get(position, "")) for c in shown}
     requested = len({r.seed for r, _ in (*draft.ok, *draft.others)})
     return VariantLine(
-        row.label, row.variant, row.steps_text, tuple(draft.rows), requested, values, row.anchor, row.uses_labels
+        row.label, row.variant, row.steps_text, tuple(draft.rows), requested, values, row.reference, row.uses_labels
     )
 
 
@@ -358,7 +358,7 @@ def _below(
     tuning: Sequence[str] | None,
     explicit: bool,
 ) -> Below:
-    lines = [Scored(d.row.label, d.row.anchor, d.ok, d.others) for d in drafts]
+    lines = [Scored(d.row.label, d.row.reference, d.ok, d.others) for d in drafts]
     rows = [row for draft in drafts for row in draft.rows]
     ranked = {key: members for key, members in blocks.items() if key[0] == RANKED}
     values = [(line, line.values[c.name]) for block in made for line in block.lines for c in shown]
@@ -366,7 +366,7 @@ def _below(
     legend = below.overall_best(best) if len(best) <= MOST else []
     legend += below.legend(
         {value.mark for _, value in values},
-        {value.n for line, value in values if value.n and not line.reference},
+        _seed_counts(made, shown),
         several_blocks=len(ranked) > 1,
         missing=any(value.mean is None for _, value in values),
     )
@@ -385,6 +385,13 @@ def _first_choice(column: Column, shown: Sequence[Column]) -> bool:
     """Return whether a default column is not shown because an alternative is."""
     names = {c.name for c in shown}
     return any(column.name == first and names & set(others) for first, *others in layout().default)
+
+
+def _seed_counts(blocks: Iterable[Block], shown: Sequence[Column]) -> dict[str, int]:
+    """Return the number of seeds with a score of each line that is not for reference."""
+    lines = (line for block in blocks for line in block.lines if not line.reference)
+    counts = {line.label: max((line.values[c.name].n for c in shown), default=0) for line in lines}
+    return {label: n for label, n in counts.items() if n}
 
 
 def _overall(ranked: _Blocks, shown: Sequence[Column], places: Mapping[str, int]) -> dict[str, list[str]]:

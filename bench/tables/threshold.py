@@ -67,7 +67,7 @@ class Threshold:
 
         A limit is also crossed if no row has a score: a check that measures nothing must not pass.
         """
-        rows = [row for row in rows if self.label in ("", row.label) and not row.anchor and row.status == "ok"]
+        rows = [row for row in rows if self.label in ("", row.label) and not row.reference and row.status == "ok"]
         if not rows:
             return [f"--fail-if: no row is called {self.label!r}" if self.label else "--fail-if: no row has a score"]
         lines, measured = [], 0

@@ -75,7 +75,7 @@ def seeds() -> list[Row]:
                 lost = {**PROTOCOLS, **changes, "status": "diverged", "reason": "non-finite loss at step 120"}
                 rows.append(row(label, seed, **{**lost, "scoring": {}}))
                 continue
-            x = ((7 * i + 5 * seed) % 11 - 5) / 15 + 0.2 * seed
+            x = ((7 * i + 5 * seed * (i + 2)) % 11 - 5) / 15 + 0.2 * seed
             kl: float | str = 16.5 - i / 2 + x / 3 if elbo else NO_BOUND
             scores = scored(elbo + x if elbo else NO_BOUND, 227.5 + i - x, kl, 12 + i + x, 0.5 + x / 30, 0.2 + x / 40)
             if label == "collapsed":

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -23,6 +24,7 @@ from bench.results.store import Run
 from bench.running import job, planning, runner
 from bench.running.planning import plan
 from bench.util.errors import NotAvailable, PluginError, StoreError, UnknownName, UsageError
+from tests.conftest import Bench
 from tests.misbehaving_plugins import install
 
 QUICK = ("elbo", "bce", "kl")
@@ -378,3 +380,21 @@ def test_a_disk_that_will_be_full_is_told_beforehand(tmp_path: Path, monkeypatch
     assert not any("of disk" in note for note in planning.plan(request).notes)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=need - 1))
     assert any("of disk" in note for note in planning.plan(request).notes)
+
+
+def test_a_run_may_end_with_its_report(tmp_path: Path, bench: Bench) -> None:
+    few = ("--steps", 3, "--limit", 200, "--no-baseline", "--no-sanity", "--metrics", "elbo")
+    code, out, err = bench("run", "--variants", "vae", *few, "--in-process", "--report", "--out", tmp_path / "run")
+    assert code == 0
+    assert "vae" in out
+    assert str(tmp_path / "run" / "report.html") in err
+    assert "<html" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("seconds", "says"), [({"a": 60.0, "gan": 60.0}, "50% of it"), ({"a": 90.0, "gan": 10.0}, "")])
+def test_a_large_share_of_the_baseline_is_said_before_it_is_trained(seconds: dict[str, float], says: str) -> None:
+    cells = [SimpleNamespace(row=SimpleNamespace(label=label, baseline=label == "gan")) for label in seconds]
+    run = SimpleNamespace(request=SimpleNamespace(jobs=1), plan=SimpleNamespace(cells=cells))
+    (note,) = runner._Runner._time_ahead(run, seconds)  # type: ignore[arg-type]
+    assert ("--no-baseline" in note) == bool(says)
+    assert says in note

@@ -316,7 +316,7 @@ def test_a_failed_row_is_never_marked_and_stays_in_the_table() -> None:
     assert marks(rows, "abc") == ["best", "", ""]
     assert value(rows, "c", "bound").mean is None
     assert [block.heading for block in table(rows).blocks][-1] == NO_RESULT
-    assert "diverged: non-finite: c" in table(rows).below.warnings
+    assert "c: diverged: non-finite" in table(rows).below.warnings
 
 
 def test_ties_are_by_what_is_printed() -> None:
@@ -332,8 +332,8 @@ def test_a_seed_that_failed_is_named_and_does_not_count() -> None:
     rows = [row(seed=0, scores={"bound": 1.5}), failed(seed=1, reason="non-finite loss at step 7")]
     line = lines(rows)["vae"]
     assert (line.seeds, line.seeds_requested, line.values["bound"].n) == ((0,), 2, 1)
-    assert table(rows).below.warnings == ("seed 1 diverged: non-finite loss at step 7: vae",)
-    assert table([*rows, rows[1]]).below.warnings[0].startswith("seed 1 diverged"), "found in two runs"
+    assert table(rows).below.warnings == ("vae: seed 1 diverged: non-finite loss at step 7",)
+    assert table([*rows, rows[1]]).below.warnings[0].startswith("vae: seed 1 diverged"), "found in two runs"
 
 
 def test_every_blank_has_a_reason() -> None:
@@ -537,7 +537,7 @@ def test_the_truly_best_line_is_hardly_ever_left_unmarked() -> None:
 
 def best_overall(rows: list[Row]) -> dict[str, list[str]]:
     """What the legend names as best of all blocks."""
-    said = [text.partition(": ")[2] for text in table(rows).below.legend if text.startswith("best overall")]
+    said = [text.partition(": ")[2] for text in table(rows).below.legend if text.startswith("best of all")]
     found = [entry.partition(" ") for text in said for entry in text.split(" · ")]
     return {column: labels.split(", ") for column, _, labels in found}
 
@@ -564,8 +564,8 @@ def test_seeds_that_failed_count_as_requested() -> None:
     rows = [row(seed=s, scores={"bound": v}) for s, v in enumerate((1.5, 2.5))] + [failed(seed=2), row("b")]
     found = lines(rows)
     assert [(len(found[x].rows), found[x].seeds_requested) for x in ("vae", "b")] == [(2, 3), (1, 1)]
-    assert "seed 2 diverged: non-finite: vae" in table(rows).below.warnings
-    assert table([failed(seed=s) for s in range(3)]).below.warnings == ("diverged: non-finite: vae",)
+    assert "vae: seed 2 diverged: non-finite" in table(rows).below.warnings
+    assert table([failed(seed=s) for s in range(3)]).below.warnings == ("vae: diverged: non-finite",)
 
 
 def test_marks_are_in_every_format() -> None:
@@ -585,21 +585,21 @@ def test_marks_are_in_every_format() -> None:
 
 def test_lines_that_failed_alike_share_a_warning() -> None:
     rows = [*seeds("a", 1.0, 2.0), *(failed(label, s) for label in "bc" for s in range(2)), failed("d", 1), row("d")]
-    assert table(rows).below.warnings == ("diverged: non-finite: b, c", "seed 1 diverged: non-finite: d")
+    assert table(rows).below.warnings == ("b, c: diverged: non-finite", "d: seed 1 diverged: non-finite")
     every = [failed(label, status="skipped", reason="no labels") for label in "ab"]
-    assert table(every).below.warnings == ("skipped: no labels: all variants",)
+    assert table(every).below.warnings == ("all variants: skipped: no labels",)
 
 
 def test_misleading_scores_are_warned_of_with_labels_also_of_columns_that_are_not_shown() -> None:
     warning, silent = Note("classes missing: {n}", "modes", {"n": 3}, warns=True), Note("of 10 classes")
     rows = [row(label, scores={"bound": 1.0, "rate": Score(0.5, 10, notes=(warning, silent))}) for label in "ab"]
     rows += [row("c", scores={"bound": 1.0}), row("mean", sanity=True, scores=rows[0].scores)]
-    assert table(rows, "bound").below.warnings == ("classes missing: 3: a, b",)
+    assert table(rows, "bound").below.warnings == ("a, b: classes missing: 3",)
     more = [
         *rows,
         row("a", 1, scores={"rate": Score(0.5, 10, notes=Note(warning.text, "modes", {"n": 5}, warns=True))}),
     ]
-    assert "classes missing: 3 to 5: a" in table(more, "bound").below.warnings
+    assert "a: classes missing: 3 to 5" in table(more, "bound").below.warnings
 
 
 @pytest.mark.parametrize("headline", ["bound", "loss"])
@@ -610,7 +610,7 @@ def test_a_headline_no_better_than_the_mean_images_is_warned_of(monkeypatch: pyt
     rows += [row("far", scores={headline: sign * -99.0}, likelihood="gaussian"), GAN, row("none")]
     mean = row("mean", sanity=True, scores={headline: sign * -10.0})
     assert table(rows).below.warnings == ()
-    assert table([*rows, mean]).below.warnings == (f"{headline} no better than the mean image's: b, c",)
+    assert table([*rows, mean]).below.warnings == (f"b, c: {headline} no better than the mean image's",)
     other = row("mean", sanity=True, scores={headline: sign * -10.0}, data={"train": "cccc", "test": "dddd"})
     assert table([*rows, other]).below.warnings == ()
 
@@ -673,7 +673,7 @@ def test_at_most_six_lines_stand_below_a_table_with_two_warnings(monkeypatch: py
     below = table(rows).below
     assert len(below.warnings) == 2
     assert len(below.short) <= 6
-    assert any("best overall" in text for text in below.legend)
+    assert any("best of all" in text for text in below.legend)
     assert "loss: rate has no score" in below.legend
 
 

@@ -142,7 +142,9 @@ def test_the_label_entropy_of_the_training_split(name: str, entropy: float) -> N
     torch.testing.assert_close(model.log_py.exp(), share, atol=1e-4, rtol=0)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.costly), pytest.param(2, marks=pytest.mark.costly)])
+@pytest.mark.parametrize(
+    "seed", [0, pytest.param(1, marks=pytest.mark.costly), pytest.param(2, marks=pytest.mark.costly)]
+)
 def test_the_reference_vae_on_mnist(mnist: Data, seed: int) -> None:
     """784-400-20, batch 128, 4,690 steps, all 60,000 images: test -ELBO 105.5 +- .4 nats, for each seed."""
     found = -scored(trained("vae", mnist, 4690, seed=seed), mnist, "elbo")["elbo"]

@@ -78,8 +78,8 @@ def chapter(
 ) -> Chapter:
     """Return the chapter of one dataset; `run_of` maps the id() of a row to its run."""
     every = exhibits(table.lines, run_of, key)
-    references = [e for e in every if e.row.anchor]
-    shown = ([e for e in every if not e.row.anchor][: max(0, PICTURED - len(references))] + references)[:PICTURED]
+    references = [e for e in every if e.row.reference]
+    shown = ([e for e in every if not e.row.reference][: max(0, PICTURED - len(references))] + references)[:PICTURED]
     say(f"{table.dataset}: images")
     data, why = _data(shown, originals)
     real = _real(data)
@@ -209,7 +209,7 @@ def _planes(
     if attempted.figure is None:
         return (Shown(missing=attempted.missing),), {}
     planes, reasons = attempted.figure
-    colours = {e.row.variant: e.colour.split()[0] for e in reversed(every) if not e.row.anchor}
+    colours = {e.row.variant: e.colour.split()[0] for e in reversed(every) if not e.row.reference}
 
     def drawn(plane: rd.Plane) -> str:
         return rd.draw([plane], colours=colours).inline()
