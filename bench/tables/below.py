@@ -175,13 +175,13 @@ def _without_checksums(rows: Sequence[Row]) -> list[str]:
 # legend
 
 
-def legend(marks: set[str], seeds: Mapping[str, int], *, several_blocks: bool, missing: bool) -> list[str]:
+def legend(marks: set[str], seeds: Sequence[tuple[str, int]], *, several_blocks: bool, missing: bool) -> list[str]:
     """Return what the marks of a table mean, and what its numbers of seeds can show.
 
     Args:
-        seeds: the number of seeds with a score, by label, of lines that are not for reference.
+        seeds: the label and the number of seeds with a score, of each line that is not for reference.
     """
-    most = max(seeds.values(), default=0)
+    most = max((n for _, n in seeds), default=0)
     scope = " of its block" if several_blocks else ""
     words = [f"* best{scope}"] if "best" in marks else []
     words += ["~ ties with it"] if "tie" in marks else []
@@ -191,10 +191,10 @@ def legend(marks: set[str], seeds: Mapping[str, int], *, several_blocks: bool, m
     return [text for text in (" · ".join(words), few.get(most, "")) if text]
 
 
-def _fewer(seeds: Mapping[str, int], most: int) -> str:
+def _fewer(seeds: Sequence[tuple[str, int]], most: int) -> str:
     """Return the lines that have fewer seeds, in parentheses: a few by name."""
-    fewer = [f"{label} {n}" for label, n in seeds.items() if n < most]
-    return f" ({', '.join(fewer) if len(fewer) <= 3 else f'{len(fewer)} variants fewer'})" if fewer else ""
+    fewer = sorted({f"{label} {n}" for label, n in seeds if n < most})
+    return f" ({', '.join(fewer) if len(fewer) <= 3 else f'{len(fewer)} lines fewer'})" if fewer else ""
 
 
 def overall_best(best: Mapping[str, Sequence[str]]) -> list[str]:

@@ -387,11 +387,11 @@ def _first_choice(column: Column, shown: Sequence[Column]) -> bool:
     return any(column.name == first and names & set(others) for first, *others in layout().default)
 
 
-def _seed_counts(blocks: Iterable[Block], shown: Sequence[Column]) -> dict[str, int]:
-    """Return the number of seeds with a score of each line that is not for reference."""
+def _seed_counts(blocks: Iterable[Block], shown: Sequence[Column]) -> list[tuple[str, int]]:
+    """Return the label and the number of seeds with a score, of each line that is not for reference."""
     lines = (line for block in blocks for line in block.lines if not line.reference)
-    counts = {line.label: max((line.values[c.name].n for c in shown), default=0) for line in lines}
-    return {label: n for label, n in counts.items() if n}
+    counts = [(line.label, max((line.values[c.name].n for c in shown), default=0)) for line in lines]
+    return [(label, n) for label, n in counts if n]
 
 
 def _overall(ranked: _Blocks, shown: Sequence[Column], places: Mapping[str, int]) -> dict[str, list[str]]:

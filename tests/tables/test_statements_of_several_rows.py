@@ -186,7 +186,7 @@ def test_the_paragraph_names_the_labels_and_seeds_that_something_holds_for() -> 
 def test_seeds_are_counted_by_line(order: Sequence[int]) -> None:
     lines = [[made("a", s) for s in range(5)], [made("b", s) for s in (0, 1)], [made("c", 7)]]
     rows = [r for i in order for r in lines[i]]
-    assert any("over 2 to 5 seeds" in text for text in table(rows).below.legend)
+    assert any("over 5 seeds (b 2, c 1)" in text for text in table(rows).below.legend)
     said = {text for text in notes(rows) if "only seed" in text}
     assert said == {"a has only seeds 0 to 4", "b has only seeds 0, 1", "c has only seed 7"}
     assert {line.label: len(line.seeds) for line in table(rows).lines} == {"a": 5, "b": 2, "c": 1}
