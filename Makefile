@@ -30,7 +30,7 @@ help:
 install: .venv/.installed
 
 demo: install
-	$(BIN)/bench run --seeds 2 --jobs 2 --steps 1000 --out results/demo --report
+	$(BIN)/bench run --seeds 2 --jobs 2 --steps 1000 --set beta.beta=1.5 --out results/demo --report
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .

@@ -187,7 +187,10 @@ def legend(marks: set[str], seeds: Sequence[tuple[str, int]], *, several_blocks:
     words += ["~ ties with it"] if "tie" in marks else []
     words += [f"± sd over {most} seeds{_fewer(seeds, most)}"] if most > 1 else []
     words += ["– n/a (see notes)"] if missing else []
-    few = {1: "one seed: differences may be chance (--seeds 3)", 2: "two seeds show no significance (--seeds 3 does)"}
+    few = {
+        1: "one seed: differences may be chance (--seeds 3)",
+        2: "two seeds cannot show significance (--seeds 3 can)",
+    }
     return [text for text in (" · ".join(words), few.get(most, "")) if text]
 
 
