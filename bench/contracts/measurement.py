@@ -74,7 +74,7 @@ def number(value: float) -> str:
 
 
 Notes = str | Note | Iterable[str | Note]
-"""How the caveats of a score are given: as a sentence, a note, or several of either; empty sentences are left out."""
+"""The caveats of a score: a sentence, a note, or several of either; empty sentences are left out."""
 
 
 def _notes(given: Notes) -> tuple[Note, ...]:
@@ -194,7 +194,7 @@ class Metric:
 
     @property
     def derived(self) -> bool:
-        """Whether it is computed in the tables, from stored scores."""
+        """True for a metric that tables compute from stored scores."""
         return any(isinstance(need, Scored | BaselineScored) for need in self.needs)
 
     def __call__(self, *evidence: Any) -> Score:

@@ -79,17 +79,17 @@ class Row:
 
     @property
     def conflict(self) -> bool:
-        """Whether a repeated attempt at this cell gave another result."""
+        """True if a repeated attempt at this cell gave another result."""
         return self.status == "ok" and bool(self.reason)
 
     @property
     def reference(self) -> bool:
-        """Whether it is the baseline or a reference row, and so not ranked."""
+        """True for the baseline and for reference rows: they are not ranked."""
         return self.baseline or self.sanity
 
     @property
     def block(self) -> tuple[Any, ...]:
-        """What must be equal for two rows to be ranked against each other: they stand in one block of the table."""
+        """The key of the table's block that the row stands in: rows with equal keys are ranked against each other."""
         if self.sanity:
             return self.dataset, "sanity"
         latent_dim = self.hyperparameters.get("latent_dim")

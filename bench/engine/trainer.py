@@ -319,7 +319,7 @@ class _Training:
 
     @property
     def going(self) -> bool:
-        """Whether a model is left that hasn't diverged."""
+        """True while a model is left that has not diverged."""
         return None in self.diverged
 
     def leave(self) -> None:

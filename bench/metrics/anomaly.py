@@ -1,4 +1,4 @@
-"""How well a model tells images of another kind from those of the test split."""
+"""Outlier detection: telling images of another kind from those of the test split."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ STILL_FALLING = Note("still falling at the last step: train longer", "still_fall
 
 
 class Content(NamedTuple):
-    """How much there is to describe in each image, whatever the model: c covariates, (n, c) and (m, c) float64.
+    """Content of each image, whatever the model: c covariates, (n, c) and (m, c) float64.
 
     Of the images behind `SEEN`, and of the test split.
     """

@@ -53,9 +53,7 @@ def _data(rows: Sequence[Row]) -> str:
     tested = _each(rows, lambda r: r.scored_images, lambda n: f"{n:,}")
     split = _each(rows, _of("scoring", "split"), str)
     digests = _each(rows, _of("data", "train"), lambda d: f"sha256 {d[:12]}")
-    held = _each(
-        rows, lambda r: r.validation_images, lambda n: f"{n:,} more held out for validation" if n else "none held out"
-    )
+    held = _each(rows, lambda r: r.validation_images, _held_out)
     beside = f", {held}" if any(r.validation_images for r in rows) else ""
     scored = f"; scored on {tested} of the {split or 'test'} split" if tested else ""
     return f"Trained on {images} images ({_joined(shape, digests)}){beside}{scored}." if images else ""
